@@ -1,0 +1,44 @@
+"""`vitnext check`"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from vitnext.cli.terminal import progress_bar, progress_console
+
+
+def check(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A folder, or a built-in name: digits, fashion-mnist.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything that was found as JSON.")] = False,
+) -> None:
+    """Find mistakes in a data set before training does.
+
+    Looks for files that cannot be read, empty classes, class lists that differ between splits, the same image in two
+    splits, and classes with very few images. Errors would stop training (exit code 2); warnings would not.
+
+    \b
+    Examples:
+      vitnext check photos
+      vitnext check photos --json
+    """
+    from vitnext.data import doctor
+    from vitnext.data.dataset import open_dataset
+
+    dataset = open_dataset(data)
+    with progress_bar("checking", progress_console()) as progress:
+        report = doctor.check(dataset, progress=progress)
+    if as_json:
+        print(json.dumps(report.to_dict(), indent=2))
+    else:
+        print(dataset.line)
+        for finding in report.findings:
+            print(f"{finding.severity}: {finding.message}")
+        if not report.findings:
+            print("no mistakes found")
+        elif any(len(finding.items) > doctor.EXAMPLES for finding in report.findings):
+            print(f"vitnext check {data} --json lists every file")
+    if report.errors:
+        raise typer.Exit(2)

@@ -1,0 +1,77 @@
+"""`vitnext evaluate`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vitnext.cli.paths import existing_file, writable_folder
+from vitnext.cli.terminal import print_table, progress_bar, progress_console
+
+WORST = 5  # classes shown; the report has all
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model.safetensors or an exported .onnx.")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A folder, or a built-in name: digits, fashion-mnist.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the report goes: evaluation/ beside MODEL if not given.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="NAME", help="train, val or test; test (or else val) if not given.")
+    ] = None,
+    engine: Annotated[str, typer.Option(metavar="NAME", help="auto, torch, onnxruntime or openvino.")] = "auto",
+    skip_unreadable: Annotated[
+        bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read, and list them.")
+    ] = False,
+) -> None:
+    """Measure a model on labelled images.
+
+    Writes DIR/metrics.json and DIR/report.html: accuracy with its 95% interval, precision, recall and F1 of every
+    class, the confusion matrix, calibration, and the most confident mistakes.
+
+    \b
+    Examples:
+      vitnext evaluate runs/photos/model.safetensors photos
+      vitnext evaluate model.onnx photos --split val --out reports/val
+    """
+    existing_file(model)
+    out = writable_folder(out or model.parent / "evaluation")
+    from vitnext import api
+
+    console = progress_console()
+    with progress_bar("evaluating", console) as progress:
+        metrics = api.evaluate(
+            model,
+            data,
+            out=out,
+            split=split,
+            skip_unreadable=skip_unreadable,
+            engine=engine,
+            progress=progress,
+            console=console,
+        )
+    print_summary(metrics)
+    print(f"\nreport  {out / 'report.html'}\nnumbers {out / 'metrics.json'}")
+
+
+def print_summary(metrics: dict[str, Any]) -> None:
+    """Print the headline and the classes with the lowest F1."""
+    low, high = metrics["top1_interval"]
+    print(f"images    {metrics['n']:,}")
+    print(f"top-1     {metrics['top1']:.2%}  (95% interval {low:.2%} to {high:.2%})")
+    print(f"top-5     {metrics['top5']:.2%}")
+    print(f"macro F1  {metrics['macro_f1']:.4f}")
+    print(f"ECE       {metrics['ece']:.4f}\n")
+    present = [row for row in metrics["per_class"] if row["n"]]
+    worst = sorted(present, key=lambda row: row["f1"])[:WORST]
+    print_table(
+        ["lowest F1" if len(present) > len(worst) else "class", "images", "precision", "recall", "F1"],
+        [[row["class"], str(row["n"]), *(share(row[key]) for key in ("precision", "recall", "f1"))] for row in worst],
+    )
+
+
+def share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"  # a class never predicted has no precision

@@ -1,0 +1,39 @@
+"""`vitnext export`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vitnext.cli.paths import existing_file, writable_file
+
+
+def export(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model.safetensors.")],
+    to: Annotated[str, typer.Option(metavar="FORMAT", help="onnx.")] = "onnx",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The file to write; MODEL with the new extension if not given.")
+    ] = None,
+    images: Annotated[
+        str | None, typer.Option(metavar="DATA", help="Real images to compare on; generated ones if not given.")
+    ] = None,
+) -> None:
+    """Write a model file that predicts without PyTorch.
+
+    The file is kept only if it gives the same labels as MODEL, and probabilities that differ by at most 0.0001.
+
+    \b
+    Examples:
+      vitnext export runs/photos/model.safetensors --to onnx
+      vitnext export runs/photos/model.safetensors --images photos
+    """
+    existing_file(model)
+    if out:
+        writable_file(out)
+    from vitnext import api
+
+    report = api.export(model, to, out=out, images=images)
+    compared = f"{report.images} {'generated ' if report.synthetic else ''}images"
+    print(f"{report.path}  same labels on {compared}, largest difference of a probability {report.max_difference:.1e}")

@@ -1,0 +1,84 @@
+"""`vitnext predict`"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vitnext.cli.paths import existing_file, writable_file
+from vitnext.cli.terminal import progress_bar, progress_console
+
+if TYPE_CHECKING:
+    from vitnext.types import Prediction
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model.safetensors or an exported .onnx.")],
+    paths: Annotated[list[str], typer.Argument(metavar="PATHS", help="Images, folders of images, or globs.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A .csv, .jsonl or .parquet file; the terminal if not given.")
+    ] = None,
+    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Images predicted at once.")] = 32,
+    engine: Annotated[str, typer.Option(metavar="NAME", help="auto, torch, onnxruntime or openvino.")] = "auto",
+) -> None:
+    """Predict the class of images.
+
+    The order of the images is kept. An image that cannot be read becomes a row with an error; the others are predicted.
+
+    \b
+    Examples:
+      vitnext predict runs/photos/model.safetensors cat.jpg
+      vitnext predict model.onnx new/ --out labels.csv
+      vitnext predict model.onnx "new/**/*.png" --out labels.parquet
+    """
+    existing_file(model)
+    if out:
+        writable_file(out)
+    from vitnext.inference.predictor import load
+    from vitnext.inference.sources import find_images
+    from vitnext.inference.writers import write_predictions
+
+    files = find_images(paths)
+    predictor = load(model, engine=engine)
+    classes = predictor.card.classes
+    predictions = predictor.predict_many(files, batch=batch)
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with progress_bar("predicting", progress_console()) as progress:
+            predicted, failed = write_predictions(out, counted(predictions, len(files), progress), classes)
+    else:
+        predicted, failed = print_predictions(files, predictions, classes)
+    images = "1 image" if len(files) == 1 else f"{len(files):,} images"
+    print(f"{images}, {failed:,} unreadable" + (f"; predictions in {out}" if out else ""), file=sys.stderr)
+    if failed and not predicted:
+        raise typer.Exit(1)
+
+
+def counted(
+    predictions: Iterable[Prediction], total: int, progress: Callable[[int, int], None]
+) -> Iterator[Prediction]:
+    """Pass ``predictions`` on and report after each how many there have been."""
+    for done, prediction in enumerate(predictions, start=1):
+        yield prediction
+        progress(done, total)
+
+
+def print_predictions(files: list[str], predictions: Iterable[Prediction], classes: Sequence[str]) -> tuple[int, int]:
+    """Print a row per image as it comes; return how many were predicted and how many failed."""
+    from vitnext.types import Failure
+
+    sources = max(map(len, ["source", *files]))
+    labels = max(map(len, ["label", *classes]))
+    print(f"{'source':{sources}}  {'label':{labels}}  score")
+    failed = 0
+    for prediction in predictions:
+        if isinstance(prediction, Failure):
+            failed += 1
+            print(f"{prediction.source:{sources}}  error: {prediction.error}", flush=True)
+        else:
+            print(f"{prediction.source:{sources}}  {prediction.label:{labels}}  {prediction.score:.3f}", flush=True)
+    return len(files) - failed, failed

@@ -1,0 +1,166 @@
+"""Folders of images, one folder per class: with train/, val/ and test/ above them, or without.
+
+Images may lie at any depth inside a class folder. Hidden files and folders are passed over; other files that are not
+images are counted, so that the dataset doctor can mention them. Classes are sorted by name ("10" before "2"), and it
+is the name that an artifact stores.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vitnext.errors import InputError
+
+EXTENSIONS = (b".jpg", b".jpeg", b".png", b".webp", b".bmp", b".tif", b".tiff", b".gif")
+SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+LAYOUTS = "give train/CLASS/*.jpg with val/ and test/ beside train/, or one folder per class: CLASS/*.jpg"
+
+
+@dataclass(frozen=True, eq=False)
+class Files:
+    """The images of one split, or of a whole tree; arrays, because hundreds of thousands of objects would not do.
+
+    names:  bytes (N,), paths below the root with "/" between their parts, sorted within each class
+    sizes:  int64 (N,), in bytes; -1 for a link that leads nowhere
+    labels: int64 (N,), indices into the classes
+    """
+
+    names: np.ndarray
+    sizes: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFolder:
+    """What a folder holds: ``parts`` has the keys train, val, test as they exist, or only "all" for one tree."""
+
+    classes: tuple[str, ...]
+    parts: dict[str, Files]
+    ignored: int
+    ignored_examples: tuple[str, ...]
+
+
+def read_image_folder(root: Path) -> ImageFolder:
+    """Recognise the layout of ``root`` and list its images; no file is opened.
+
+    train/ with val/ (or valid/, validation/) or test/ beside it, or with no other folder, holds class folders;
+    otherwise every folder in ``root`` is a class ("train" too, next to "bus" and "car").
+
+    Raises InputError, with the layouts that are accepted, for a folder that has neither.
+    """
+    folders = _subfolders(root)
+    splits: dict[str, str] = {}
+    for folder in folders:
+        split = SPLIT_FOLDERS.get(folder.lower())
+        if split is not None:
+            if split in splits:
+                raise InputError(f"{root}: both {splits[split]}/ and {folder}/ are a {split} split; keep one of them")
+            splits[split] = folder
+    if splits and "train" not in splits and len(splits) == len(folders):
+        only = next(iter(splits.values()))
+        raise InputError(f"{root}: has {only}/ but no train/; add train/, or give {root / only} itself")
+    ignored: list[str] = []
+    if "train" in splits and (len(splits) > 1 or len(folders) == 1):
+        classes = _class_names(root / splits["train"])
+        for folder in splits.values():
+            unknown = [name for name in _class_names(root / folder) if name not in classes]
+            if unknown:
+                named = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
+                raise InputError(
+                    f"{root / folder}: {len(unknown)} class folder(s) that {splits['train']}/ lacks: {named}; "
+                    "rename or remove them, or add them to it"
+                )
+        # train/ alone is one tree to be split
+        names = {"train": "all"} if len(splits) == 1 else {split: split for split in splits}
+        parts = {names[split]: _list(root, folder, classes, ignored) for split, folder in splits.items()}
+    else:
+        classes = _class_names(root)
+        parts = {"all": _list(root, "", classes, ignored)}
+    if len(classes) < 2:
+        inner = root / (classes[0] if "all" in parts else splits["train"])
+        nested = "all" in parts and bool(_subfolders(inner))
+        hint = f"did you mean {inner}?" if nested else "a classifier needs at least two"
+        raise InputError(f"{root}: only one class folder, '{classes[0]}': {hint}")
+    return ImageFolder(classes, parts, len(ignored), tuple(sorted(ignored)[:3]))
+
+
+def _subfolders(folder: Path) -> list[str]:
+    """Names of the visible folders in ``folder``, sorted. Archives made on macOS carry a __MACOSX with no images."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith(".") and e.name != "__MACOSX")
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be listed ({error.strerror})") from error
+
+
+def _class_names(folder: Path) -> tuple[str, ...]:
+    names = _subfolders(folder)
+    if not names:
+        raise InputError(f"{folder}: no class folders in it; {LAYOUTS}")
+    for name in names:
+        if "\n" in name or (not name.isascii() and name != name.encode(errors="replace").decode()):
+            raise InputError(f"{folder}: the class folder {name!a} has a name that is not UTF-8 text; rename it")
+    return tuple(names)
+
+
+def _list(root: Path, folder: str, classes: tuple[str, ...], ignored: list[str]) -> Files:
+    """All images of the class folders in ``root/folder``; what is not an image goes to ``ignored``."""
+    below = f"{folder}/" if folder else ""
+    names, sizes, labels = [], [], []
+    for label, name in enumerate(classes):
+        found = sorted(_walk(root, os.fsencode(f"{below}{name}"), ignored)) if (root / folder / name).is_dir() else []
+        names.append(np.array([path for path, _ in found], dtype=np.bytes_))
+        sizes.append(np.array([size for _, size in found], dtype=np.int64))
+        labels.append(np.full(len(found), label, dtype=np.int64))
+    with os.scandir(root / folder) as entries:  # an image beside the class folders has no class
+        ignored += [f"{below}{e.name}" for e in entries if _is_image(os.fsencode(e.name)) and not e.is_dir()]
+    if not any(map(len, names)):
+        wanted = ", ".join(extension.decode() for extension in EXTENSIONS)
+        raise InputError(f"{root / folder}: no image in any of its {len(classes)} class folders (wanted: {wanted})")
+    return Files(np.concatenate(names), np.concatenate(sizes), np.concatenate(labels))
+
+
+def _is_image(name: bytes) -> bool:
+    return os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith(b".")
+
+
+def _walk(root: Path, folder: bytes, ignored: list[str]) -> Iterator[tuple[bytes, int]]:
+    """(path below the root, size) of every image in ``folder``, at any depth; links are followed, each folder once."""
+    top = os.fsencode(root)
+    seen: set[tuple[int, int]] = set()
+    waiting = [folder]
+    while waiting:
+        folder = waiting.pop()
+        path = os.path.join(top, folder)
+        try:
+            status = os.stat(path)
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(path) as entries:
+                inner = []
+                for entry in entries:
+                    name = folder + b"/" + entry.name
+                    if entry.name.startswith(b"."):
+                        continue
+                    if entry.is_dir():
+                        inner.append(name)
+                    elif _is_image(entry.name):
+                        yield name, _size(entry)
+                    else:
+                        ignored.append(os.fsdecode(name))
+        except OSError as error:
+            raise InputError(f"{os.fsdecode(path)}: cannot be listed ({error.strerror})") from error
+        waiting += sorted(inner, reverse=True)  # sorted, so that of two links to one folder always the same counts
+
+
+def _size(entry: os.DirEntry[bytes]) -> int:
+    try:
+        return entry.stat().st_size
+    except OSError:
+        return -1  # a link that leads nowhere: the doctor reports it as unreadable

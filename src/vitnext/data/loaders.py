@@ -1,0 +1,169 @@
+"""Training batches: uint8 images and labels, the same for the same (seed, epoch, step) wherever a run starts.
+
+Every random choice is drawn from a generator seeded with the place in the run, never from what came before: a run that
+is resumed in the middle of an epoch sees the batches that it would have seen.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from vitnext.data.augment import BatchAugment, image_augment
+from vitnext.data.dataset import Split
+from vitnext.decode import open_image
+from vitnext.preprocess import Preprocess
+from vitnext.recipe import Recipe
+
+SMALL = 64  # pixels: up to this size whole batches are augmented at once
+CACHE_BYTES = 4 << 30  # decoded images are kept in memory up to this much ...
+CACHE_SHARE = 0.25  # ... and up to this share of the machine's memory
+
+
+class Batches(Protocol):
+    """What the loop trains on."""
+
+    steps_per_epoch: int
+    description: str  # how the images are held and read, for the user
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """uint8 (B, C, H, W) and int64 (B,) of one epoch, from step ``start`` on."""
+        ...
+
+
+def training_batches(split: Split, preprocess: Preprocess, recipe: Recipe) -> Batches:
+    """The fastest way that fits: small images as one tensor, photographs decoded once, or files read by workers."""
+    size, workers = recipe.data.image_size, recipe.workers
+    if size <= SMALL and len(split) * size * size * 3 <= cache_limit():
+        pixels = np.stack([preprocess.pixels(split.image(i)) for i in range(len(split))])  # (N, H, W, C)
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+        return SmallImages(images, torch.from_numpy(split.labels), recipe)
+    packed = None
+    if workers <= 0:
+        packed = pack(split, preprocess, short_side=round(size * 1.25), limit=cache_limit())
+    if workers < 0:  # decoded images leave little to do; otherwise leave a core to the training step
+        workers = 0 if packed is not None else max(1, min(8, (os.cpu_count() or 1) - 1))
+    return Photographs(split, packed, preprocess, recipe, workers)
+
+
+def cache_limit() -> int:
+    """Bytes that decoded images may take."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 8 << 30
+    return min(CACHE_BYTES, int(memory * CACHE_SHARE))
+
+
+def generator(*place: int) -> torch.Generator:
+    """A generator that depends on the place in the run alone."""
+    return torch.Generator().manual_seed(place_seed(*place))
+
+
+def place_seed(*place: int) -> int:
+    """One well-mixed 63-bit seed from (seed, epoch, step, ...)."""
+    return int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1)
+
+
+def batch_indices(count: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """The epoch's order, cut into full batches; a set smaller than one batch is one batch."""
+    order = torch.randperm(count, generator=generator(seed, epoch)).numpy()
+    steps = max(1, count // batch_size)
+    return [order[i * batch_size : (i + 1) * batch_size] for i in range(steps)]
+
+
+class SmallImages:
+    """All images as one uint8 tensor in memory."""
+
+    def __init__(self, images: Tensor, labels: Tensor, recipe: Recipe) -> None:
+        self.images, self.labels, self.recipe = images, labels, recipe
+        self.augment = BatchAugment(recipe.augment)
+        self.steps_per_epoch = max(1, len(labels) // recipe.batch_size)
+        self.description = f"{len(labels):,} images in memory, augmented a batch at a time"
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        seed = self.recipe.seed
+        for step, indices in enumerate(batch_indices(len(self.labels), self.recipe.batch_size, seed, epoch)):
+            if step >= start:
+                yield self.augment(self.images[indices], generator(seed, epoch, step)), self.labels[indices]
+
+
+@dataclass(frozen=True)
+class PackedImages:
+    """Decoded images of different sizes in one buffer, so that workers share it without copies."""
+
+    buffer: np.ndarray  # uint8, all images one after the other
+    offsets: np.ndarray  # int64 (N + 1,)
+    shapes: np.ndarray  # int64 (N, 3): H, W, C
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return self.buffer[self.offsets[i] : self.offsets[i + 1]].reshape(self.shapes[i])
+
+
+def pack(split: Split, preprocess: Preprocess, short_side: int, limit: int) -> PackedImages | None:
+    """Decode every image once with its short side at most ``short_side`` px; None if that takes more than ``limit``."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    def decode(i: int) -> np.ndarray:
+        return shrink(open_image(split.image(i), color=preprocess.color, exif=preprocess.exif), short_side)
+
+    sample = [decode(i).nbytes for i in np.linspace(0, len(split) - 1, num=min(16, len(split)), dtype=int)]
+    if np.mean(sample) * len(split) > limit:
+        return None
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        images = list(pool.map(decode, range(len(split))))
+    offsets = np.concatenate([[0], np.cumsum([image.size for image in images])])
+    buffer = np.concatenate([image.reshape(-1) for image in images])
+    return PackedImages(buffer, offsets, np.array([image.shape for image in images]))
+
+
+def shrink(image: np.ndarray, short_side: int) -> np.ndarray:
+    """Resize uint8 (H, W, C) so that its short side is ``short_side`` px; smaller images are left as they are."""
+    from PIL import Image
+
+    height, width = image.shape[:2]
+    scale = short_side / min(height, width)
+    if scale >= 1:
+        return image
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = Image.fromarray(image.squeeze(-1) if image.shape[2] == 1 else image).resize(size, Image.Resampling.BICUBIC)
+    return np.asarray(small).reshape(size[1], size[0], -1)
+
+
+class Photographs:
+    """Images of any size, decoded once into memory or read from their files, augmented one at a time."""
+
+    def __init__(
+        self, split: Split, packed: PackedImages | None, preprocess: Preprocess, recipe: Recipe, workers: int
+    ) -> None:
+        self.split, self.packed, self.preprocess, self.recipe, self.workers = split, packed, preprocess, recipe, workers
+        self.augment = image_augment(recipe.augment, recipe.data.image_size)
+        self.steps_per_epoch = max(1, len(split) // recipe.batch_size)
+        held = "decoded in memory" if packed is not None else "read from files"
+        by = f"{workers} worker processes" if workers else "the training process"
+        self.description = f"{len(split):,} images {held}, augmented by {by}"
+
+    def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, int]:
+        """Image ``index`` as it looks in ``epoch``."""
+        epoch, index = place
+        if self.packed is not None:
+            image = self.packed[index]
+        else:
+            image = open_image(self.split.image(index), color=self.preprocess.color, exif=self.preprocess.exif)
+        torch.manual_seed(place_seed(self.recipe.seed, epoch, index))
+        tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        return self.augment(tensor), int(self.split.labels[index])
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        batches = batch_indices(len(self.split), self.recipe.batch_size, self.recipe.seed, epoch)[start:]
+        places = [[(epoch, int(i)) for i in indices] for indices in batches]
+        yield from DataLoader(
+            self,  # type: ignore[arg-type]
+            batch_sampler=places,
+            num_workers=self.workers,
+            pin_memory=torch.cuda.is_available(),
+        )

@@ -1,0 +1,299 @@
+"""Measure a classifier on a labelled split. What inference predicts is scored: the measured thing is the served one."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vitnext.errors import InputError, WorkError
+from vitnext.evaluation import report
+from vitnext.types import Failure
+
+if TYPE_CHECKING:
+    from vitnext.data.dataset import Split
+    from vitnext.inference.predictor import Predictor
+
+RELIABILITY_BINS = 15  # Guo et al. 2017, section 5
+BOOTSTRAP_RESAMPLES = 2000
+MISTAKES = 24  # the most confident ones, listed in the metrics and shown in the report
+
+
+def classification_metrics(
+    scores: np.ndarray, labels: np.ndarray, classes: Sequence[str], *, seed: int = 0
+) -> dict[str, Any]:
+    """Score N predictions over C classes against the truth.
+
+    ``scores`` (N, C) are probabilities, ``labels`` (N,) the true class indices. Returns what JSON holds; an undefined
+    number is None, never NaN:
+
+    - ``task``, ``n``
+    - ``top1``, ``top5``: share of images whose truth is first, or among the first min(5, C). Equal scores rank by class
+      index.
+    - ``top1_interval``: 95% percentile bootstrap of top1, 2000 resamples.
+    - ``macro_f1``: mean F1 of the classes that have at least one true image; the others are left out, not counted as 0.
+    - ``ece``: expected calibration error over 15 equal-width bins (Guo et al. 2017, "On Calibration of Modern Neural
+      Networks", equation 3).
+    - ``reliability``: those bins, {lower, upper, count, confidence, accuracy}, lower < confidence <= upper.
+    - ``nll``: mean negative log likelihood in nats; a probability of 0 counts as float32's smallest, 87.3 nats.
+    - ``per_class``: {class, n, precision, recall, f1}; precision is None for a class never predicted, recall and F1
+      are None for a class without images.
+    - ``confusion``: C x C counts, rows = truth, columns = predicted.
+
+    Raises InputError when shapes disagree, nothing is given, a label is no class, or a row does not hold probabilities.
+    """
+    scores, labels = np.asarray(scores), np.asarray(labels)
+    _require_probabilities(scores, labels, len(classes))
+    n, count = scores.shape
+    rows = np.arange(n)
+
+    of_truth = scores[rows, labels][:, None]  # (N, 1)
+    ahead = (scores > of_truth) | ((scores == of_truth) & (np.arange(count) < labels[:, None]))  # (N, C)
+    rank = ahead.sum(axis=1)  # (N,), 0 = the model's first answer
+    predicted = scores.argmax(axis=1)
+    correct = rank == 0
+    confusion = np.bincount(labels * count + predicted, minlength=count * count).reshape(count, count)
+
+    per_class = _per_class(confusion, classes)
+    reliability = _reliability(scores[rows, predicted].astype(np.float64), correct)
+    gaps = [b["count"] * abs(b["accuracy"] - b["confidence"]) for b in reliability if b["count"]]
+    probability = np.maximum(of_truth[:, 0].astype(np.float64), np.finfo(np.float32).tiny)
+    return {
+        "task": "classification",
+        "n": n,
+        "top1": float(correct.mean()),
+        "top1_interval": _bootstrap_interval(int(correct.sum()), n, seed),
+        "top5": float((rank < min(5, count)).mean()),
+        "macro_f1": float(np.mean([row["f1"] for row in per_class if row["n"]])),
+        "ece": float(sum(gaps) / n),
+        "nll": float(-np.log(probability).mean()),
+        "per_class": per_class,
+        "reliability": reliability,
+        "confusion": confusion.tolist(),
+    }
+
+
+def evaluate(
+    predictor: Predictor,
+    split: Split,
+    *,
+    out: Path | None = None,
+    name: str,
+    split_name: str,
+    skip_unreadable: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Predict every image of a split and return its metrics; with ``out``, write metrics.json and report.html too.
+
+    The keys are those of `classification_metrics` and: data, split, model, architecture, date, seconds,
+    images_per_second (decoding included), mistakes (the 24 most confident: file, truth, predicted,
+    confidence), skipped (file, error).
+    Classes are matched by name: the data may list them in another order than the model, or lack some.
+    ``progress(done, total)`` is called after every image. Memory: a float32 row of scores an image, and a few batches.
+
+    Raises InputError when the model does not classify or lacks a class of the data, ``out`` cannot be written, or
+    images cannot be read: all are counted, the first named; ``skip_unreadable`` leaves them out and lists them.
+    Raises WorkError when the model gives a score that is not finite, or writing fails.
+    """
+    card = predictor.card
+    if card.task != "classification":
+        raise InputError(
+            f"{predictor.path}: this is a {card.task} model; only classification models can be evaluated here"
+        )
+    truth = _labels_by_name(split, card.classes, name)
+    if out is not None:
+        _require_writable(out)
+
+    total = len(split)
+    scores = np.empty((total, len(card.classes)), dtype=np.float32)
+    kept: list[int] = []
+    skipped: list[dict[str, str]] = []
+    start = time.perf_counter()
+    predictions = predictor.predict_many(split.image(index) for index in range(total))
+    for index, prediction in zip(range(total), predictions, strict=True):
+        if isinstance(prediction, Failure):
+            skipped.append({"file": split.name(index), "error": prediction.error})
+        elif not np.isfinite(prediction.scores).all():
+            raise WorkError(
+                f"{split.name(index)}: the model gives a score that is not finite; its weights may be broken"
+            )
+        else:
+            scores[len(kept)] = prediction.scores
+            kept.append(index)
+        if progress is not None:
+            progress(index + 1, total)
+    seconds = time.perf_counter() - start
+    _require_readable(skipped, total, skip_unreadable)
+
+    scores, truth = scores[: len(kept)], truth[kept]
+    measured = classification_metrics(scores, truth, card.classes)
+    wrong = _confident_mistakes(scores, truth)
+    metrics = {
+        "task": measured.pop("task"),
+        "data": name,
+        "split": split_name,
+        "model": Path(predictor.path).name,
+        "architecture": card.architecture,
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "seconds": round(seconds, 3),
+        "images_per_second": round(len(kept) / max(seconds, 1e-9), 1),
+        **measured,
+        "mistakes": [
+            {
+                "file": split.name(kept[row]),
+                "truth": card.classes[truth[row]],
+                "predicted": card.classes[scores[row].argmax()],
+                "confidence": float(scores[row].max()),
+            }
+            for row in wrong
+        ],
+        "skipped": skipped,
+    }
+    if out is not None:
+        _write(out / "metrics.json", _json(metrics))
+        thumbnails = [report.thumbnail(split.image(kept[row]), exif=card.preprocess.exif) for row in wrong]
+        _write(out / "report.html", report.render(metrics, card, thumbnails))
+    return metrics
+
+
+def _require_probabilities(scores: np.ndarray, labels: np.ndarray, count: int) -> None:
+    if scores.ndim != 2 or scores.shape[1] != count or labels.shape != scores.shape[:1]:
+        raise InputError(
+            f"scores {scores.shape} and labels {labels.shape} do not fit {count} classes: give (N, {count}) and (N,)"
+        )
+    if not len(labels):
+        raise InputError("there is no image to measure: the split is empty")
+    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= count:
+        raise InputError(f"labels must be whole numbers from 0 to {count - 1}")
+    sums = scores.sum(axis=1, dtype=np.float64)
+    # A row of half-precision probabilities sums to 1 within 1e-3; logits do not. NaN fails both comparisons.
+    bad = ~((np.abs(sums - 1) < 1e-2) & (scores.min(axis=1) >= 0))
+    if bad.any():
+        row = int(bad.argmax())
+        raise InputError(
+            f"scores of image {row} sum to {sums[row]:.4g}, not 1: give probabilities, the softmax of the logits"
+        )
+
+
+def _per_class(confusion: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """One row a class from the (C, C) counts; F1 = 2 TP / (2 TP + FP + FN)."""
+    right, truths, predictions = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+    return [
+        {
+            "class": name,
+            "n": int(n),
+            "precision": float(hit / guessed) if guessed else None,
+            "recall": float(hit / n) if n else None,
+            "f1": float(2 * hit / (n + guessed)) if n else None,
+        }
+        for name, hit, n, guessed in zip(classes, right, truths, predictions, strict=True)
+    ]
+
+
+def _reliability(confidence: np.ndarray, correct: np.ndarray) -> list[dict[str, Any]]:
+    """Mean confidence and accuracy in the confidence bins ((m - 1) / 15, m / 15] (Guo et al. 2017, section 2)."""
+    edges = np.arange(RELIABILITY_BINS + 1) / RELIABILITY_BINS
+    # A confidence may exceed 1 by a rounding error.
+    bin_of = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, RELIABILITY_BINS - 1)
+    bins = []
+    for m in range(RELIABILITY_BINS):
+        inside = bin_of == m
+        filled = bool(inside.any())
+        bins.append(
+            {
+                "lower": float(edges[m]),
+                "upper": float(edges[m + 1]),
+                "count": int(inside.sum()),
+                "confidence": float(confidence[inside].mean()) if filled else None,
+                "accuracy": float(correct[inside].mean()) if filled else None,
+            }
+        )
+    return bins
+
+
+def _bootstrap_interval(right: int, n: int, seed: int) -> list[float]:
+    """95% percentile bootstrap interval of right / n (Efron 1979).
+
+    Drawing n images with replacement, ``right`` of which count 1 and the others 0, gives a Binomial(n, right / n)
+    number of ones: sampling that number is the bootstrap itself, not an approximation, without n x 2000 draws.
+    """
+    ones = np.random.default_rng(seed).binomial(n, right / n, size=BOOTSTRAP_RESAMPLES)
+    return [float(bound) for bound in np.percentile(ones / n, [2.5, 97.5])]
+
+
+def _confident_mistakes(scores: np.ndarray, truth: np.ndarray) -> list[int]:
+    """Rows that are wrong, the most confident first, at most MISTAKES of them."""
+    wrong = np.flatnonzero(scores.argmax(axis=1) != truth)
+    order = np.argsort(-scores[wrong].max(axis=1), kind="stable") if len(wrong) else wrong
+    return [int(row) for row in wrong[order[:MISTAKES]]]
+
+
+def _labels_by_name(split: Split, classes: Sequence[str], name: str) -> np.ndarray:
+    """The split's labels (N,) as indices into the model's classes."""
+    index = {label: i for i, label in enumerate(classes)}
+    missing = [label for label in split.classes if label not in index]
+    if missing:
+        raise InputError(
+            f"{name}: the model does not know {_some(missing)}; its classes are {_some(classes)}; "
+            "rename the data's classes, or evaluate a model trained on them"
+        )
+    position = np.array([index[label] for label in split.classes], dtype=np.int64)
+    labels: np.ndarray = position[split.labels]
+    return labels
+
+
+def _require_readable(skipped: list[dict[str, str]], total: int, skip_unreadable: bool) -> None:
+    if skipped and (not skip_unreadable or len(skipped) == total):
+        errors = "; ".join(row["error"] for row in skipped[:3]) + ("; ..." if len(skipped) > 3 else "")
+        remedy = "" if len(skipped) == total else " (mend or remove them, or go on without them: --skip-unreadable)"
+        raise InputError(f"{len(skipped)} of {total} images cannot be read{remedy}: {errors}")
+
+
+def _require_writable(out: Path) -> None:
+    """Before the pass rather than after it: nobody should wait an hour for a result that has no place to go."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be used as the output folder ({error.strerror}); choose another") from error
+    if not os.access(out, os.W_OK):
+        raise InputError(f"{out}: this folder is not writable; choose another")
+
+
+def _write(path: Path, text: str) -> None:
+    """Write under a temporary name, then rename: a full disk or a kill leaves the previous file whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        # A file name that is no valid text arrives as a lone surrogate, which UTF-8 cannot hold but \udc80 in JSON can.
+        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
+        os.replace(temporary, path)
+    except OSError as error:
+        raise WorkError(f"{path}: cannot be written ({error.strerror})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _json(metrics: dict[str, Any]) -> str:
+    """One line a key, and one a row of the tables: a confusion matrix stays readable, and git diff works."""
+
+    def line(value: Any) -> str:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+    def table(rows: Any) -> bool:
+        return isinstance(rows, list) and bool(rows) and isinstance(rows[0], list | dict)
+
+    entries = (
+        f"  {line(key)}: " + ("[\n    " + ",\n    ".join(map(line, value)) + "\n  ]" if table(value) else line(value))
+        for key, value in metrics.items()
+    )
+    return "{\n" + ",\n".join(entries) + "\n}\n"
+
+
+def _some(names: Sequence[str], limit: int = 5) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(repr(name) for name in names[:limit]) + more

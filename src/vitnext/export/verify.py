@@ -1,0 +1,62 @@
+"""Check that an exported model still is the model that was trained."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+
+import numpy as np
+
+from vitnext.errors import InputError, WorkError
+from vitnext.inference.engines import Engine
+from vitnext.inference.predictor import softmax
+from vitnext.preprocess import Preprocess, Source
+
+TOLERANCE = 1e-4  # on a probability
+TIE = 1e-6  # classes this close are equally probable: rounding in float32 chooses between them
+BATCH = 8
+
+
+def verify(reference: Engine, exported: Engine, sources: Iterable[Source]) -> tuple[int, float]:
+    """Compare the probabilities that two engines give for ``sources``: the first image alone, then all in batches.
+
+    Returns:
+        How many images were compared, and the largest difference between two probabilities.
+
+    Raises:
+        WorkError: a label differs, a probability differs by more than 1e-4, or the cards are not the same.
+        InputError: there are no images, or one cannot be read (ImageError).
+    """
+    if exported.card.to_json() != reference.card.to_json():
+        raise WorkError("the export does not carry the card of the model")
+    sources, prepare = iter(sources), reference.card.preprocess
+    images, labels, changed, largest = 0, 0, 0, 0.0
+    while batch := [prepare(source) for source in itertools.islice(sources, BATCH)]:
+        trials = [batch] if images else [batch[:1], (batch * 3)[:BATCH]]  # a lone image is repeated to make a batch
+        for trial in map(np.stack, trials):
+            p, q = softmax(reference.run(trial)), softmax(exported.run(trial))  # (B, classes)
+            largest = np.maximum(largest, np.abs(p - q).max())  # unlike max(), keeps a NaN
+            rows = np.arange(len(trial))
+            changed += int((p[rows, p.argmax(axis=1)] - p[rows, q.argmax(axis=1)] > TIE).sum())
+            labels += len(trial)
+        images += len(batch)
+    if images == 0:
+        raise InputError("there are no images to check the export with")
+    if changed or not largest <= TOLERANCE:
+        raise WorkError(
+            f"the export does not agree with the model: probabilities differ by up to {largest:.2g} "
+            f"(allowed: {TOLERANCE:g}) and {changed} of {labels} labels changed"
+        )
+    return images, float(largest)
+
+
+def synthetic_images(preprocess: Preprocess, count: int = BATCH) -> list[np.ndarray]:
+    """Images of coloured tiles under noise, the same every time: uint8 (H, W, 3), for when no real ones are given."""
+    height, width = preprocess.image_size
+    random = np.random.default_rng(0)
+    images = []
+    for _ in range(count):
+        tiles = random.integers(0, 256, (4, 4, 3)).repeat(-(-height // 4), axis=0).repeat(-(-width // 4), axis=1)
+        noise = random.integers(-32, 33, (height, width, 3))
+        images.append(np.clip(tiles[:height, :width] + noise, 0, 255).astype(np.uint8))
+    return images

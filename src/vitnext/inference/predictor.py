@@ -1,0 +1,166 @@
+"""``load`` a model file and predict: images in, probabilities out, one at a time or as a stream of any length."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from vitnext.card import Card, read_card
+from vitnext.errors import ImageError, InputError, WorkError
+from vitnext.inference.engines import Engine, OnnxRuntimeEngine, OpenVinoEngine, TorchEngine
+from vitnext.preprocess import Source
+from vitnext.types import Classification, Failure, Prediction
+
+ENGINES = {"torch": TorchEngine, "onnxruntime": OnnxRuntimeEngine, "openvino": OpenVinoEngine}
+ENGINES_FOR = {".safetensors": ("torch",), ".onnx": ("onnxruntime", "openvino")}  # the first is what "auto" takes
+TASKS = ("classification",)
+SMALL_ARRAY = 128 * 128 * 3  # values; up to here, handing an array to a thread costs more than preparing it
+
+
+def load(path: str | os.PathLike[str], engine: str = "auto", threads: int | None = None) -> Predictor:
+    """Load an artifact (``.safetensors``) or an export (``.onnx``) for prediction.
+
+    Args:
+        engine: "auto" runs an artifact on torch and an export on ONNX Runtime; an export also runs on "openvino".
+        threads: how many CPU threads run the network, and how many decode images; None uses every core.
+
+    Raises:
+        InputError: no such file, an unknown kind of file, an engine that cannot run it or is not installed, a file that
+            is damaged or has no card, or a task that this version does not predict.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: this is a folder: name the model file in it, such as {path / 'model.safetensors'}")
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    suffix = path.suffix.lower()
+    if suffix not in ENGINES_FOR:
+        raise InputError(f"{path}: not a model file: give a name that ends in {' or '.join(ENGINES_FOR)}")
+    engines = ENGINES_FOR[suffix]
+    if engine == "auto":
+        engine = engines[0]
+    if engine not in engines:
+        raise InputError(f'{path}: engine "{engine}" cannot run this file; choose from: auto, {", ".join(engines)}')
+    if threads is not None and threads < 1:
+        raise InputError(f"threads is {threads}; it must be 1 or more")
+    if suffix == ".safetensors":
+        _check_task(path, read_card(path))  # before torch builds an architecture that it may not know
+    loaded: Engine = ENGINES[engine](path, threads)
+    _check_task(path, loaded.card)
+    return Predictor(path, loaded, threads or _cores())
+
+
+def _check_task(path: Path, card: Card) -> None:
+    if card.task not in TASKS:
+        raise InputError(f'{path}: a model for the task "{card.task}"; this version predicts {", ".join(TASKS)}')
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A model file ready to predict; ``load`` makes it. Safe to share between threads."""
+
+    path: Path
+    engine: Engine
+    threads: int  # that decode images
+
+    @property
+    def card(self) -> Card:
+        return self.engine.card
+
+    def predict(self, source: Source) -> Classification:
+        """Classify one image: a path, an encoded file's bytes, uint8 pixels (H, W) or (H, W, 3), or a Pillow image.
+
+        Raises ImageError when it cannot be read.
+        """
+        preprocess = self.card.preprocess
+        [classification] = self._classify([_name(source)], [preprocess.pixels(source)])
+        return classification
+
+    def predict_many(self, sources: Iterable[Source], batch: int = 32) -> Iterator[Prediction]:
+        """Classify a stream of images: each gives one Classification, or a Failure if it cannot be read, in order.
+
+        Lazy, with bounded memory: at most ``2 * batch`` sources are taken ahead of the predictions. While the network
+        runs on one batch, threads decode the next; an array must stay as it is until its prediction has come. What is
+        not a path is named by its place: "array[3]".
+
+        Raises:
+            InputError: ``batch`` is below 1.
+            WorkError: the network gave something else than one finite logit for each class.
+        """
+        if batch < 1:
+            raise InputError(f"batch is {batch}; it must be 1 or more")
+        return self._stream(enumerate(sources), batch)
+
+    def _stream(self, numbered: Iterator[tuple[int, Source]], batch: int) -> Iterator[Prediction]:
+        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
+        ahead: deque[list[tuple[str, Callable[[], np.ndarray | Failure]]]] = deque()
+        try:
+            while True:
+                while len(ahead) < 2 and (taken := list(itertools.islice(numbered, batch))):
+                    ahead.append([self._begin(_name(source, place), source, pool) for place, source in taken])
+                if not ahead:
+                    return
+                yield from self._finish(ahead.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _begin(
+        self, name: str, source: Source, pool: ThreadPoolExecutor
+    ) -> tuple[str, Callable[[], np.ndarray | Failure]]:
+        """Start decoding; returns the name and what waits for the pixels. Small arrays wait for ``_finish``."""
+        if isinstance(source, np.ndarray) and source.size <= SMALL_ARRAY:
+            return name, partial(self._decode, name, source)
+        return name, pool.submit(self._decode, name, source).result
+
+    def _decode(self, name: str, source: Source) -> np.ndarray | Failure:
+        try:
+            return self.card.preprocess.pixels(source)
+        except ImageError as error:
+            return Failure(name, str(error))
+
+    def _finish(self, begun: list[tuple[str, Callable[[], np.ndarray | Failure]]]) -> Iterator[Prediction]:
+        decoded = [(name, wait()) for name, wait in begun]
+        good = [(name, image) for name, image in decoded if not isinstance(image, Failure)]
+        classified = iter(self._classify(*zip(*good, strict=True)) if good else ())
+        for _, outcome in decoded:
+            yield outcome if isinstance(outcome, Failure) else next(classified)
+
+    def _classify(self, names: Sequence[str], pixels: Sequence[np.ndarray]) -> list[Classification]:
+        """Pixels, uint8 (H, W, C) each, as the network takes them -> one Classification each."""
+        classes = self.card.classes
+        images = self.card.preprocess.normalize(np.stack(pixels))  # (B, C, H, W)
+        logits = self.engine.run(images)
+        if logits.shape != (len(names), len(classes)):
+            raise WorkError(
+                f"{self.path}: gave logits {logits.shape} for {len(names)} images and {len(classes)} classes"
+            )
+        if not np.isfinite(logits).all():
+            bad = names[int(np.argmin(np.isfinite(logits).all(axis=1)))]
+            raise WorkError(f"{self.path}: gave a logit that is not a finite number for {bad}")
+        return [Classification(name, classes, scores) for name, scores in zip(names, softmax(logits), strict=True)]
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Logits (B, classes) -> probabilities, float32 (B, classes), computed in float64 so that no value overflows."""
+    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _name(source: Source, place: int | None = None) -> str:
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    kind = {np.ndarray: "array", bytes: "bytes"}.get(type(source), "image")
+    return kind if place is None else f"{kind}[{place}]"
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

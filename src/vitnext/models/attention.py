@@ -1,0 +1,54 @@
+"""Self-attention (Vaswani et al. 2017, section 3.2; Dosovitskiy et al. 2021, appendix A).
+
+[q, k, v] = z W_qkv                       W_qkv in R^{D x 3 D}           (ViT eq. 5)
+A         = softmax(q k^T / sqrt(D_h))    A in R^{N x N}, rows sum to 1  (ViT eq. 6)
+SA(z)     = A v                                                          (ViT eq. 7)
+MSA(z)    = [SA_1(z); ...; SA_h(z)] W^O   D_h = D / h                    (ViT eq. 8)
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
+    """The equation, step by step: softmax(q k^T / sqrt(d)) v.
+
+    q, k, v: (..., N, d). Returns the weighted sum (..., N, d) and the attention weights (..., N, N) before dropout,
+    whose rows sum to one.
+    """
+    scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5  # (..., N, N)
+    weights = scores.softmax(dim=-1)
+    return F.dropout(weights, dropout, training=dropout > 0.0) @ v, weights
+
+
+class MultiHeadSelfAttention(nn.Module):
+    """h heads attend side by side in D / h dimensions each; W^O mixes what they found.
+
+    ``forward(z)`` maps (B, N, D) to (B, N, D) on torch's fused kernel. ``forward(z, return_weights=True)`` takes the
+    readable path above and returns the weights (B, h, N, N) too. Both give the same result.
+    Raises ValueError if ``dim`` is not a multiple of ``heads``.
+    """
+
+    def __init__(self, dim: int, heads: int, *, qkv_bias: bool = True, attention_dropout: float = 0.0) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"dim {dim} is not a multiple of heads {heads}")
+        self.heads = heads
+        self.attention_dropout = attention_dropout
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)  # W_qkv: one product gives q, k and v of all heads
+        self.output = nn.Linear(dim, dim)  # W^O
+
+    def forward(self, z: Tensor, return_weights: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        batch, tokens, dim = z.shape
+        qkv = self.qkv(z).reshape(batch, tokens, 3, self.heads, dim // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, h, N, d)
+        dropout = self.attention_dropout if self.training else 0.0
+        if return_weights:
+            heads, weights = scaled_dot_product_attention(q, k, v, dropout)
+        else:
+            heads = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        concatenated = heads.transpose(1, 2).reshape(batch, tokens, dim)  # (B, N, h * d)
+        out: Tensor = self.output(concatenated)
+        return (out, weights) if return_weights else out

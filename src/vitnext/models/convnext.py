@@ -1,0 +1,151 @@
+"""ConvNeXt: "A ConvNet for the 2020s" (Liu et al. 2022, arXiv:2201.03545, section 2 and figure 4).
+
+    block:       x <- x + gamma * W_2 GELU(W_1 LN(DWConv_7x7(x)))      W_1: C -> 4C, W_2: 4C -> C
+    stem:        4x4 convolution, stride 4, then LN                     (patchify, section 2.2)
+    downsample:  LN, then 2x2 convolution, stride 2                     (section 2.6)
+    head:        global average, LN, Linear
+
+Paper -> here: gamma -> layer_scale, the 1x1 convolutions W_1 and W_2 -> expand and project (Linears on channels-last
+features, where a 1x1 convolution is a matrix product).
+Deviations: none. ``stem_stride`` and the number of stages are free, so that 8x8 and 28x28 images keep their detail.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vitnext.models.layers import StochasticDepth, initialize, stochastic_depth_rates
+
+
+@dataclass(frozen=True)
+class ConvNeXtConfig:
+    """Every choice that changes the network. The defaults are ConvNeXt-T (section 3)."""
+
+    channels: int = 3
+    classes: int = 1000  # 0: no head, the pooled feature comes out
+    stem_stride: int = 4  # the stem's kernel and stride
+    depths: tuple[int, ...] = (3, 3, 9, 3)  # blocks in each stage
+    widths: tuple[int, ...] = (96, 192, 384, 768)  # C of each stage
+    kernel_size: int = 7
+    mlp_ratio: float = 4.0
+    layer_scale: float = 1e-6  # gamma's start; 0: no layer scale
+    dropout: float = 0.0  # before the head's Linear
+    stochastic_depth: float = 0.0  # of the last block; grows linearly from 0
+
+    def __post_init__(self) -> None:
+        if len(self.depths) != len(self.widths) or not self.depths:
+            raise ValueError(f"depths {self.depths} and widths {self.widths} must have one number for each stage")
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size {self.kernel_size} is even; the padding needs an odd one")
+
+    @property
+    def stride(self) -> int:
+        """Pixels to one position of the last stage: 32 for the published sizes."""
+        return self.stem_stride * 2 ** (len(self.depths) - 1)
+
+
+class ChannelLayerNorm(nn.LayerNorm):
+    """LayerNorm over the channels at each position of (B, C, H, W). (GroupNorm(1) is not it: it mixes positions.)"""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class ConvNeXtBlock(nn.Module):
+    """Figure 4, right: (B, C, H, W) -> (B, C, H, W)."""
+
+    def __init__(self, width: int, config: ConvNeXtConfig, stochastic_depth: float) -> None:
+        super().__init__()
+        kernel, hidden = config.kernel_size, int(config.mlp_ratio * width)
+        self.depthwise = nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width)
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.expand = nn.Linear(width, hidden)
+        self.project = nn.Linear(hidden, width)
+        self.layer_scale = nn.Parameter(torch.empty(width)) if config.layer_scale else None
+        self.stochastic_depth = StochasticDepth(stochastic_depth)
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch = self.depthwise(x).permute(0, 2, 3, 1)  # (B, H, W, C): free when the memory is channels-last
+        branch = self.project(F.gelu(self.expand(self.norm(branch))))
+        if self.layer_scale is not None:
+            branch = self.layer_scale * branch
+        return x + self.stochastic_depth(branch.permute(0, 3, 1, 2))
+
+
+class ConvNeXtStage(nn.Module):
+    """A separate downsampling layer (all stages but the first), then blocks of one width."""
+
+    def __init__(self, width_in: int, width: int, rates: list[float], config: ConvNeXtConfig) -> None:
+        super().__init__()
+        self.downsample = nn.Sequential()
+        if width_in:
+            self.downsample.append(ChannelLayerNorm(width_in, eps=1e-6))
+            self.downsample.append(nn.Conv2d(width_in, width, 2, stride=2))
+        self.blocks = nn.Sequential(*(ConvNeXtBlock(width, config, rate) for rate in rates))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.blocks(self.downsample(x))  # (B, C_in, H, W) -> (B, C, H / 2, W / 2)
+        return out
+
+
+class ConvNeXt(nn.Module):
+    """Images (B, channels, H, W), normalised floats -> logits (B, classes); with ``classes=0`` the feature (B, C).
+
+    Any size from ``config.stride`` up is taken; a smaller one raises ValueError.
+    """
+
+    def __init__(self, config: ConvNeXtConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths, stem = config.widths, config.stem_stride
+        self.stem = nn.Sequential(
+            nn.Conv2d(config.channels, widths[0], stem, stride=stem), ChannelLayerNorm(widths[0], eps=1e-6)
+        )
+        rates = stochastic_depth_rates(config.stochastic_depth, sum(config.depths))
+        self.stages = nn.ModuleList()
+        for i, depth in enumerate(config.depths):
+            first = sum(config.depths[:i])
+            self.stages.append(
+                ConvNeXtStage(widths[i - 1] if i else 0, widths[i], rates[first : first + depth], config)
+            )
+        self.norm = nn.LayerNorm(widths[-1], eps=1e-6)
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = nn.Linear(widths[-1], config.classes) if config.classes else nn.Identity()
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set every parameter; nothing keeps what construction left in it."""
+        initialize(self)
+        for module in self.modules():
+            if isinstance(module, ConvNeXtBlock) and module.layer_scale is not None:
+                nn.init.constant_(module.layer_scale, self.config.layer_scale)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if min(images.shape[-2:]) < self.config.stride:
+            raise ValueError(
+                f"images are {tuple(images.shape[-2:])}, smaller than the network's stride of {self.config.stride} px: "
+                "lower stem_stride or use fewer stages"
+            )
+        x = self.stem(images)  # (B, C_1, H / stem, W / stem)
+        for stage in self.stages:
+            x = stage(x)  # (B, C_i, H / (stem 2^i), W / (stem 2^i))
+        feature = self.norm(x.mean(dim=(2, 3)))  # (B, C)
+        return self.head(self.dropout(feature))
+
+
+# Tiny to xlarge: Liu et al. 2022, section 3. Atto to nano: depths and widths of Woo et al. 2023 (ConvNeXt V2), app. A.
+SIZES: dict[str, dict[str, tuple[int, ...]]] = {
+    "atto": {"depths": (2, 2, 6, 2), "widths": (40, 80, 160, 320)},
+    "femto": {"depths": (2, 2, 6, 2), "widths": (48, 96, 192, 384)},
+    "pico": {"depths": (2, 2, 6, 2), "widths": (64, 128, 256, 512)},
+    "nano": {"depths": (2, 2, 8, 2), "widths": (80, 160, 320, 640)},
+    "tiny": {"depths": (3, 3, 9, 3), "widths": (96, 192, 384, 768)},
+    "small": {"depths": (3, 3, 27, 3), "widths": (96, 192, 384, 768)},
+    "base": {"depths": (3, 3, 27, 3), "widths": (128, 256, 512, 1024)},
+    "large": {"depths": (3, 3, 27, 3), "widths": (192, 384, 768, 1536)},
+    "xlarge": {"depths": (3, 3, 27, 3), "widths": (256, 512, 1024, 2048)},
+}

@@ -1,0 +1,41 @@
+"""Multiply-adds of one forward pass, counted from the shapes that flow through a model on torch's meta device.
+
+Counted: convolutions, linear layers and the two products of attention (q k^T and A v). Not counted, as in the papers'
+tables: norms, activations, softmax, additions.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitnext.models.attention import MultiHeadSelfAttention
+
+
+def count_macs(model: nn.Module, image_size: int) -> int:
+    """Multiply-adds for one image of ``image_size`` x ``image_size`` pixels. Nothing is computed or allocated."""
+    total = 0
+
+    def count(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        nonlocal total
+        if isinstance(module, nn.Conv2d):
+            # each output value: in_channels / groups * kernel area
+            total += output.numel() * module.weight[0].numel()
+        elif isinstance(module, nn.Linear):
+            total += output.numel() * module.in_features
+        elif isinstance(module, MultiHeadSelfAttention):
+            z: Tensor = inputs[0]
+            batch, tokens, dim = z.shape
+            total += 2 * batch * tokens * tokens * dim  # q k^T and A v over all heads
+
+    trial = copy.deepcopy(model).to("meta").eval()
+    hooks = [module.register_forward_hook(count) for module in trial.modules()]
+    channels: int = trial.config.channels  # type: ignore[union-attr, assignment]
+    with torch.no_grad():
+        trial(torch.empty(1, channels, image_size, image_size, device="meta"))
+    for hook in hooks:
+        hook.remove()
+    return total

@@ -1,0 +1,176 @@
+"""Vision Transformer: "An Image is Worth 16x16 Words" (Dosovitskiy et al. 2021, arXiv:2010.11929).
+
+    z_0   = [x_class; x_p^1 E; ...; x_p^N E] + E_pos           (eq. 1)
+    z'_l  = MSA(LN(z_{l-1})) + z_{l-1}        l = 1 ... L      (eq. 2)
+    z_l   = MLP(LN(z'_l)) + z'_l                               (eq. 3)
+    y     = LN(z_L^0)                                          (eq. 4)
+
+Paper -> here: E -> patch_embedding, x_class -> class_token, E_pos -> position_embedding, L -> depth, D -> dim,
+MSA -> attention, MLP -> mlp, the head's tanh layer (section 3.1) -> representation.
+Deviations: none in the forward pass; weights start from a truncated normal (std 0.02), as in DeiT.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from vitnext.models.attention import MultiHeadSelfAttention
+from vitnext.models.layers import StochasticDepth, initialize, stochastic_depth_rates
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """Every choice that changes the network. The defaults are ViT-B/16 at 224 px (Table 1)."""
+
+    image_size: int = 224
+    patch_size: int = 16
+    patch_stride: int = 0  # 0: equal to patch_size, patches do not overlap
+    channels: int = 3
+    classes: int = 1000  # 0: no head, the pooled feature comes out
+    dim: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    class_token: bool = True
+    pool: str = "token"  # "token": the class token; "mean": the mean over the patches
+    representation: int = 0  # width of the head's Linear + tanh layer (ImageNet-21k training); 0: a single Linear
+    dropout: float = 0.0  # after E_pos, after each MSA and after both Linears of each MLP
+    attention_dropout: float = 0.0  # on the attention weights
+    stochastic_depth: float = 0.0  # of the last block; grows linearly from 0
+
+    def __post_init__(self) -> None:
+        if self.pool not in ("token", "mean"):
+            raise ValueError(f'pool is "{self.pool}"; it must be "token" or "mean"')
+        if self.pool == "token" and not self.class_token:
+            raise ValueError('pool "token" needs class_token: true')
+        if self.image_size < self.patch_size:
+            raise ValueError(f"patch_size {self.patch_size} is larger than image_size {self.image_size}")
+        if (self.image_size - self.patch_size) % self.stride:
+            raise ValueError(f"image_size {self.image_size} is not a whole number of patches of {self.patch_size} px")
+
+    @property
+    def stride(self) -> int:
+        return self.patch_stride or self.patch_size
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side: 14 at 224 px with 16-px patches."""
+        return (self.image_size - self.patch_size) // self.stride + 1
+
+
+class Mlp(nn.Sequential):
+    """Linear, GELU, Dropout, Linear, Dropout (section 3.1)."""
+
+    def __init__(self, dim: int, hidden: int, dropout: float) -> None:
+        super().__init__(
+            nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, dim), nn.Dropout(dropout)
+        )
+
+
+class EncoderBlock(nn.Module):
+    """One pre-norm encoder block, eq. 2 and 3."""
+
+    def __init__(self, config: ViTConfig, stochastic_depth: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.dim, eps=1e-6)
+        self.attention = MultiHeadSelfAttention(
+            config.dim, config.heads, qkv_bias=config.qkv_bias, attention_dropout=config.attention_dropout
+        )
+        self.dropout = nn.Dropout(config.dropout)
+        self.norm2 = nn.LayerNorm(config.dim, eps=1e-6)
+        self.mlp = Mlp(config.dim, int(config.dim * config.mlp_ratio), config.dropout)
+        self.stochastic_depth = StochasticDepth(stochastic_depth)
+
+    def forward(self, z: Tensor) -> Tensor:
+        z = z + self.stochastic_depth(self.dropout(self.attention(self.norm1(z))))
+        return z + self.stochastic_depth(self.mlp(self.norm2(z)))
+
+    def attend(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The same block on the readable attention path: (z_l, attention weights (B, h, N, N))."""
+        branch, weights = self.attention(self.norm1(z), return_weights=True)
+        z = z + self.stochastic_depth(self.dropout(branch))
+        return z + self.stochastic_depth(self.mlp(self.norm2(z))), weights
+
+
+class VisionTransformer(nn.Module):
+    """Images (B, channels, image_size, image_size), normalised floats -> logits (B, classes).
+
+    With ``classes=0`` the pooled feature (B, dim) after the last norm. Raises ValueError for another image size.
+    """
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embedding = nn.Conv2d(config.channels, config.dim, config.patch_size, stride=config.stride)  # E
+        self.class_token = nn.Parameter(torch.empty(1, 1, config.dim)) if config.class_token else None
+        tokens = config.grid**2 + config.class_token
+        self.position_embedding = nn.Parameter(torch.empty(1, tokens, config.dim))  # E_pos
+        self.dropout = nn.Dropout(config.dropout)
+        rates = stochastic_depth_rates(config.stochastic_depth, config.depth)
+        self.encoder = nn.ModuleList(EncoderBlock(config, rate) for rate in rates)
+        self.norm = nn.LayerNorm(config.dim, eps=1e-6)
+        self.head = head(config.dim, config.representation, config.classes)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set every parameter; nothing keeps what construction left in it."""
+        initialize(self)
+        nn.init.trunc_normal_(self.position_embedding, std=0.02)
+        if self.class_token is not None:
+            nn.init.normal_(self.class_token, std=1e-6)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """z_0 of eq. 1: 224x224x3 -> 14x14x768 -> 196x768 -> 197x768 for ViT-B/16."""
+        if images.shape[-2:] != (self.config.image_size, self.config.image_size):
+            raise ValueError(
+                f"images are {tuple(images.shape[-2:])}, the model was built for {self.config.image_size} px"
+            )
+        z = self.patch_embedding(images)  # (B, dim, grid, grid)
+        z = z.flatten(2).transpose(1, 2)  # (B, grid * grid, dim)
+        if self.class_token is not None:
+            z = torch.cat([self.class_token.expand(z.shape[0], -1, -1), z], dim=1)  # (B, 1 + grid * grid, dim)
+        return self.dropout(z + self.position_embedding)
+
+    def pool(self, z: Tensor) -> Tensor:
+        """y of eq. 4, or the mean of the patches: (B, N, dim) -> (B, dim)."""
+        z = self.norm(z)
+        return z[:, 0] if self.config.pool == "token" else z[:, int(self.config.class_token) :].mean(dim=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        z = self.embed(images)
+        for block in self.encoder:
+            z = block(z)
+        return self.head(self.pool(z))
+
+    def attention_weights(self, images: Tensor) -> list[Tensor]:
+        """The attention weights of every block, first to last: L tensors (B, heads, N, N)."""
+        z: Tensor = self.embed(images)
+        weights: list[Tensor] = []
+        for block in self.encoder:
+            z, block_weights = cast(EncoderBlock, block).attend(z)
+            weights.append(block_weights)
+        return weights
+
+
+def head(dim: int, representation: int, classes: int) -> nn.Module:
+    """Linear + tanh + Linear for pre-training, one Linear for one's own data (section 3.1); Identity for no classes."""
+    if classes == 0:
+        return nn.Identity()
+    if representation:
+        return nn.Sequential(nn.Linear(dim, representation), nn.Tanh(), nn.Linear(representation, classes))
+    return nn.Linear(dim, classes)
+
+
+# Tables 1 of Dosovitskiy et al. 2021 (base, large, huge) and of Touvron et al. 2021 (tiny, small): patch, D, L, heads.
+SIZES: dict[str, dict[str, int]] = {
+    "tiny": {"patch_size": 16, "dim": 192, "depth": 12, "heads": 3},
+    "small": {"patch_size": 16, "dim": 384, "depth": 12, "heads": 6},
+    "base": {"patch_size": 16, "dim": 768, "depth": 12, "heads": 12},
+    "large": {"patch_size": 16, "dim": 1024, "depth": 24, "heads": 16},
+    "huge": {"patch_size": 14, "dim": 1280, "depth": 32, "heads": 16},
+}

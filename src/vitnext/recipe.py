@@ -1,0 +1,202 @@
+"""A recipe: every choice of a training run, as a tree of frozen dataclasses read from YAML.
+
+``read(source, overrides)`` takes the name of a recipe that comes with the package or the path of a YAML file, applies
+``path.to.field=value`` overrides, and answers each mistake with one line that says what may stand there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from vitnext.errors import InputError
+
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which network. ``config`` overrides fields of the family's config (patch_size, stem_stride, dim, ...)."""
+
+    __pydantic_config__ = _STRICT
+    name: str = "convnext"
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the network sees."""
+
+    __pydantic_config__ = _STRICT
+    image_size: Count = 224  # pixels, height and width
+    resize: Literal["stretch", "crop"] = "crop"  # of whole images at validation and prediction
+    crop_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0  # central share of the short side that is kept
+    color: Literal["RGB", "L"] = "RGB"
+    val_fraction: Fraction | None = None  # share of train held out when the data has no val; None: the data set's own
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random changes to training images; everything off by default."""
+
+    __pydantic_config__ = _STRICT
+    crop_scale: tuple[Positive, Positive] = (1.0, 1.0)  # area share of the random resized crop; (1, 1): no crop
+    crop_padding: Natural = 0  # pixels: the image is shifted by up to this much (in-memory images)
+    horizontal_flip: Probability = 0.0
+    color_jitter: Annotated[float, Field(ge=0, le=1)] = 0.0  # strength of brightness, contrast and saturation changes
+    trivial_augment: bool = False  # one random operation of random strength (Mueller and Hutter 2021)
+    erasing: Probability = 0.0  # probability that a random rectangle is blanked (Zhong et al. 2020)
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """AdamW (Loshchilov and Hutter 2019); weight decay acts on the weights of Linear and Conv layers alone."""
+
+    __pydantic_config__ = _STRICT
+    learning_rate: Positive = 1e-3  # peak, for the batch size given in the recipe
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    clip_norm: Annotated[float, Field(ge=0)] = 1.0  # largest norm of the whole gradient; 0: no clipping
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Linear warm-up, then a cosine down to ``final_fraction`` of the peak learning rate."""
+
+    __pydantic_config__ = _STRICT
+    epochs: Count = 100
+    warmup_epochs: Annotated[float, Field(ge=0)] = 5.0
+    final_fraction: Fraction = 0.0
+    patience: Natural = 0  # stop after so many epochs without a better validation top-1; 0: never stop early
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The whole tree. ``title``, ``paper`` and ``expected`` describe a recipe that comes with a measured result."""
+
+    __pydantic_config__ = _STRICT
+    title: str = ""
+    paper: str = ""
+    expected: str = ""
+    model: Model = field(default_factory=Model)
+    data: Data = field(default_factory=Data)
+    augment: Augment = field(default_factory=Augment)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    schedule: Schedule = field(default_factory=Schedule)
+    label_smoothing: Fraction = 0.0
+    batch_size: Count = 128
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where a measurement at start finds it faster
+    device: str = "auto"  # auto: cuda, else mps, else cpu
+    workers: Annotated[int, Field(ge=-1)] = -1  # processes that decode and augment; -1: chosen from data and cores
+    seed: Natural = 0
+    track: Literal["none", "tensorboard"] = "none"  # beside the journal
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings, lists and dicts, ready for JSON and YAML."""
+        return TypeAdapter(Recipe).dump_python(self, mode="json")
+
+
+def builtin_names() -> list[str]:
+    """The recipes that come with the package."""
+    return sorted(f.name[:-5] for f in resources.files("vitnext.recipes").iterdir() if f.name.endswith(".yaml"))
+
+
+def read(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe by the name of a built-in or the path of a YAML file, then apply ``a.b=value`` overrides.
+
+    Raises InputError for a missing file, bad YAML, an unknown field or a value out of range.
+    """
+    name = str(source)
+    if name in builtin_names():
+        text = (resources.files("vitnext.recipes") / f"{name}.yaml").read_text(encoding="utf-8")
+    elif Path(name).is_file():
+        try:
+            text = Path(name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"recipe {name} cannot be read: {error}") from error
+    else:
+        raise InputError(f"there is no recipe {name}: give a YAML file or one of {', '.join(builtin_names())}")
+    try:
+        tree = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise InputError(f"recipe {name} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise InputError(f"recipe {name} must be a mapping of fields to values, not a {type(tree).__name__}")
+    return override(from_dict(tree, where=f"recipe {name}"), overrides)
+
+
+def from_dict(tree: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    """Validate a tree of plain values. Raises InputError that names the first mistake and the fields there are."""
+    try:
+        return TypeAdapter(Recipe).validate_python(dict(tree))
+    except ValidationError as error:
+        raise InputError(f"{where}: {_first_mistake(error, tree)}") from error
+
+
+def override(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
+    """Apply ``path.to.field=value``; values are read as YAML (``1e-3``, ``true``, ``[0.5, 1]``, ``vit_tiny``)."""
+    if not assignments:
+        return recipe
+    tree = recipe.to_dict()
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path.strip():
+            raise InputError(
+                f'--set "{assignment}": write it as path.to.field=value, e.g. optimizer.learning_rate=1e-3'
+            )
+        keys, node = path.split("."), tree
+        for depth, key in enumerate(keys):
+            free = keys[:depth] == ["model", "config"]  # the family's config checks its own names
+            if key not in node and not free:
+                known = [".".join([*keys[:depth], k]) for k in node]
+                raise InputError(f'--set "{assignment}": there is no field {path}{_suggest(path, known)}')
+            if depth < len(keys) - 1:
+                node = node[key]
+                if not isinstance(node, dict):
+                    raise InputError(f'--set "{assignment}": {".".join(keys[: depth + 1])} has no fields of its own')
+        node[keys[-1]] = _scalar(text)
+    return from_dict(tree, where="--set " + " --set ".join(f'"{a}"' for a in assignments))
+
+
+def _scalar(text: str) -> Any:
+    try:
+        value = yaml.safe_load(text) if text.strip() else ""
+    except yaml.YAMLError:
+        return text
+    if isinstance(value, str):  # YAML 1.1 reads 1e-3 as a string
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _suggest(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"
+
+
+def _first_mistake(error: ValidationError, tree: Mapping[str, Any]) -> str:
+    mistake = error.errors()[0]
+    where = ".".join(str(part) for part in mistake["loc"])
+    if mistake["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        *parents, last = [str(part) for part in mistake["loc"]]
+        node: Any = Recipe
+        for parent in parents:
+            node = {f.name: f.default_factory for f in dataclasses.fields(node)}[parent]
+        return f"there is no field {where}{_suggest(last, [f.name for f in dataclasses.fields(node)])}"
+    return f"{where} is {mistake['input']!r}: {mistake['msg'][0].lower()}{mistake['msg'][1:]}"

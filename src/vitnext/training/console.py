@@ -1,0 +1,62 @@
+"""A run as the user sees it: a progress bar with speed and time left, and one line an epoch."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from vitnext.training.hardware import Precision
+from vitnext.training.loop import Metrics, Progress
+
+
+class ConsoleWatcher:
+    """Watches a run on ``console``. The bar appears on terminals alone; the epochs' lines everywhere."""
+
+    def __init__(self, console: Console, epochs: int, held_out: str) -> None:
+        self.console, self.epochs, self.held_out = console, epochs, held_out
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        self.bar = Bar(
+            *columns, console=console, transient=True, redirect_stdout=False, disable=not console.is_terminal
+        )
+        self.task = self.bar.add_task("training", total=None)
+        self.speed, self.loss, self.last = 0.0, float("nan"), time.monotonic()
+
+    def __enter__(self) -> ConsoleWatcher:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def start(self, state: Progress, steps: int, precision: Precision) -> None:
+        name = "bf16" if precision.dtype == torch.bfloat16 else "fp32"
+        self.console.print(f"precision {name}: {precision.reason}", markup=False, highlight=False)
+        if state.step:
+            self.console.print(f"going on after step {state.step:,} of {steps:,}", highlight=False)
+        self.bar.update(self.task, total=steps, completed=state.step)
+        self.last = time.monotonic()
+
+    def step(self, state: Progress, loss: float | None, learning_rate: float, images: int) -> None:
+        now = time.monotonic()
+        speed = images / max(now - self.last, 1e-9)
+        self.speed, self.last = (0.95 * self.speed + 0.05 * speed if self.speed else speed), now
+        if loss is not None:
+            self.loss = loss
+        text = f"epoch {state.epoch + 1}/{self.epochs}  loss {self.loss:.3f}  {self.speed:,.0f} images/s"
+        self.bar.update(self.task, completed=state.step, description=text)
+
+    def epoch(self, state: Progress, values: Metrics, best: bool) -> None:
+        self.console.print(
+            f"epoch {state.epoch:>3}/{self.epochs}  train loss {values['train_loss']:.3f}  "
+            f"{self.held_out} loss {values['loss']:.3f}  top-1 {100 * values['top1']:.2f}%"
+            f"  {state.seconds:,.0f} s{'  kept' if best else ''}",
+            highlight=False,
+        )
+        self.last = time.monotonic()

@@ -1,0 +1,115 @@
+"""Which model and which recipe suit these images on this machine. Every choice is said in a line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from vitnext.data.facts import Facts
+from vitnext.errors import InputError
+from vitnext.models import catalog
+from vitnext.recipe import Recipe, read
+
+TINY, SMALL = 16, 64  # pixels of the short side: digits, garments; beyond are photographs
+IMAGES_TO_SEE = {"cpu": 180_000, "gpu": 1_200_000}  # of a photographic run: epochs = this / images, within limits
+EPOCHS = {"cpu": (5, 60), "gpu": (30, 300)}
+PHOTO_SIZE = {"cpu": 96, "gpu": 224}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A recipe in which nothing is left open, and why it looks so."""
+
+    recipe: Recipe
+    reasons: list[str]
+
+
+def choose(
+    facts: Facts,
+    *,
+    model: str | None = None,
+    recipe: str | None = None,
+    gpu: bool = False,
+    overrides: Sequence[str] = (),
+) -> Choice:
+    """Fill in what the user left open: recipe, model, image size, patch or stem, epochs.
+
+    A given ``recipe`` is taken as it stands but for ``model`` and ``overrides``. Raises InputError for names that do
+    not exist and for overrides that do not fit.
+    """
+    from vitnext.recipe import override
+
+    family = catalog.family_of(model) if model else None
+    if recipe is not None:
+        chosen = read(recipe)
+        if model and model != chosen.model.name:
+            kept = chosen.model.config if catalog.family_of(chosen.model.name) == family and "_" not in model else {}
+            chosen = replace(chosen, model=replace(chosen.model, name=model, config=kept))
+        return Choice(override(chosen, overrides), [f"recipe {recipe} as given"])
+    reasons = []
+    band = "digits" if facts.short_side <= TINY else "fashion_mnist" if facts.short_side <= SMALL else "photos"
+    family = family or "convnext"
+    chosen = read(f"{band}_{family}")
+    reasons.append(f"recipe {band}_{family}: the images' short side is {facts.short_side} px")
+    config: dict[str, Any] = dict(chosen.model.config)
+    if model and model != chosen.model.name:
+        if model != family:
+            config = {}  # a published size brings its own widths and depths
+        chosen = replace(chosen, model=replace(chosen.model, name=model))
+    machine = "gpu" if gpu else "cpu"
+    if band == "photos":
+        size = min(PHOTO_SIZE[machine], facts.short_side // 32 * 32)
+        low, high = EPOCHS[machine]
+        epochs = max(low, min(high, round(IMAGES_TO_SEE[machine] / facts.count)))
+        chosen = replace(chosen, schedule=replace(chosen.schedule, epochs=epochs, warmup_epochs=epochs / 12))
+        reasons.append(f"{size} px, {epochs} epochs: {facts.count:,} training images on a {machine.upper()}")
+    else:
+        multiple = 2 if band == "digits" else 4
+        size = max(multiple, facts.short_side // multiple * multiple)
+    data = replace(chosen.data, image_size=size, color="L" if facts.grey else "RGB", val_fraction=None)
+    chosen = replace(chosen, data=data)
+    if facts.count < 8 * chosen.batch_size:
+        batch = max(8, 1 << (max(1, facts.count // 8).bit_length() - 1))
+        scale = batch / chosen.batch_size
+        optimizer = replace(chosen.optimizer, learning_rate=chosen.optimizer.learning_rate * scale**0.5)
+        chosen = replace(chosen, batch_size=batch, optimizer=optimizer)
+        reasons.append(f"batches of {batch}: {facts.count:,} training images are few")
+    if family == "vit":
+        config["patch_size"] = patch_for(size)
+        reasons.append(f"patches of {config['patch_size']} px: {(size // config['patch_size']) ** 2} tokens")
+    else:
+        config["stem_stride"] = stem_for(size)
+        reasons.append(
+            f"stem stride {config['stem_stride']}: larger ones would blur {size} px images"
+            if size <= SMALL
+            else f"stem stride {config['stem_stride']}, as in the paper"
+        )
+    chosen = replace(chosen, model=replace(chosen.model, config=config))
+    return Choice(override(chosen, overrides), reasons)
+
+
+def patch_for(image_size: int) -> int:
+    """The largest patch up to 16 px that divides the image into at least 7 x 7 patches (4 x 4 up to 16 px)."""
+    least = 4 if image_size <= TINY else 7
+    return max(p for p in range(1, 17) if image_size % p == 0 and (image_size // p >= least or p == 1))
+
+
+def stem_for(image_size: int) -> int:
+    """ConvNeXt's stem stride: 4 as in the paper for photographs, less where that would blur what there is."""
+    return 1 if image_size <= TINY else 2 if image_size <= SMALL else 4
+
+
+def model_config(recipe: Recipe, classes: int) -> Mapping[str, Any]:
+    """The recipe's model config with what the data decides: channels, classes and, for a ViT, the image size.
+
+    Raises InputError if the recipe sets one of them to something else.
+    """
+    decided: dict[str, Any] = {"classes": classes, "channels": 1 if recipe.data.color == "L" else 3}
+    if catalog.family_of(recipe.model.name) == "vit":
+        decided["image_size"] = recipe.data.image_size
+    for key, value in decided.items():
+        given = recipe.model.config.get(key, value)
+        if given != value:
+            raise InputError(f"model.config.{key} is {given}, but the data makes it {value}: leave it out")
+    return {**recipe.model.config, **decided}

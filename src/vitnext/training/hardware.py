@@ -1,0 +1,88 @@
+"""What this machine does best, found out before a run: device, number format, memory layout, heap."""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vitnext.errors import InputError
+
+BF16_GAIN = 1.15  # bf16 must be this much faster to be chosen: a tie goes to fp32, so that noise does not decide
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The number format of the forward pass; weights and optimizer stay in fp32."""
+
+    dtype: torch.dtype
+    reason: str
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+
+
+def choose_device(name: str) -> torch.device:
+    """The recipe's device, or the best there is. Raises InputError for a device that torch cannot use here."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f'device is "{name}", which torch cannot use here: try cpu, or auto') from error
+    return device
+
+
+def choose_precision(requested: str, model: nn.Module, images: Tensor, labels: Tensor) -> Precision:
+    """fp32 or bf16 as requested; for "auto" a few training steps of a copy of the model are timed in both.
+
+    images: one normalised batch (B, C, H, W) on the model's device; labels: (B,).
+    """
+    if requested != "auto":
+        return Precision(torch.bfloat16 if requested == "bf16" else torch.float32, "as asked for")
+    trial = copy.deepcopy(model).train()
+    ratio = _step_time(trial, images, labels, False) / _step_time(trial, images, labels, True)
+    dtype = torch.bfloat16 if ratio >= BF16_GAIN else torch.float32
+    return Precision(dtype, f"measured: bf16 runs at {ratio:.2g}x the speed of fp32 here")
+
+
+def _step_time(model: nn.Module, images: Tensor, labels: Tensor, bf16: bool) -> float:
+    """Median seconds of a forward and backward pass; stops measuring after two seconds."""
+    times: list[float] = []
+    while len(times) < 6 and sum(times) < 2.0:
+        start = time.perf_counter()
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+            loss = F.cross_entropy(model(images).float(), labels)
+        loss.backward()
+        model.zero_grad()
+        if images.device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:] or times)  # the first pass allocates
+
+
+def keep_heap() -> None:
+    """Let the C library keep freed memory instead of giving it back after every large tensor.
+
+    glibc maps each block above 32 MB anew and hands it back when freed; touching the fresh pages took longer than a
+    GELU over them (benchmarks/heap.py). Linux with glibc only; elsewhere it does nothing.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another C library
+        return
+    trim_threshold, mmap_threshold = -1, -3  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+    mallopt(mmap_threshold, 1 << 30)
+    mallopt(trim_threshold, (1 << 31) - 1)

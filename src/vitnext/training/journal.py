@@ -1,0 +1,44 @@
+"""What happened in a run, one JSON object a line, and the same numbers for TensorBoard if asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from vitnext.errors import require
+
+
+class Journal:
+    """Appends to ``folder/journal.jsonl``; a checkpoint's ``offset`` cuts off what a resumed run writes again."""
+
+    def __init__(self, folder: Path, *, track: str = "none", offset: int | None = None) -> None:
+        path = folder / "journal.jsonl"
+        if offset is not None and path.exists():
+            os.truncate(path, min(offset, path.stat().st_size))
+        self._file = open(path, "a" if offset is not None else "w", encoding="utf-8")  # noqa: SIM115 open as long as the run
+        self._board = None
+        if track == "tensorboard":
+            require("tensorboard", "track")
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(folder / "tensorboard"))
+
+    def write(self, event: str, step: int, **values: Any) -> None:
+        self._file.write(json.dumps({"event": event, "step": step, **values}) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in values.items():
+                if isinstance(value, int | float):
+                    self._board.add_scalar(f"{event}/{name}", value, step)
+
+    @property
+    def offset(self) -> int:
+        """Bytes written so far."""
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
+        if self._board is not None:
+            self._board.close()

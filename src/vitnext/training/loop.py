@@ -1,0 +1,231 @@
+"""The training loop, to be read from top to bottom: measure, then for every epoch train, validate, keep.
+
+Nothing random survives a step: the order, the augmentation and the dropout of a step are drawn from (seed, epoch,
+step), so a run that is stopped anywhere and resumed ends with the weights of one that was not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vitnext.data.loaders import Batches, place_seed
+from vitnext.errors import InputError, WorkError
+from vitnext.preprocess import Preprocess
+from vitnext.recipe import Recipe
+from vitnext.training.checkpoint import load_checkpoint, save_checkpoint
+from vitnext.training.hardware import Precision, choose_precision
+from vitnext.training.interrupt import deferred_interrupt
+from vitnext.training.journal import Journal
+from vitnext.training.optimizers import adamw
+from vitnext.training.schedules import warmup_cosine
+
+CHECK_EVERY = 20  # steps between looks at the loss: each look waits for the device
+SAVE_EVERY = 600  # seconds between checkpoints inside an epoch
+
+Metrics = dict[str, float]
+Validate = Callable[[nn.Module, Precision], Metrics]  # -> at least "top1" and "loss"
+
+
+class Interrupted(Exception):
+    """Ctrl-C came, and the run's state was saved."""
+
+
+class Watcher(Protocol):
+    """Who looks on: the console, or nobody."""
+
+    def start(self, state: Progress, steps: int, precision: Precision) -> None: ...
+    def step(self, state: Progress, loss: float | None, learning_rate: float, images: int) -> None: ...
+    def epoch(self, state: Progress, values: Metrics, best: bool) -> None: ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands: ``step`` optimizer steps are done; ``best_epoch`` 0 means that no epoch was validated."""
+
+    step: int = 0
+    epoch: int = 0  # finished epochs
+    best_top1: float = -1.0
+    best_loss: float = float("inf")
+    best_epoch: int = 0
+    seconds: float = 0.0  # training time so far, without what was lost in a kill
+
+
+class Normalize:
+    """``Preprocess.normalize`` on the device: uint8 (B, C, H, W) -> float32, the same three operations in order."""
+
+    def __init__(self, preprocess: Preprocess, device: torch.device) -> None:
+        self.scale = preprocess.scale
+        self.mean = torch.tensor(preprocess.mean, dtype=torch.float32, device=device)[:, None, None]
+        self.std = torch.tensor(preprocess.std, dtype=torch.float32, device=device)[:, None, None]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return images.float().mul_(self.scale).sub_(self.mean).div_(self.std)
+
+
+def fit(
+    model: nn.Module,
+    batches: Batches,
+    validate: Validate,
+    recipe: Recipe,
+    preprocess: Preprocess,
+    *,
+    folder: Path,
+    keep: Callable[[nn.Module, Progress, Metrics], None],
+    watch: Watcher,
+    fingerprint: str,
+    select: bool = True,
+    resume: bool = False,
+) -> Progress:
+    """Train ``model`` in place by ``recipe`` and return where the run ended.
+
+    ``validate`` runs after every epoch; ``keep`` is called for each epoch that is to be kept: the best by validation
+    top-1 (then by loss) if ``select``, else each. The state is saved to ``folder/last.pt``; ``fingerprint`` names the
+    data, and resuming with another recipe or other data is refused.
+
+    Raises WorkError for a loss that is not finite, Interrupted after Ctrl-C, InputError for a checkpoint that does not
+    belong to this run.
+    """
+    device = next(model.parameters()).device
+    normalize = Normalize(preprocess, device)
+    optimizer = adamw(model, recipe.optimizer)
+    progress, journal_offset, precision = Progress(), None, None
+    if resume:
+        saved = load_checkpoint(folder / "last.pt")
+        _same_run(saved, recipe, fingerprint)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        progress, journal_offset = Progress(**saved["progress"]), saved["journal"]
+        precision = Precision(torch.bfloat16 if saved["bf16"] else torch.float32, "as before the run was stopped")
+    if precision is None:
+        images, labels = (tensor.to(device) for tensor in next(batches.epoch(0)))
+        precision = choose_precision(recipe.precision, model, normalize(images), labels)
+
+    per_epoch, epochs = batches.steps_per_epoch, recipe.schedule.epochs
+    steps, warmup = per_epoch * epochs, round(per_epoch * min(recipe.schedule.warmup_epochs, epochs / 2))
+    journal = Journal(folder, track=recipe.track, offset=journal_offset)
+    watch.start(progress, steps, precision)
+    clock = last_save = time.monotonic()
+
+    def tick() -> None:
+        nonlocal progress, clock
+        now = time.monotonic()
+        progress, clock = replace(progress, seconds=progress.seconds + now - clock), now
+
+    def save() -> None:
+        nonlocal last_save
+        tick()
+        last_save = time.monotonic()
+        state = {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "progress": asdict(progress),
+            "journal": journal.offset,
+            "bf16": precision.dtype == torch.bfloat16,
+            "recipe": recipe.to_dict(),
+            "fingerprint": fingerprint,
+        }
+        save_checkpoint(folder / "last.pt", state)
+
+    with closing(journal), deferred_interrupt() as interrupt:
+        while progress.epoch < epochs and not _out_of_patience(progress, recipe):
+            model.train()
+            window: list[Tensor] = []  # losses since the last look
+            epoch_losses: list[float] = []
+            for images, labels in batches.epoch(progress.epoch, progress.step - progress.epoch * per_epoch):
+                rate = warmup_cosine(
+                    progress.step, steps, warmup, recipe.optimizer.learning_rate, recipe.schedule.final_fraction
+                )
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+
+                # Forward and backward.
+                torch.manual_seed(place_seed(recipe.seed, progress.step))
+                images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+                with precision.autocast(device):
+                    logits = model(normalize(images))
+                loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+                loss.backward()
+
+                # Update.
+                if recipe.optimizer.clip_norm:
+                    nn.utils.clip_grad_norm_(model.parameters(), recipe.optimizer.clip_norm)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                progress = replace(progress, step=progress.step + 1)
+
+                # Look at the loss, and save from time to time.
+                window.append(loss.detach())
+                looked = None
+                if len(window) == CHECK_EVERY or progress.step % per_epoch == 0 or interrupt:
+                    losses = _finite(torch.stack(window).tolist(), progress.step, rate)
+                    epoch_losses, window, looked = epoch_losses + losses, [], sum(losses) / len(losses)
+                    journal.write("step", progress.step, loss=looked, learning_rate=rate)
+                watch.step(progress, looked, rate, len(labels))
+                if interrupt:
+                    save()
+                    raise Interrupted
+                if looked is not None and time.monotonic() - last_save > SAVE_EVERY:
+                    save()
+
+            # Validate and keep.
+            progress = replace(progress, epoch=progress.epoch + 1)
+            metrics = validate(model.eval(), precision)
+            best = not select or (metrics["top1"], -metrics["loss"]) > (progress.best_top1, -progress.best_loss)
+            if best:
+                progress = replace(
+                    progress, best_top1=metrics["top1"], best_loss=metrics["loss"], best_epoch=progress.epoch
+                )
+                keep(model, progress, metrics)
+            tick()
+            summary = {"train_loss": sum(epoch_losses) / max(1, len(epoch_losses)), **metrics}
+            journal.write("epoch", progress.step, epoch=progress.epoch, best=best, seconds=progress.seconds, **summary)
+            watch.epoch(progress, summary, best)
+            save()
+            if interrupt:
+                raise Interrupted
+    return progress
+
+
+def _out_of_patience(progress: Progress, recipe: Recipe) -> bool:
+    patience = recipe.schedule.patience
+    return bool(patience) and progress.epoch - progress.best_epoch >= patience
+
+
+def _finite(losses: list[float], step: int, rate: float) -> list[float]:
+    """The losses of the steps up to ``step``, or WorkError with the first step whose loss is not finite."""
+    for i, loss in enumerate(losses):
+        if not abs(loss) < float("inf"):
+            raise WorkError(
+                f"the loss is {loss} at step {step - len(losses) + i + 1}, learning rate {rate:.2e}: "
+                "lower optimizer.learning_rate, or set optimizer.clip_norm"
+            )
+    return losses
+
+
+def _same_run(saved: dict[str, Any], recipe: Recipe, fingerprint: str) -> None:
+    """Refuse to go on with another recipe or other data, and show the difference."""
+    if saved["fingerprint"] != fingerprint:
+        raise InputError("the images or labels have changed since the run was stopped: start anew without --resume")
+    changed = _differences(saved["recipe"], recipe.to_dict())
+    if changed:
+        raise InputError(f"the recipe has changed since the run was stopped: {'; '.join(changed)}")
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    found: list[str] = []
+    for key in old.keys() | new.keys():
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += _differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key} was {a}, is {b}")
+    return sorted(found)

@@ -1,0 +1,57 @@
+"""Top-1 and cross-entropy on held-out images after each epoch, on the pixels that ``Preprocess`` gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vitnext.data.dataset import Split
+from vitnext.data.loaders import cache_limit
+from vitnext.preprocess import Preprocess
+from vitnext.training.hardware import Precision
+from vitnext.training.loop import Metrics, Normalize
+
+BATCH = 256
+
+
+class Validator:
+    """Called with a model in evaluation mode and the run's precision; the pixels are decoded once if they fit."""
+
+    def __init__(self, split: Split, preprocess: Preprocess) -> None:
+        self.split, self.preprocess = split, preprocess
+        height, width = preprocess.image_size
+        self._keep = len(split) * height * width * len(preprocess.mean) <= cache_limit()
+        self._pixels: list[np.ndarray] = []  # uint8 (B, H, W, C), one array a batch
+
+    def __call__(self, model: nn.Module, precision: Precision) -> Metrics:
+        device = next(model.parameters()).device
+        normalize = Normalize(self.preprocess, device)
+        correct, loss, start = 0, 0.0, 0
+        with torch.inference_mode():
+            for batch in self._batches():
+                labels = torch.from_numpy(self.split.labels[start : start + len(batch)]).to(device)
+                images: Tensor = torch.from_numpy(batch).to(device).permute(0, 3, 1, 2)
+                with precision.autocast(device):
+                    logits = model(normalize(images))
+                logits = logits.float()
+                correct += int((logits.argmax(1) == labels).sum())
+                loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+                start += len(batch)
+        return {"top1": correct / start, "loss": loss / start}
+
+    def _batches(self) -> Iterator[np.ndarray]:
+        if self._pixels:
+            yield from self._pixels
+            return
+        with ThreadPoolExecutor() as pool:
+            for start in range(0, len(self.split), BATCH):
+                indices = range(start, min(start + BATCH, len(self.split)))
+                batch = np.stack(list(pool.map(lambda i: self.preprocess.pixels(self.split.image(i)), indices)))
+                if self._keep:
+                    self._pixels.append(batch)
+                yield batch

@@ -1,0 +1,48 @@
+"""The artifact: one safetensors file with the weights and, in its metadata, the card."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from vitnext.card import METADATA_KEY, Card, read_card
+from vitnext.errors import InputError, WorkError
+from vitnext.models import catalog
+
+
+def save_artifact(path: Path, model: nn.Module, card: Card) -> None:
+    """Write weights and card to a temporary name, then rename it. Raises WorkError if the disk does not take it."""
+    temporary = path.with_name(path.name + ".tmp")
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    try:
+        save_file(tensors, temporary, metadata={METADATA_KEY: card.to_json()})
+        os.replace(temporary, path)
+    except Exception as error:  # safetensors wraps input/output errors in a class of its own
+        temporary.unlink(missing_ok=True)
+        raise WorkError(f"the artifact {path} could not be written ({error})") from error
+
+
+def load_artifact(path: Path) -> tuple[nn.Module, Card]:
+    """Build the model that the card describes and fill it, strictly. Returns it in evaluation mode, on the CPU.
+
+    Raises InputError if the file is no artifact, or if its weights do not fit its card.
+    """
+    card = read_card(path)
+    model = catalog.build(card.architecture, **card.config)
+    try:
+        tensors = load_file(path)
+    except Exception as error:
+        raise InputError(f"{path} is damaged ({error}): get or train it again") from error
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if expected != found:
+        name = sorted(expected.items() ^ found.items())[0][0]
+        raise InputError(
+            f"{path} does not fit its card: {name} is {found.get(name, 'missing')}, "
+            f"the {card.architecture} needs {expected.get(name, 'nothing of that name')}"
+        )
+    model.load_state_dict(tensors)
+    return model.eval(), card
