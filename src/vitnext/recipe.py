@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -15,15 +16,34 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
 
 from vitnext.errors import InputError
 
-Positive = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Probability = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
+
+def _no_truth_value(value: Any) -> Any:
+    if isinstance(value, bool):  # Python counts with them: horizontal_flip: true would flip every image
+        raise PydanticCustomError("number", "input should be a number")
+    return value
+
+
+def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise PydanticCustomError("ascending", "the smaller number should come first")
+    return pair
+
+
+Real = Annotated[float, BeforeValidator(_no_truth_value)]
+Whole = Annotated[int, BeforeValidator(_no_truth_value)]
+Positive = Annotated[Real, Field(gt=0)]
+NotNegative = Annotated[Real, Field(ge=0)]
+Fraction = Annotated[Real, Field(ge=0, lt=1)]
+Probability = Annotated[Real, Field(ge=0, le=1)]
+Share = Annotated[Real, Field(gt=0, le=1)]
+ShareRange = Annotated[tuple[Share, Share], AfterValidator(_ascending)]
+Count = Annotated[Whole, Field(ge=1)]
+Natural = Annotated[Whole, Field(ge=0)]
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -44,7 +64,7 @@ class Data:
     __pydantic_config__ = _STRICT
     image_size: Count = 224  # pixels, height and width
     resize: Literal["stretch", "crop"] = "crop"  # of whole images at validation and prediction
-    crop_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0  # central share of the short side that is kept
+    crop_fraction: Share = 1.0  # central share of the short side that is kept
     color: Literal["RGB", "L"] = "RGB"
     val_fraction: Fraction | None = None  # share of train held out when the data has no val; None: the data set's own
 
@@ -54,10 +74,10 @@ class Augment:
     """Random changes to training images; everything off by default."""
 
     __pydantic_config__ = _STRICT
-    crop_scale: tuple[Positive, Positive] = (1.0, 1.0)  # area share of the random resized crop; (1, 1): no crop
-    crop_padding: Natural = 0  # pixels: the image is shifted by up to this much (in-memory images)
+    crop_scale: ShareRange = (1.0, 1.0)  # area share of the random resized crop; (1, 1): no crop
+    crop_padding: Natural = 0  # pixels: the image is shifted by up to this much
     horizontal_flip: Probability = 0.0
-    color_jitter: Annotated[float, Field(ge=0, le=1)] = 0.0  # strength of brightness, contrast and saturation changes
+    color_jitter: Probability = 0.0  # strength of brightness, contrast and saturation changes
     trivial_augment: bool = False  # one random operation of random strength (Mueller and Hutter 2021)
     erasing: Probability = 0.0  # probability that a random rectangle is blanked (Zhong et al. 2020)
 
@@ -68,9 +88,9 @@ class Optimizer:
 
     __pydantic_config__ = _STRICT
     learning_rate: Positive = 1e-3  # peak, for the batch size given in the recipe
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    weight_decay: NotNegative = 0.05
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    clip_norm: Annotated[float, Field(ge=0)] = 1.0  # largest norm of the whole gradient; 0: no clipping
+    clip_norm: NotNegative = 1.0  # largest norm of the whole gradient; 0: no clipping
 
 
 @dataclass(frozen=True)
@@ -79,7 +99,7 @@ class Schedule:
 
     __pydantic_config__ = _STRICT
     epochs: Count = 100
-    warmup_epochs: Annotated[float, Field(ge=0)] = 5.0
+    warmup_epochs: NotNegative = 5.0
     final_fraction: Fraction = 0.0
     patience: Natural = 0  # stop after so many epochs without a better validation top-1; 0: never stop early
 
@@ -101,7 +121,7 @@ class Recipe:
     batch_size: Count = 128
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where a measurement at start finds it faster
     device: str = "auto"  # auto: cuda, else mps, else cpu
-    workers: Annotated[int, Field(ge=-1)] = -1  # processes that decode and augment; -1: chosen from data and cores
+    workers: Annotated[Whole, Field(ge=-1)] = -1  # processes that decode and augment; -1: chosen from data and cores
     seed: Natural = 0
     track: Literal["none", "tensorboard"] = "none"  # beside the journal
 
@@ -123,7 +143,7 @@ def read(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     name = str(source)
     if name in builtin_names():
         text = (resources.files("vitnext.recipes") / f"{name}.yaml").read_text(encoding="utf-8")
-    elif Path(name).is_file():
+    elif os.path.isfile(name):
         try:
             text = Path(name).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -131,9 +151,11 @@ def read(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     else:
         raise InputError(f"there is no recipe {name}: give a YAML file or one of {', '.join(builtin_names())}")
     try:
-        tree = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
+        tree = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2026-13-01
         raise InputError(f"recipe {name} is not valid YAML: {' '.join(str(error).split())}") from error
+    if tree is None:  # an empty file changes nothing
+        tree = {}
     if not isinstance(tree, dict):
         raise InputError(f"recipe {name} must be a mapping of fields to values, not a {type(tree).__name__}")
     return override(from_dict(tree, where=f"recipe {name}"), overrides)
@@ -162,12 +184,11 @@ def override(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
         for depth, key in enumerate(keys):
             free = keys[:depth] == ["model", "config"]  # the family's config checks its own names
             if key not in node and not free:
-                known = [".".join([*keys[:depth], k]) for k in node]
-                raise InputError(f'--set "{assignment}": there is no field {path}{_suggest(path, known)}')
+                raise InputError(f'--set "{assignment}": there is no field {path}{_suggest(key, list(node))}')
             if depth < len(keys) - 1:
-                node = node[key]
-                if not isinstance(node, dict):
+                if not isinstance(node.get(key), dict):
                     raise InputError(f'--set "{assignment}": {".".join(keys[: depth + 1])} has no fields of its own')
+                node = node[key]
         node[keys[-1]] = _scalar(text)
     return from_dict(tree, where="--set " + " --set ".join(f'"{a}"' for a in assignments))
 
@@ -175,7 +196,7 @@ def override(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
 def _scalar(text: str) -> Any:
     try:
         value = yaml.safe_load(text) if text.strip() else ""
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         return text
     if isinstance(value, str):  # YAML 1.1 reads 1e-3 as a string
         try:

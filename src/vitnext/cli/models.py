@@ -18,7 +18,7 @@ def models(
 ) -> None:
     """List the models with their size and published accuracy.
 
-    MACs are the multiply-adds for one image of the size shown.
+    MACs are the multiply-adds for one image of the size shown. --json adds the exact numbers and the papers.
 
     \b
     Examples:
@@ -38,11 +38,10 @@ def models(
         print(json.dumps([dataclasses.asdict(row) for row in rows], indent=2))
     else:
         print_table(
-            ["model", "paper", "parameters", "MACs", "image", "ImageNet top-1"],
+            ["model", "parameters", "MACs", "image", "ImageNet top-1"],
             [
                 [
                     row.name,
-                    row.paper,
                     f"{row.parameters / 1e6:.1f} M",
                     f"{row.macs / 1e9:.2f} G",
                     f"{row.image_size} px",
@@ -50,5 +49,4 @@ def models(
                 ]
                 for row in rows
             ],
-            left=2,
         )

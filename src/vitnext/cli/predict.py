@@ -78,7 +78,8 @@ def print_predictions(files: list[str], predictions: Iterable[Prediction], class
     for prediction in predictions:
         if isinstance(prediction, Failure):
             failed += 1
-            print(f"{prediction.source:{sources}}  error: {prediction.error}", flush=True)
+            reason = prediction.error.removeprefix(f"{prediction.source}: ")
+            print(f"{prediction.source:{sources}}  error: {reason}", flush=True)
         else:
             print(f"{prediction.source:{sources}}  {prediction.label:{labels}}  {prediction.score:.3f}", flush=True)
     return len(files) - failed, failed

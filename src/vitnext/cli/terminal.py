@@ -31,15 +31,16 @@ def progress_bar(description: str, console: Console) -> Iterator[Callable[[int, 
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> None:
-    """Print aligned columns to stdout: the first ``left`` of them hold names, the others numbers, which stand right."""
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print aligned columns to stdout: the first holds names, the others numbers, which stand right and stay whole."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for i, name in enumerate(header):
-        table.add_column(name, justify="left" if i < left else "right", no_wrap=True)
+    table.add_column(header[0], overflow="fold")
+    for name in header[1:]:
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*map(Text, row))  # Text: a class may be called [red]
     # A pipe has no width: never cut there.

@@ -16,6 +16,12 @@ from torchvision.transforms import v2
 from vitnext.recipe import Augment
 
 
+def works_on_batches(recipe: Augment) -> bool:
+    """Whether ``BatchAugment`` does all that the recipe asks for."""
+    alone = ("crop_scale", "color_jitter", "trivial_augment")
+    return all(getattr(recipe, name) == getattr(Augment(), name) for name in alone)
+
+
 class BatchAugment:
     """Shift with edge padding, horizontal flip and random erasing, each drawn separately for every image.
 
@@ -24,11 +30,8 @@ class BatchAugment:
     """
 
     def __init__(self, recipe: Augment) -> None:
-        unsupported = [
-            n for n in ("crop_scale", "color_jitter", "trivial_augment") if getattr(recipe, n) != getattr(Augment(), n)
-        ]
-        if unsupported:
-            raise ValueError(f"augment.{unsupported[0]} works on photographs, not on a batch of small images")
+        if not works_on_batches(recipe):
+            raise ValueError("crop_scale, color_jitter and trivial_augment need image_augment")
         self.recipe = recipe
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:

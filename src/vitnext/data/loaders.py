@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from vitnext.data.augment import BatchAugment, image_augment
+from vitnext.data.augment import BatchAugment, image_augment, works_on_batches
 from vitnext.data.dataset import Split
 from vitnext.decode import open_image
 from vitnext.preprocess import Preprocess
@@ -41,7 +41,7 @@ class Batches(Protocol):
 def training_batches(split: Split, preprocess: Preprocess, recipe: Recipe) -> Batches:
     """The fastest way that fits: small images as one tensor, photographs decoded once, or files read by workers."""
     size, workers = recipe.data.image_size, recipe.workers
-    if size <= SMALL and len(split) * size * size * 3 <= cache_limit():
+    if size <= SMALL and works_on_batches(recipe.augment) and len(split) * size * size * 3 <= cache_limit():
         pixels = np.stack([preprocess.pixels(split.image(i)) for i in range(len(split))])  # (N, H, W, C)
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
         return SmallImages(images, torch.from_numpy(split.labels), recipe)

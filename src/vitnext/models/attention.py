@@ -4,6 +4,9 @@
 A         = softmax(q k^T / sqrt(D_h))    A in R^{N x N}, rows sum to 1  (ViT eq. 6)
 SA(z)     = A v                                                          (ViT eq. 7)
 MSA(z)    = [SA_1(z); ...; SA_h(z)] W^O   D_h = D / h                    (ViT eq. 8)
+
+W_qkv holds the paper's h matrices U_qkv (D x 3 D_h) side by side; W^O is its U_msa. Deviation: both have a bias, as in
+the authors' code.
 """
 
 from __future__ import annotations
@@ -28,12 +31,12 @@ class MultiHeadSelfAttention(nn.Module):
 
     ``forward(z)`` maps (B, N, D) to (B, N, D) on torch's fused kernel. ``forward(z, return_weights=True)`` takes the
     readable path above and returns the weights (B, h, N, N) too. Both give the same result.
-    Raises ValueError if ``dim`` is not a multiple of ``heads``.
+    ``attention_dropout`` acts on the weights, in training. Raises ValueError if ``dim`` is not a multiple of ``heads``.
     """
 
     def __init__(self, dim: int, heads: int, *, qkv_bias: bool = True, attention_dropout: float = 0.0) -> None:
         super().__init__()
-        if dim % heads:
+        if heads < 1 or dim % heads:
             raise ValueError(f"dim {dim} is not a multiple of heads {heads}")
         self.heads = heads
         self.attention_dropout = attention_dropout

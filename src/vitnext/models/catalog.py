@@ -38,8 +38,10 @@ FAMILIES = {
 
 NAMES = [f"{name}_{size}" for name, family in FAMILIES.items() for size in family.sizes]
 
-# ImageNet-1k top-1 of training on ImageNet-1k alone at 224 px, as the papers print it. ViT: DeiT (Touvron et al. 2021,
-# table 7), without distillation; ConvNeXt: Liu et al. 2022, table 1.
+IMAGE_SIZE = 224  # what every published size was trained and counted at
+
+# ImageNet-1k top-1 of training on ImageNet-1k alone at 224 px. ViT: DeiT without distillation, as its authors'
+# repository lists it (table 7 of Touvron et al. 2021 has 79.8 for small); ConvNeXt: Liu et al. 2022, table 1.
 PUBLISHED_TOP1 = {
     "vit_tiny": 72.2,
     "vit_small": 79.9,
@@ -64,12 +66,12 @@ class Row:
     top1: float | None
 
 
-def resolve(name: str, **overrides: Any) -> tuple[Family, Any]:
+def resolve(name: str, /, **overrides: Any) -> tuple[Family, Any]:
     """The family and the full config of a name. Raises InputError for an unknown name, field or value."""
     family_name, size, patch = _parse(name)
     family = FAMILIES[family_name]
     values = dict(family.sizes[size]) if size else {}
-    if patch:
+    if patch is not None:
         values["patch_size"] = patch
     known = [field.name for field in dataclasses.fields(family.config)]
     for key, value in overrides.items():
@@ -79,21 +81,20 @@ def resolve(name: str, **overrides: Any) -> tuple[Family, Any]:
     defaults = family.config()
     for key, value in values.items():
         default = getattr(defaults, key)
-        fits = isinstance(value, type(default)) and not (isinstance(value, bool) and not isinstance(default, bool))
-        if not fits and not (isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool)):
-            raise InputError(f"model.config.{key} is {value!r}: give a value like {default!r}")
+        if not _fits(value, default):
+            raise InputError(f"model.config.{key} is {_plain(value)!r}: give a value like {_plain(default)!r}")
     try:
         return family, family.config(**values)
     except ValueError as error:
         raise InputError(f"{name}: {error}") from error
 
 
-def build(name: str, **overrides: Any) -> nn.Module:
+def build(name: str, /, **overrides: Any) -> nn.Module:
     """A freshly initialised model. Raises InputError for an unknown name, field or value."""
     family, config = resolve(name, **overrides)
     try:
         return family.module(config)
-    except (ValueError, ZeroDivisionError) as error:
+    except ValueError as error:
         raise InputError(f"{name}: {error}") from error
 
 
@@ -108,28 +109,37 @@ def config_dict(model: nn.Module) -> dict[str, Any]:
     return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}  # type: ignore[arg-type]
 
 
-def describe(name: str, image_size: int = 224) -> Row:
-    """Count parameters and multiply-adds without allocating the weights."""
+def describe(name: str) -> Row:
+    """Count parameters and multiply-adds without allocating the weights. Raises InputError for an unknown name."""
     family_name, _, _ = _parse(name)
     with torch.device("meta"):
         model = build(name)
     parameters = sum(p.numel() for p in model.parameters())
-    macs = count_macs(model, image_size)
-    return Row(name, family_name, parameters, macs, image_size, FAMILIES[family_name].paper, PUBLISHED_TOP1.get(name))
+    macs = count_macs(model, IMAGE_SIZE)
+    return Row(name, family_name, parameters, macs, IMAGE_SIZE, FAMILIES[family_name].paper, PUBLISHED_TOP1.get(name))
 
 
-def _parse(name: str) -> tuple[str, str, int]:
+def _parse(name: str) -> tuple[str, str, int | None]:
     """ "vit_small_patch8" -> ("vit", "small", 8)."""
     match = re.fullmatch(r"([a-z0-9]+?)(?:_([a-z]+))?(?:_patch(\d+))?", name)
     if match and match[1] in FAMILIES:
-        family, size, patch = match[1], match[2] or "", int(match[3] or 0)
+        family, size, patch = match[1], match[2] or "", int(match[3]) if match[3] else None
         has_patches = any(field.name == "patch_size" for field in dataclasses.fields(FAMILIES[family].config))
-        if (not size or size in FAMILIES[family].sizes) and (not patch or has_patches):
+        if (not size or size in FAMILIES[family].sizes) and (patch is None or has_patches):
             return family, size, patch
     known = [*FAMILIES, *NAMES]
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]}?" if close else "vitnext models lists them all"
     raise InputError(f'there is no model "{name}": {hint}')
+
+
+def _fits(value: Any, default: Any) -> bool:
+    """Whether a value has the default's type; a whole number does for a fraction."""
+    if isinstance(default, tuple):
+        return isinstance(value, tuple) and all(_fits(item, default[0]) for item in value)
+    if isinstance(value, bool) or isinstance(default, bool):
+        return isinstance(value, bool) and isinstance(default, bool)
+    return isinstance(value, int | float if isinstance(default, float) else type(default))
 
 
 def _plain(value: Any) -> Any:

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitnext.models.layers import StochasticDepth, initialize, stochastic_depth_rates
+from vitnext.models.depthwise import DepthwiseConv2d
+from vitnext.models.layers import StochasticDepth, check_at_least, check_rates, initialize, stochastic_depth_rates
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,13 @@ class ConvNeXtConfig:
     def __post_init__(self) -> None:
         if len(self.depths) != len(self.widths) or not self.depths:
             raise ValueError(f"depths {self.depths} and widths {self.widths} must have one number for each stage")
+        check_at_least(1, self, "channels", "stem_stride", "depths", "widths", "kernel_size")
+        check_at_least(0, self, "classes")
+        check_rates(self, "dropout", "stochastic_depth")
         if self.kernel_size % 2 == 0:
             raise ValueError(f"kernel_size {self.kernel_size} is even; the padding needs an odd one")
+        if not min(self.widths) * self.mlp_ratio >= 1:
+            raise ValueError(f"mlp_ratio {self.mlp_ratio} leaves a block without a hidden unit")
 
     @property
     def stride(self) -> int:
@@ -60,8 +66,8 @@ class ConvNeXtBlock(nn.Module):
 
     def __init__(self, width: int, config: ConvNeXtConfig, stochastic_depth: float) -> None:
         super().__init__()
-        kernel, hidden = config.kernel_size, int(config.mlp_ratio * width)
-        self.depthwise = nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width)
+        hidden = int(config.mlp_ratio * width)
+        self.depthwise = DepthwiseConv2d(width, config.kernel_size)
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.expand = nn.Linear(width, hidden)
         self.project = nn.Linear(hidden, width)
@@ -118,7 +124,7 @@ class ConvNeXt(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Set every parameter; nothing keeps what construction left in it."""
+        """Set every parameter, gamma to config.layer_scale; nothing keeps what construction left in it."""
         initialize(self)
         for module in self.modules():
             if isinstance(module, ConvNeXtBlock) and module.layer_scale is not None:

@@ -6,7 +6,6 @@ tables: norms, activations, softmax, additions.
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -16,7 +15,11 @@ from vitnext.models.attention import MultiHeadSelfAttention
 
 
 def count_macs(model: nn.Module, image_size: int) -> int:
-    """Multiply-adds for one image of ``image_size`` x ``image_size`` pixels. Nothing is computed or allocated."""
+    """Multiply-adds for one image of ``image_size`` x ``image_size`` pixels. Nothing is computed or allocated.
+
+    model: of a catalogue family, so that ``type(model)(model.config)`` is its twin. Raises ValueError if the model does
+    not take images of this size.
+    """
     total = 0
 
     def count(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
@@ -31,11 +34,10 @@ def count_macs(model: nn.Module, image_size: int) -> int:
             batch, tokens, dim = z.shape
             total += 2 * batch * tokens * tokens * dim  # q k^T and A v over all heads
 
-    trial = copy.deepcopy(model).to("meta").eval()
-    hooks = [module.register_forward_hook(count) for module in trial.modules()]
-    channels: int = trial.config.channels  # type: ignore[union-attr, assignment]
-    with torch.no_grad():
-        trial(torch.empty(1, channels, image_size, image_size, device="meta"))
-    for hook in hooks:
-        hook.remove()
+    config: Any = model.config
+    with torch.device("meta"), torch.no_grad():
+        twin = type(model)(config).eval()  # shapes without values
+        for module in twin.modules():
+            module.register_forward_hook(count)
+        twin(torch.empty(1, config.channels, image_size, image_size))
     return total

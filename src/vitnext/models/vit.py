@@ -6,8 +6,8 @@
     y     = LN(z_L^0)                                          (eq. 4)
 
 Paper -> here: E -> patch_embedding, x_class -> class_token, E_pos -> position_embedding, L -> depth, D -> dim,
-MSA -> attention, MLP -> mlp, the head's tanh layer (section 3.1) -> representation.
-Deviations: none in the forward pass; weights start from a truncated normal (std 0.02), as in DeiT.
+MSA -> attention, MLP -> mlp, the head's tanh layer (section 3.1, appendix D.3) -> representation.
+Deviations: none in the forward pass; weights start from a truncated normal (layers.initialize), as in DeiT.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from vitnext.models.attention import MultiHeadSelfAttention
-from vitnext.models.layers import StochasticDepth, initialize, stochastic_depth_rates
+from vitnext.models.layers import StochasticDepth, check_at_least, check_rates, initialize, stochastic_depth_rates
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,18 @@ class ViTConfig:
     class_token: bool = True
     pool: str = "token"  # "token": the class token; "mean": the mean over the patches
     representation: int = 0  # width of the head's Linear + tanh layer (ImageNet-21k training); 0: a single Linear
-    dropout: float = 0.0  # after E_pos, after each MSA and after both Linears of each MLP
+    dropout: float = 0.0  # after E_pos, after each MSA and after both Linears of each MLP (appendix B.1)
     attention_dropout: float = 0.0  # on the attention weights
     stochastic_depth: float = 0.0  # of the last block; grows linearly from 0
 
     def __post_init__(self) -> None:
+        check_at_least(1, self, "image_size", "patch_size", "channels", "dim", "depth", "heads")
+        check_at_least(0, self, "patch_stride", "classes", "representation")
+        check_rates(self, "dropout", "attention_dropout", "stochastic_depth")
+        if not self.dim * self.mlp_ratio >= 1:
+            raise ValueError(f"mlp_ratio {self.mlp_ratio} leaves the MLP without a hidden unit")
+        if self.representation and not self.classes:
+            raise ValueError("representation is a layer of the head, and classes: 0 means no head")
         if self.pool not in ("token", "mean"):
             raise ValueError(f'pool is "{self.pool}"; it must be "token" or "mean"')
         if self.pool == "token" and not self.class_token:
@@ -64,7 +71,7 @@ class ViTConfig:
 
 
 class Mlp(nn.Sequential):
-    """Linear, GELU, Dropout, Linear, Dropout (section 3.1)."""
+    """Linear, GELU, Dropout, Linear, Dropout (section 3.1, appendix B.1)."""
 
     def __init__(self, dim: int, hidden: int, dropout: float) -> None:
         super().__init__(
@@ -118,7 +125,10 @@ class VisionTransformer(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Set every parameter; nothing keeps what construction left in it."""
+        """Set every parameter; nothing keeps what construction left in it.
+
+        Positions are normal with std 0.02, as in the authors' code; the class token is almost zero (theirs is zero).
+        """
         initialize(self)
         nn.init.trunc_normal_(self.position_embedding, std=0.02)
         if self.class_token is not None:
@@ -158,7 +168,7 @@ class VisionTransformer(nn.Module):
 
 
 def head(dim: int, representation: int, classes: int) -> nn.Module:
-    """Linear + tanh + Linear for pre-training, one Linear for one's own data (section 3.1); Identity for no classes."""
+    """Linear + tanh + Linear for pre-training, one Linear for fine-tuning (section 3.1); Identity for no classes."""
     if classes == 0:
         return nn.Identity()
     if representation:

@@ -33,6 +33,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
         raise InputError(
-            f"the checkpoint {path} is damaged ({type(error).__name__}); start without --resume"
+            f"the checkpoint {path} is damaged ({type(error).__name__}): start anew with another --out"
         ) from error
     return state

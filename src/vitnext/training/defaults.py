@@ -9,7 +9,7 @@ from typing import Any
 from vitnext.data.facts import Facts
 from vitnext.errors import InputError
 from vitnext.models import catalog
-from vitnext.recipe import Recipe, read
+from vitnext.recipe import Model, Recipe, override, read
 
 TINY, SMALL = 16, 64  # pixels of the short side: digits, garments; beyond are photographs
 IMAGES_TO_SEE = {"cpu": 180_000, "gpu": 1_200_000}  # of a photographic run: epochs = this / images, within limits
@@ -38,55 +38,55 @@ def choose(
     A given ``recipe`` is taken as it stands but for ``model`` and ``overrides``. Raises InputError for names that do
     not exist and for overrides that do not fit.
     """
-    from vitnext.recipe import override
-
-    family = catalog.family_of(model) if model else None
     if recipe is not None:
-        chosen = read(recipe)
-        if model and model != chosen.model.name:
-            kept = chosen.model.config if catalog.family_of(chosen.model.name) == family and "_" not in model else {}
-            chosen = replace(chosen, model=replace(chosen.model, name=model, config=kept))
-        return Choice(override(chosen, overrides), [f"recipe {recipe} as given"])
-    reasons = []
+        return Choice(override(_with_model(read(recipe), model), overrides), [f"recipe {recipe} as given"])
+    family = catalog.family_of(model) if model else "convnext"
     band = "digits" if facts.short_side <= TINY else "fashion_mnist" if facts.short_side <= SMALL else "photos"
-    family = family or "convnext"
-    chosen = read(f"{band}_{family}")
-    reasons.append(f"recipe {band}_{family}: the images' short side is {facts.short_side} px")
-    config: dict[str, Any] = dict(chosen.model.config)
-    if model and model != chosen.model.name:
-        if model != family:
-            config = {}  # a published size brings its own widths and depths
-        chosen = replace(chosen, model=replace(chosen.model, name=model))
+    chosen = _with_model(read(f"{band}_{family}"), model)
     machine = "gpu" if gpu else "cpu"
     if band == "photos":
         size = min(PHOTO_SIZE[machine], facts.short_side // 32 * 32)
         low, high = EPOCHS[machine]
         epochs = max(low, min(high, round(IMAGES_TO_SEE[machine] / facts.count)))
         chosen = replace(chosen, schedule=replace(chosen.schedule, epochs=epochs, warmup_epochs=epochs / 12))
-        reasons.append(f"{size} px, {epochs} epochs: {facts.count:,} training images on a {machine.upper()}")
     else:
         multiple = 2 if band == "digits" else 4
         size = max(multiple, facts.short_side // multiple * multiple)
     data = replace(chosen.data, image_size=size, color="L" if facts.grey else "RGB", val_fraction=None)
     chosen = replace(chosen, data=data)
-    if facts.count < 8 * chosen.batch_size:
+    few = facts.count < 8 * chosen.batch_size
+    if few:
         batch = max(8, 1 << (max(1, facts.count // 8).bit_length() - 1))
         scale = batch / chosen.batch_size
         optimizer = replace(chosen.optimizer, learning_rate=chosen.optimizer.learning_rate * scale**0.5)
         chosen = replace(chosen, batch_size=batch, optimizer=optimizer)
-        reasons.append(f"batches of {batch}: {facts.count:,} training images are few")
-    if family == "vit":
-        config["patch_size"] = patch_for(size)
-        reasons.append(f"patches of {config['patch_size']} px: {(size // config['patch_size']) ** 2} tokens")
-    else:
-        config["stem_stride"] = stem_for(size)
-        reasons.append(
-            f"stem stride {config['stem_stride']}: larger ones would blur {size} px images"
-            if size <= SMALL
-            else f"stem stride {config['stem_stride']}, as in the paper"
-        )
-    chosen = replace(chosen, model=replace(chosen.model, config=config))
-    return Choice(override(chosen, overrides), reasons)
+    size = override(chosen, overrides).data.image_size  # what is asked for decides what follows from it
+    grain = {} if "_patch" in chosen.model.name else {"patch_size": patch_for(size)}
+    grain = grain if family == "vit" else {"stem_stride": stem_for(size)}
+    chosen = replace(chosen, model=replace(chosen.model, config={**chosen.model.config, **grain}))
+    chosen = override(chosen, overrides)
+
+    asked = {assignment.partition("=")[0] for assignment in overrides}  # no reason of ours
+    reasons = [f"recipe {band}_{family}: the images' short side is {facts.short_side} px"]
+    if band == "photos":
+        epochs = chosen.schedule.epochs
+        reasons.append(f"{size} px, {epochs} epochs: {facts.count:,} training images on a {machine.upper()}")
+    if few and "batch_size" not in asked:
+        reasons.append(f"batches of {chosen.batch_size}: {facts.count:,} training images are few")
+    if "patch_size" in grain and "model.config.patch_size" not in asked:
+        patch = grain["patch_size"]
+        reasons.append(f"patches of {patch} px: {(size // patch) ** 2} tokens")
+    if "stem_stride" in grain and "model.config.stem_stride" not in asked:
+        why = f": larger ones would blur {size} px images" if size <= SMALL else ", as in the paper"
+        reasons.append(f"stem stride {grain['stem_stride']}{why}")
+    return Choice(chosen, reasons)
+
+
+def _with_model(recipe: Recipe, name: str | None) -> Recipe:
+    """A family's name keeps the recipe's own model of it; another model brings its own widths and depths."""
+    if name is None or name in (recipe.model.name, catalog.family_of(recipe.model.name)):
+        return recipe
+    return replace(recipe, model=Model(name))
 
 
 def patch_for(image_size: int) -> int:

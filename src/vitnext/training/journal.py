@@ -14,16 +14,14 @@ class Journal:
     """Appends to ``folder/journal.jsonl``; a checkpoint's ``offset`` cuts off what a resumed run writes again."""
 
     def __init__(self, folder: Path, *, track: str = "none", offset: int | None = None) -> None:
+        if track == "tensorboard":
+            require("tensorboard", "track")
+            from torch.utils.tensorboard import SummaryWriter
         path = folder / "journal.jsonl"
         if offset is not None and path.exists():
             os.truncate(path, min(offset, path.stat().st_size))
         self._file = open(path, "a" if offset is not None else "w", encoding="utf-8")  # noqa: SIM115 open as long as the run
-        self._board = None
-        if track == "tensorboard":
-            require("tensorboard", "track")
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(folder / "tensorboard"))
+        self._board = SummaryWriter(str(folder / "tensorboard")) if track == "tensorboard" else None
 
     def write(self, event: str, step: int, **values: Any) -> None:
         self._file.write(json.dumps({"event": event, "step": step, **values}) + "\n")

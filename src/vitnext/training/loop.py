@@ -30,6 +30,17 @@ from vitnext.training.schedules import warmup_cosine
 
 CHECK_EVERY = 20  # steps between looks at the loss: each look waits for the device
 SAVE_EVERY = 600  # seconds between checkpoints inside an epoch
+STATE = {
+    "model",
+    "optimizer",
+    "progress",
+    "epoch_losses",
+    "journal",
+    "bf16",
+    "recipe",
+    "fingerprint",
+}  # of a checkpoint
+ANEW = "start anew with another --out"
 
 Metrics = dict[str, float]
 Validate = Callable[[nn.Module, Precision], Metrics]  # -> at least "top1" and "loss"
@@ -98,12 +109,14 @@ def fit(
     normalize = Normalize(preprocess, device)
     optimizer = adamw(model, recipe.optimizer)
     progress, journal_offset, precision = Progress(), None, None
+    epoch_losses: list[float] = []  # of the epoch that is under way
     if resume:
         saved = load_checkpoint(folder / "last.pt")
         _same_run(saved, recipe, fingerprint)
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         progress, journal_offset = Progress(**saved["progress"]), saved["journal"]
+        epoch_losses = saved["epoch_losses"]
         precision = Precision(torch.bfloat16 if saved["bf16"] else torch.float32, "as before the run was stopped")
     if precision is None:
         images, labels = (tensor.to(device) for tensor in next(batches.epoch(0)))
@@ -128,6 +141,7 @@ def fit(
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
             "progress": asdict(progress),
+            "epoch_losses": epoch_losses,
             "journal": journal.offset,
             "bf16": precision.dtype == torch.bfloat16,
             "recipe": recipe.to_dict(),
@@ -139,7 +153,6 @@ def fit(
         while progress.epoch < epochs and not _out_of_patience(progress, recipe):
             model.train()
             window: list[Tensor] = []  # losses since the last look
-            epoch_losses: list[float] = []
             for images, labels in batches.epoch(progress.epoch, progress.step - progress.epoch * per_epoch):
                 rate = warmup_cosine(
                     progress.step, steps, warmup, recipe.optimizer.learning_rate, recipe.schedule.final_fraction
@@ -164,13 +177,13 @@ def fit(
 
                 # Look at the loss, and save from time to time.
                 window.append(loss.detach())
-                looked = None
-                if len(window) == CHECK_EVERY or progress.step % per_epoch == 0 or interrupt:
+                looked, stop = None, bool(interrupt)  # asked once: what is saved has been looked at
+                if len(window) == CHECK_EVERY or progress.step % per_epoch == 0 or stop:
                     losses = _finite(torch.stack(window).tolist(), progress.step, rate)
                     epoch_losses, window, looked = epoch_losses + losses, [], sum(losses) / len(losses)
                     journal.write("step", progress.step, loss=looked, learning_rate=rate)
                 watch.step(progress, looked, rate, len(labels))
-                if interrupt:
+                if stop:
                     save()
                     raise Interrupted
                 if looked is not None and time.monotonic() - last_save > SAVE_EVERY:
@@ -179,6 +192,7 @@ def fit(
             # Validate and keep.
             progress = replace(progress, epoch=progress.epoch + 1)
             metrics = validate(model.eval(), precision)
+            _finite([metrics["loss"]], progress.step, optimizer.param_groups[0]["lr"])
             best = not select or (metrics["top1"], -metrics["loss"]) > (progress.best_top1, -progress.best_loss)
             if best:
                 progress = replace(
@@ -189,6 +203,7 @@ def fit(
             summary = {"train_loss": sum(epoch_losses) / max(1, len(epoch_losses)), **metrics}
             journal.write("epoch", progress.step, epoch=progress.epoch, best=best, seconds=progress.seconds, **summary)
             watch.epoch(progress, summary, best)
+            epoch_losses = []
             save()
             if interrupt:
                 raise Interrupted
@@ -213,11 +228,13 @@ def _finite(losses: list[float], step: int, rate: float) -> list[float]:
 
 def _same_run(saved: dict[str, Any], recipe: Recipe, fingerprint: str) -> None:
     """Refuse to go on with another recipe or other data, and show the difference."""
+    if set(saved) != STATE:
+        raise InputError(f"the checkpoint is not one of this version of vitnext: {ANEW}")
     if saved["fingerprint"] != fingerprint:
-        raise InputError("the images or labels have changed since the run was stopped: start anew without --resume")
+        raise InputError(f"the images or labels have changed since the run was stopped: {ANEW}")
     changed = _differences(saved["recipe"], recipe.to_dict())
     if changed:
-        raise InputError(f"the recipe has changed since the run was stopped: {'; '.join(changed)}")
+        raise InputError(f"the recipe has changed since the run was stopped ({'; '.join(changed)}): {ANEW}")
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

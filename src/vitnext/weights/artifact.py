@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -21,17 +22,25 @@ def save_artifact(path: Path, model: nn.Module, card: Card) -> None:
         save_file(tensors, temporary, metadata={METADATA_KEY: card.to_json()})
         os.replace(temporary, path)
     except Exception as error:  # safetensors wraps input/output errors in a class of its own
-        temporary.unlink(missing_ok=True)
         raise WorkError(f"the artifact {path} could not be written ({error})") from error
+    finally:
+        with contextlib.suppress(OSError):  # it is there only if something went wrong
+            temporary.unlink()
 
 
 def load_artifact(path: Path) -> tuple[nn.Module, Card]:
     """Build the model that the card describes and fill it, strictly. Returns it in evaluation mode, on the CPU.
 
-    Raises InputError if the file is no artifact, or if its weights do not fit its card.
+    Raises InputError if the file is no artifact, or if its weights or class names do not fit its card.
     """
     card = read_card(path)
-    model = catalog.build(card.architecture, **card.config)
+    try:
+        model = catalog.build(card.architecture, **card.config)
+    except InputError as error:
+        raise InputError(f"{path}: its card describes no model ({error})") from error
+    outputs = catalog.config_dict(model)["classes"]
+    if outputs != len(card.classes):
+        raise InputError(f"{path} does not fit its card: {outputs} outputs for {len(card.classes)} class names")
     try:
         tensors = load_file(path)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The rename engine: a literal table of names, read in either direction, and nothing left over on either side."""
+"""The rename engine: a literal table of names, read in either direction; no weight is passed over."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ def rename(state: Mapping[str, Tensor], table: Table, *, reverse: bool = False) 
     """Rename every key of ``state`` by ``table`` [(theirs, ours), ...]; ``reverse`` goes from ours to theirs.
 
     An entry names a parameter or a module, whose parameters keep their last part (weight, bias). ``{i}`` and ``{j}``
-    match a number. Raises InputError with the keys that no entry names.
+    match a number. Shapes are not looked at, and a weight that the model has and ``state`` lacks is for
+    ``load_state_dict`` to find. Raises InputError with the keys that no entry names.
     """
     rules = []
     for theirs, ours in table:

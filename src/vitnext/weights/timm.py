@@ -1,4 +1,7 @@
-"""Weights in timm's layout: one literal table a family, (timm's name, ours); ``{i}`` and ``{j}`` stand for numbers."""
+"""Weights in timm's layout: one literal table a family, (timm's name, ours); ``{i}`` and ``{j}`` stand for numbers.
+
+ConvNeXt's W_1 and W_2 are Linears here. timm keeps them as 1x1 convolutions in atto to nano: flatten (C, C', 1, 1).
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,47 @@
+"""Side by side in one process, in turns, medians: what every benchmark here uses."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+
+def parse(description: str | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="also write the table as JSON")
+    return parser.parse_args()
+
+
+def interleaved(variants: dict[str, Callable[[], object]], rounds: int = 11) -> dict[str, float]:
+    """Median seconds of each variant; the variants take turns, so that a busy moment hits all of them."""
+    for run in variants.values():
+        run()
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(rounds):
+        for name, run in variants.items():
+            start = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def report(rows: list[dict[str, object]], baseline: str, path: Path | None) -> None:
+    """Print milliseconds and how many times as fast as ``baseline`` each variant is; write JSON if asked for."""
+    print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    for row in rows:
+        base = row[baseline]
+        cells = [
+            f"{name} {1e3 * value:.2f} ms ({base / value:.2f}x)" if isinstance(value, float) else str(value)
+            for name, value in row.items()
+        ]
+        print("  ".join(cells))
+    if path is not None:
+        machine = {"machine": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+        path.write_text(json.dumps({**machine, "rows": rows}, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,64 @@
+"""`vitnext check`"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vitnext.cli.main import main
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two classes of 30 images each, all different."""
+    random = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(30):
+            pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i:02}.png")
+    return tmp_path / "photos"
+
+
+def test_clean_data(capsys, photos):
+    assert main(["check", str(photos)]) == 0
+    out, err = capsys.readouterr()
+    assert "2 classes" in out.splitlines()[0]
+    assert out.splitlines()[1:] == ["no mistakes found"]
+    assert err == ""
+
+
+def test_warnings_do_not_fail(capsys, photos):
+    for name in ("copy.png", "other.png"):
+        (photos / "cat" / name).write_bytes((photos / "cat" / "00.png").read_bytes())
+    assert main(["check", str(photos)]) == 0
+    assert "warning: " in capsys.readouterr().out
+
+
+def test_errors_are_lines_and_exit_code_2(capsys, photos):
+    for i in range(7):
+        (photos / "dog" / f"bad{i}.jpg").write_text("no image")
+    assert main(["check", str(photos)]) == 2
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert sum(line.startswith("error: 7 images cannot be read") for line in lines) == 1
+    assert lines[-1] == f"vitnext check {photos} --json lists every file"
+    assert err == ""
+
+
+def test_json_lists_everything(capsys, photos):
+    for i in range(7):
+        (photos / "dog" / f"bad{i}.jpg").write_text("no image")
+    assert main(["check", str(photos), "--json"]) == 2
+    report = json.loads(capsys.readouterr().out)
+    [unreadable] = [finding for finding in report["findings"] if finding["kind"] == "unreadable"]
+    assert len(unreadable["items"]) == 7
+
+
+def test_a_missing_folder(capsys, tmp_path):
+    assert main(["check", str(tmp_path / "nothing")]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith(f"vitnext: {tmp_path / 'nothing'}") and err.count("\n") == 1

@@ -1,0 +1,61 @@
+"""`vitnext evaluate`"""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+from vitnext.cli.evaluate import print_summary
+from vitnext.cli.main import main
+
+
+def test_the_report_goes_beside_the_model(capsys, artifact, tmp_path):
+    model = shutil.copy(artifact, tmp_path)
+    assert main(["evaluate", str(model), "digits"]) == 0
+    out, err = capsys.readouterr()
+    metrics = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
+    assert f"images    {metrics['n']}\n" in out
+    assert f"top-1     {metrics['top1']:.2%}  (95% interval" in out
+    assert f"report  {tmp_path / 'evaluation' / 'report.html'}\n" in out
+    assert (tmp_path / "evaluation" / "report.html").read_text().startswith("<!doctype html")
+    assert "test split" in err
+
+
+def test_out_split_and_engine(capsys, onnx, tmp_path):
+    flags = ["--out", str(tmp_path / "report"), "--split", "val", "--engine", "onnxruntime"]
+    assert main(["evaluate", str(onnx), "digits", *flags]) == 0
+    assert json.loads((tmp_path / "report" / "metrics.json").read_text())["split"] == "val"
+
+
+def test_mistakes(capsys, artifact, tmp_path):
+    (tmp_path / "file").touch()
+    for arguments, message in (
+        (["nothing.onnx", "digits"], "nothing.onnx does not exist"),
+        ([str(artifact), "digits", "--split", "holdout"], "no holdout split"),
+        ([str(artifact), "digits", "--engine", "onnxruntime"], "onnxruntime"),
+        ([str(artifact), str(tmp_path / "nothing")], "nothing"),
+        ([str(artifact), "digits", "--out", str(tmp_path / "file")], "is a file, not a folder"),
+    ):
+        assert main(["evaluate", *arguments]) == 2
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert line.startswith("vitnext: ") and message in line
+
+
+def test_the_summary_shows_the_worst_classes(capsys):
+    f1 = {"cat": 0.9, "dog": 0.8, "fox": 0.7, "hen": 0.6, "owl": 0.5, "yak": 0.4}
+    rows = [{"class": name, "n": 3, "precision": None, "recall": 1.0, "f1": value} for name, value in f1.items()]
+    rows.append({"class": "absent", "n": 0, "precision": 0.0, "recall": None, "f1": None})
+    headline = {"n": 1234, "top1": 0.5, "top1_interval": [0.25, 0.75], "top5": 1.0, "macro_f1": 0.65, "ece": 0.01}
+    print_summary({**headline, "per_class": rows})
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert lines[:2] == ["images    1,234", "top-1     50.00%  (95% interval 25.00% to 75.00%)"]
+    assert lines[6].split() == ["lowest", "F1", "images", "precision", "recall", "F1"]
+    assert [line.split()[0] for line in lines[7:]] == ["yak", "owl", "hen", "fox", "dog"]
+    assert lines[7].split() == ["yak", "3", "-", "1.000", "0.400"]
+
+
+def test_a_summary_of_few_classes_shows_all(capsys):
+    row = {"class": "cat", "n": 3, "precision": 1.0, "recall": 1.0, "f1": 1.0}
+    headline = {"n": 3, "top1": 1.0, "top1_interval": [1.0, 1.0], "top5": 1.0, "macro_f1": 1.0, "ece": 0.0}
+    print_summary({**headline, "per_class": [row]})
+    assert "lowest" not in capsys.readouterr().out

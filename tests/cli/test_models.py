@@ -1,0 +1,42 @@
+"""`vitnext models`"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from vitnext.cli.main import main
+from vitnext.models import catalog
+
+
+def run(capsys, *arguments: str) -> str:
+    assert main(["models", *arguments]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out
+
+
+def test_all_models_are_listed(capsys):
+    header, *rows = run(capsys).splitlines()
+    assert header.split()[0] == "model"
+    assert [row.split()[0] for row in rows] == list(catalog.NAMES)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [("convnext_t", ["convnext_tiny"]), ("vit_*e", ["vit_base", "vit_large", "vit_huge"]), ("vit_tiny", ["vit_tiny"])],
+)
+def test_a_pattern_is_a_part_of_the_name_or_a_glob(capsys, pattern, names):
+    assert [row["name"] for row in json.loads(run(capsys, pattern, "--json"))] == names
+
+
+def test_json_has_exact_numbers(capsys):
+    [row] = json.loads(run(capsys, "convnext_tiny", "--json"))
+    assert row["parameters"] == 28_589_128  # the official checkpoint's
+    assert "28.6 M" in run(capsys, "convnext_tiny")
+
+
+def test_no_match(capsys):
+    assert main(["models", "alexnet"]) == 2
+    assert capsys.readouterr().err == "vitnext: no model matches alexnet: `vitnext models` lists all of them\n"

@@ -1,0 +1,92 @@
+"""`vitnext predict`"""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+
+from vitnext.cli.main import main
+
+
+def test_a_table_in_the_order_given(capsys, onnx, images):
+    assert main(["predict", str(onnx), str(images / "b"), str(images / "a" / "1.png")]) == 0
+    out, err = capsys.readouterr()
+    header, *rows = out.splitlines()
+    assert header.split() == ["source", "label", "score"]
+    assert [row.split()[0] for row in rows] == [
+        str(images / name) for name in ("b/3.png", "b/4.png", "b/5.png", "a/1.png")
+    ]
+    assert "error: " in rows[1]
+    assert 0 < float(rows[0].split()[2]) <= 1
+    assert err == "4 images, 1 unreadable\n"
+
+
+@pytest.mark.parametrize("model", ["onnx", "artifact"])
+def test_a_file_in_a_new_folder(capsys, request, images, tmp_path, model):
+    out = tmp_path / "new" / "labels.csv"
+    assert main(["predict", str(request.getfixturevalue(model)), str(images), "--out", str(out), "--batch", "2"]) == 0
+    assert capsys.readouterr() == ("", f"5 images, 1 unreadable; predictions in {out}\n")
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["source"] for row in rows] == [
+        str(images / name) for name in ("a/1.png", "a/2.png", "b/3.png", "b/4.png", "b/5.png")
+    ]
+    assert [bool(row["error"]) for row in rows] == [False, False, False, True, False]
+
+
+def test_the_terminal_and_the_file_agree(capsys, onnx, images, tmp_path):
+    assert main(["predict", str(onnx), str(images)]) == 0
+    labels = [row.split()[1] for row in capsys.readouterr().out.splitlines()[1:]]
+    assert main(["predict", str(onnx), str(images), "--out", str(tmp_path / "labels.jsonl")]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "labels.jsonl").read_text().splitlines()]
+    assert labels == [row.get("label", "error:") for row in rows]
+
+
+@pytest.mark.parametrize("flags", [[], ["--out", "labels.csv"]])
+def test_exit_code_1_if_nothing_could_be_read(capsys, onnx, images, tmp_path, monkeypatch, flags):
+    monkeypatch.chdir(tmp_path)
+    assert main(["predict", str(onnx), str(images / "b" / "4.png"), *flags]) == 1
+    assert capsys.readouterr().err.startswith("1 image, 1 unreadable")
+
+
+def test_mistakes(capsys, onnx, images, tmp_path):
+    (tmp_path / "notes.txt").write_text("no model")
+    for arguments, message in (
+        (["nothing.onnx", str(images)], "nothing.onnx does not exist"),
+        ([str(tmp_path), str(images)], "is a folder, but a model file is needed"),
+        ([str(tmp_path / "notes.txt"), str(images)], "not a model file"),
+        ([str(onnx), str(tmp_path / "nothing.jpg")], "nothing.jpg"),
+        ([str(onnx), str(images), "--out", str(tmp_path / "labels.txt")], ".csv"),
+        ([str(onnx), str(images), "--out", str(tmp_path)], "is a folder, but a file is needed"),
+        ([str(onnx), str(images), "--engine", "tensorrt"], "tensorrt"),
+    ):
+        assert main(["predict", *arguments]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith("vitnext: ") and message in err and err.count("\n") == 1
+    assert not (tmp_path / "labels.txt").exists()
+
+
+def test_an_export_predicts_without_torch(onnx, images):
+    script = (
+        "import sys; from vitnext.cli.main import main; "
+        f"code = main(['predict', {str(onnx)!r}, {str(images)!r}]); "
+        "sys.exit(code or 'torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True).returncode == 0
+
+
+def test_a_file_name_that_is_not_unicode(onnx, images):
+    strange = images / b"caf\xe9.png".decode(errors="surrogateescape")
+    try:
+        strange.write_bytes((images / "a" / "1.png").read_bytes())
+    except OSError:
+        pytest.skip("this file system takes Unicode names only")
+    script = (
+        f"import sys; from vitnext.cli.main import main; sys.exit(main(['predict', {str(onnx)!r}, {str(images)!r}]))"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (run.returncode, "\\udce9.png" in run.stdout) == (0, True), run.stderr

@@ -1,0 +1,25 @@
+"""Tables on stdout and progress on stderr."""
+
+from __future__ import annotations
+
+from vitnext.cli.terminal import print_table, progress_bar, progress_console
+
+
+def test_names_stand_left_and_numbers_right(capsys):
+    print_table(["class", "images"], [["cat", "7"], ["elephant", "1,234"]])
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert lines == ["class     images", "cat            7", "elephant   1,234"]
+
+
+def test_a_pipe_gets_the_whole_name_and_markup_is_text(capsys):
+    name = "[red]" + "x" * 300
+    print_table(["class", "images"], [[name, "1"]])
+    assert name in capsys.readouterr().out
+
+
+def test_progress_goes_to_stderr_and_only_to_a_terminal(capsys):
+    assert progress_console().stderr
+    with progress_bar("checking", progress_console()) as progress:
+        progress(1, 2)
+        print("row")
+    assert capsys.readouterr() == ("row\n", "")

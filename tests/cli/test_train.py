@@ -1,0 +1,77 @@
+"""`vitnext train`"""
+
+from __future__ import annotations
+
+import pytest
+
+from vitnext import api
+from vitnext.card import read_card
+from vitnext.cli.main import main
+
+QUICK = ("--model", "vit", "--epochs", "1", "--set", "precision=fp32")
+
+
+def test_the_model_is_named_on_stdout_and_the_rest_goes_to_stderr(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "digits", *QUICK]) == 0
+    out, err = capsys.readouterr()
+    assert out == "model  runs/digits/model.safetensors\n"
+    assert "10 classes" in err
+    assert len(read_card(tmp_path / "runs" / "digits" / "model.safetensors").classes) == 10
+
+
+def test_every_flag_reaches_the_training(capsys, monkeypatch, tmp_path):
+    seen = {}
+
+    def train(data, *, console, **given):
+        seen.update(given, data=data)
+        return api.TrainResult(tmp_path / "model.safetensors", {}, tmp_path)
+
+    monkeypatch.setattr(api, "train", train)
+    flags = ["--model", "vit", "--out", str(tmp_path), "--recipe", "r.yaml", "--epochs", "3", "--seed", "7"]
+    flags += ["--resume", "--skip-unreadable", "--set", "a.b=1", "--set", "c=2"]
+    assert main(["train", "photos", *flags]) == 0
+    assert seen == {
+        "data": "photos",
+        "model": "vit",
+        "out": tmp_path,
+        "recipe": "r.yaml",
+        "epochs": 3,
+        "seed": 7,
+        "resume": True,
+        "skip_unreadable": True,
+        "overrides": ["a.b=1", "c=2"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing"], "nothing"),
+        (["digits", "--model", "vti"], "vti"),
+        (["digits", "--recipe", "no.yaml"], "no.yaml"),
+        (["digits", "--set", "optimiser.learning_rate=1"], "optimizer"),
+        (["digits", "--set", "optimizer.learning_rate"], "path.to.field=value"),
+        (["digits", "--resume"], "--resume"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_written(capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *arguments]) == 2
+    *before, line = capsys.readouterr().err.splitlines()
+    assert line.startswith("vitnext: ") and message in line
+    assert not any("Traceback" in other for other in before)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_holds_a_run_is_left_alone(capsys, artifact):
+    before = artifact.read_bytes()
+    assert main(["train", "digits", *QUICK, "--out", str(artifact.parent)]) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert artifact.read_bytes() == before
+
+
+def test_out_is_checked_before_the_data(capsys, tmp_path):
+    (tmp_path / "file").touch()
+    assert main(["train", "nothing", "--out", str(tmp_path / "file" / "run")]) == 2
+    assert "is a file, not a folder" in capsys.readouterr().err

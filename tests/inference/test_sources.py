@@ -1,0 +1,65 @@
+import os
+
+import pytest
+
+from vitnext.errors import InputError
+from vitnext.inference.sources import find_images
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    for name in ("b/2.PNG", "b/1.jpeg", "a.jpg", "b/c/3.tif", "notes.txt", ".hidden.jpg", ".cache/4.jpg"):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    monkeypatch.chdir(tmp_path)
+    return "photos"
+
+
+def test_folder_is_searched_at_every_depth_in_order_without_hidden_files(photos):
+    expected = ["photos/a.jpg", "photos/b/1.jpeg", "photos/b/2.PNG", "photos/b/c/3.tif"]
+    assert find_images(photos) == expected
+    assert find_images([photos]) == expected
+
+
+def test_named_file_is_kept_whatever_its_extension(photos):
+    assert find_images(["photos/notes.txt", "photos/.hidden.jpg"]) == ["photos/notes.txt", "photos/.hidden.jpg"]
+
+
+def test_glob_stands_for_what_a_shell_makes_of_it(photos):
+    assert find_images("photos/b/*.[pP][nN][gG]") == ["photos/b/2.PNG"]
+    assert find_images("photos/**/*.jp*g") == ["photos/a.jpg", "photos/b/1.jpeg"]
+    assert find_images("ph*s/[b]") == ["photos/b/1.jpeg", "photos/b/2.PNG", "photos/b/c/3.tif"]
+
+
+def test_name_with_glob_characters_is_a_name_if_it_exists(photos):
+    os.rename("photos/a.jpg", "photos/a[1].jpg")
+    assert find_images("photos/a[1].jpg") == ["photos/a[1].jpg"]
+
+
+def test_order_given_is_kept_and_a_file_comes_once(photos):
+    named = ["photos/b/2.PNG", "photos", os.path.abspath("photos/a.jpg"), "./photos/b/1.jpeg"]
+    assert find_images(named) == ["photos/b/2.PNG", "photos/a.jpg", "photos/b/1.jpeg", "photos/b/c/3.tif"]
+
+
+def test_links_to_folders_are_followed_without_looping(photos, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "5.bmp").touch()
+    os.symlink(outside, "photos/link")
+    os.symlink(tmp_path / "photos", "photos/b/parent")
+    assert find_images(photos)[-1] == "photos/link/5.bmp"
+    assert len(find_images(photos)) == 5
+
+
+@pytest.mark.parametrize("missing", ["nowhere", "nowhere/*.jpg", "photos/b/c/x.png", "empty"])
+def test_path_without_images_is_named(photos, missing):
+    os.mkdir("empty")
+    with pytest.raises(InputError, match=rf"^{missing.replace('*', '.')}: no ") as error:
+        find_images([photos, missing])
+    assert "\n" not in str(error.value)
+
+
+def test_nothing_named():
+    with pytest.raises(InputError, match="no images were named"):
+        find_images([])
