@@ -23,3 +23,12 @@ def test_progress_goes_to_stderr_and_only_to_a_terminal(capsys):
         progress(1, 2)
         print("row")
     assert capsys.readouterr() == ("row\n", "")
+
+
+def test_in_a_narrow_terminal_names_break_and_numbers_stay_whole(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "20")
+    print_table(["class", "images"], [["x" * 30, "1,234,567"]])
+    _, first, *more = capsys.readouterr().out.splitlines()
+    assert first.split() == ["x" * 9, "1,234,567"]
+    assert first[:9] + "".join(line.strip() for line in more) == "x" * 30
