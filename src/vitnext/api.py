@@ -20,7 +20,7 @@ from vitnext.data.dataset import Dataset, Split, held_out, open_dataset
 from vitnext.errors import InputError
 from vitnext.inference.predictor import Predictor, load
 from vitnext.preprocess import Preprocess
-from vitnext.recipe import Recipe, from_dict, override
+from vitnext.recipe import Recipe, override, read
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -82,7 +82,7 @@ def train(
     from vitnext.models import catalog
     from vitnext.training.console import ConsoleWatcher
     from vitnext.training.defaults import choose, model_config
-    from vitnext.training.hardware import choose_device, keep_heap
+    from vitnext.training.hardware import choose_device, keep_heap, suitable_threads
     from vitnext.training.loop import Interrupted, Metrics, Progress, fit
     from vitnext.training.validation import Validator
     from vitnext.weights.artifact import load_artifact, save_artifact
@@ -97,8 +97,10 @@ def train(
         dataset = open_dataset(data, seed=full.seed, val_fraction=full.data.val_fraction)
         say(dataset.line)
     else:
-        if (folder / "last.pt").exists() or (folder / "model.safetensors").exists():
+        if (folder / "last.pt").exists():
             raise InputError(f"{folder} holds a run already: add --resume to go on with it, or choose another --out")
+        if (folder / "model.safetensors").exists():
+            raise InputError(f"{folder} holds a model already: choose another --out")
         dataset = open_dataset(data, seed=seed or 0)
         choice = choose(
             look_at(dataset.splits["train"]),
@@ -160,8 +162,11 @@ def train(
         save_artifact(artifact, network, dataclasses.replace(card, metrics=values))
 
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(full.to_dict(), sort_keys=False), encoding="utf-8")
-    with ConsoleWatcher(console or Console(quiet=True), full.schedule.epochs, watched) as watcher:
+    if not resume:  # fit may yet refuse what was said with --resume; the run's recipe stays as it is
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(full.to_dict(), sort_keys=False), encoding="utf-8")
+    watcher = ConsoleWatcher(console or Console(quiet=True), full.schedule.epochs, watched)
+    macs = catalog.count_macs(network, full.data.image_size) * full.batch_size
+    with watcher, suitable_threads(macs):
         try:
             end = fit(
                 network,
@@ -178,6 +183,7 @@ def train(
             )
         except Interrupted:
             again = f"vitnext train {shlex.quote(str(data))} --out {shlex.quote(str(folder))} --resume"
+            again += " --skip-unreadable" if skip_unreadable else ""
             raise KeyboardInterrupt(f"stopped and saved; go on with: {again}") from None
     if end.epoch < full.schedule.epochs:
         say(f"stopped early: no better validation top-1 since epoch {end.best_epoch}")
@@ -268,13 +274,15 @@ def export(
 
 def _recipe_of_run(folder: Path, model: str | None, recipe: str | None, overrides: Sequence[str]) -> Recipe:
     """The recipe that the run in ``folder`` was started with; what is given now must not say otherwise."""
+    from vitnext.models import catalog
+
     path = folder / "recipe.yaml"
     if not path.is_file():
         raise InputError(f"there is no run in {folder} to go on with: start it without --resume")
     if recipe is not None:
         raise InputError("--resume goes on with the run's own recipe: leave --recipe out")
-    full = from_dict(yaml.safe_load(path.read_text(encoding="utf-8")), where=str(path))
-    if model is not None and model != full.model.name:
+    full = read(path)
+    if model is not None and model not in (full.model.name, catalog.family_of(full.model.name)):
         raise InputError(f"the run in {folder} trains {full.model.name}, not {model}: leave --model out")
     return override(full, overrides)
 
@@ -296,8 +304,13 @@ def _checked(dataset: Dataset, skip_unreadable: bool, say: Callable[[str], None]
     splits: dict[str, Split] = {}
     for name, split in dataset.splits.items():
         good = np.setdiff1d(np.arange(len(split)), report.unreadable.get(name, []))
+        if not len(good):
+            raise InputError(f"{dataset.name}: none of the {len(split):,} {name} images can be read")
         splits[name] = split.subset(good)
-    return dataclasses.replace(dataset, splits=splits)
+    readable = dataclasses.replace(dataset, splits=splits)
+    for finding in doctor.check(readable, decode=False).errors:  # a class may have lost all of its images
+        raise InputError(finding.message)
+    return readable
 
 
 def _preprocess(recipe: Recipe, facts: Facts) -> Preprocess:

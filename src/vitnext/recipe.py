@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -127,7 +128,12 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dicts, ready for JSON and YAML."""
-        return TypeAdapter(Recipe).dump_python(self, mode="json")
+        return _adapter().dump_python(self, mode="json")
+
+
+@functools.cache
+def _adapter() -> TypeAdapter[Recipe]:
+    return TypeAdapter(Recipe)
 
 
 def builtin_names() -> list[str]:
@@ -164,7 +170,7 @@ def read(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 def from_dict(tree: Mapping[str, Any], where: str = "recipe") -> Recipe:
     """Validate a tree of plain values. Raises InputError that names the first mistake and the fields there are."""
     try:
-        return TypeAdapter(Recipe).validate_python(dict(tree))
+        return _adapter().validate_python(dict(tree))
     except ValidationError as error:
         raise InputError(f"{where}: {_first_mistake(error, tree)}") from error
 

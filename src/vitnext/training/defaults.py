@@ -54,31 +54,25 @@ def choose(
         size = max(multiple, facts.short_side // multiple * multiple)
     data = replace(chosen.data, image_size=size, color="L" if facts.grey else "RGB", val_fraction=None)
     chosen = replace(chosen, data=data)
+    batch = max(8, 1 << (max(1, facts.count // 8).bit_length() - 1))
     few = facts.count < 8 * chosen.batch_size
     if few:
-        batch = max(8, 1 << (max(1, facts.count // 8).bit_length() - 1))
         scale = batch / chosen.batch_size
         optimizer = replace(chosen.optimizer, learning_rate=chosen.optimizer.learning_rate * scale**0.5)
         chosen = replace(chosen, batch_size=batch, optimizer=optimizer)
     size = override(chosen, overrides).data.image_size  # what is asked for decides what follows from it
-    grain = {} if "_patch" in chosen.model.name else {"patch_size": patch_for(size)}
-    grain = grain if family == "vit" else {"stem_stride": stem_for(size)}
+    grain = _patches(chosen.model, size) if family == "vit" else {"stem_stride": stem_for(size)}
     chosen = replace(chosen, model=replace(chosen.model, config={**chosen.model.config, **grain}))
     chosen = override(chosen, overrides)
 
-    asked = {assignment.partition("=")[0] for assignment in overrides}  # no reason of ours
     reasons = [f"recipe {band}_{family}: the images' short side is {facts.short_side} px"]
     if band == "photos":
         epochs = chosen.schedule.epochs
         reasons.append(f"{size} px, {epochs} epochs: {facts.count:,} training images on a {machine.upper()}")
-    if few and "batch_size" not in asked:
-        reasons.append(f"batches of {chosen.batch_size}: {facts.count:,} training images are few")
-    if "patch_size" in grain and "model.config.patch_size" not in asked:
-        patch = grain["patch_size"]
-        reasons.append(f"patches of {patch} px: {(size // patch) ** 2} tokens")
-    if "stem_stride" in grain and "model.config.stem_stride" not in asked:
-        why = f": larger ones would blur {size} px images" if size <= SMALL else ", as in the paper"
-        reasons.append(f"stem stride {grain['stem_stride']}{why}")
+    if few and chosen.batch_size == batch:
+        reasons.append(f"batches of {batch}: {facts.count:,} training images are few")
+    if grain.items() <= chosen.model.config.items():  # not those who asked for something else
+        reasons += [_why(grain, size)] if grain else []
     return Choice(chosen, reasons)
 
 
@@ -86,7 +80,28 @@ def _with_model(recipe: Recipe, name: str | None) -> Recipe:
     """A family's name keeps the recipe's own model of it; another model brings its own widths and depths."""
     if name is None or name in (recipe.model.name, catalog.family_of(recipe.model.name)):
         return recipe
+    catalog.family_of(name)  # raises InputError for a name that does not exist
     return replace(recipe, model=Model(name))
+
+
+def _patches(model: Model, image_size: int) -> dict[str, int]:
+    """Patches that suit the image and overlap as the recipe's do; a size in the model's name stays."""
+    if "_patch" in model.name:
+        return {}
+    step, overlap = patch_for(image_size), model.config.get("patch_stride", 0)
+    if not overlap:
+        return {"patch_size": step}
+    return {"patch_size": model.config["patch_size"] // overlap * step, "patch_stride": step}
+
+
+def _why(grain: Mapping[str, int], image_size: int) -> str:
+    if "stem_stride" in grain:
+        why = f": larger ones would blur {image_size} px images" if image_size <= SMALL else ", as in the paper"
+        return f"stem stride {grain['stem_stride']}{why}"
+    patch = grain["patch_size"]
+    step = grain.get("patch_stride", patch)
+    tokens = ((image_size - patch) // step + 1) ** 2
+    return f"patches of {patch} px{f' every {step} px' if step != patch else ''}: {tokens} tokens"
 
 
 def patch_for(image_size: int) -> int:

@@ -7,6 +7,8 @@ import ctypes
 import statistics
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +17,7 @@ from torch.nn import functional as F
 
 from vitnext.errors import InputError
 
+SMALL_STEP = 500_000_000  # multiply-adds of one batch, forward
 BF16_GAIN = 1.15  # bf16 must be this much faster to be chosen: a tie goes to fp32, so that noise does not decide
 
 
@@ -37,9 +40,9 @@ def choose_device(name: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f'device is "{name}", which torch cannot use here: try cpu, or auto') from error
+        torch.zeros(1, device=device).item()  # "meta" takes tensors, but has no values to give back
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise InputError(f"device is {name!r}, which torch cannot use here: try cpu, or auto") from error
     return device
 
 
@@ -69,6 +72,19 @@ def _step_time(model: nn.Module, images: Tensor, labels: Tensor, bf16: bool) -> 
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     return statistics.median(times[1:] or times)  # the first pass allocates
+
+
+@contextmanager
+def suitable_threads(macs: int) -> Iterator[None]:
+    """Run a step of ``macs`` multiply-adds on one CPU thread if it is small: handing out and collecting the pieces of
+    tiny products takes longer than computing them. A rule, not a measurement, so that a repeated run rounds alike."""
+    threads = torch.get_num_threads()
+    if macs < SMALL_STEP:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def keep_heap() -> None:

@@ -1,0 +1,161 @@
+"""What must hold for every family in the catalogue. A new family or config field fails until it has a case here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from vitnext.models import catalog
+
+FAMILIES = pytest.mark.parametrize("family", catalog.FAMILIES)
+
+# A changed value of each field, and what it changes: the parameters' names or shapes, the result of inference, or the
+# result of training alone.
+CHANGES = {
+    "vit": {
+        "image_size": (16, "parameters"),
+        "patch_size": (6, "parameters"),
+        "patch_stride": (2, "parameters"),
+        "channels": (3, "parameters"),
+        "classes": (0, "parameters"),
+        "dim": (48, "parameters"),
+        "depth": (2, "parameters"),
+        "heads": (3, "inference"),
+        "mlp_ratio": (2.0, "parameters"),
+        "qkv_bias": (False, "parameters"),
+        "class_token": (False, "parameters"),
+        "pool": ("mean", "inference"),
+        "representation": (7, "parameters"),
+        "dropout": (0.5, "training"),
+        "attention_dropout": (0.5, "training"),
+        "stochastic_depth": (0.5, "training"),
+    },
+    "convnext": {
+        "channels": (3, "parameters"),
+        "classes": (0, "parameters"),
+        "stem_stride": (4, "parameters"),
+        "depths": ((2, 2), "parameters"),
+        "widths": ((8, 24), "parameters"),
+        "kernel_size": (3, "parameters"),
+        "mlp_ratio": (2.0, "parameters"),
+        "layer_scale": (0.5, "inference"),
+        "dropout": (0.5, "training"),
+        "stochastic_depth": (0.5, "training"),
+    },
+}
+RANDOM = [(family, field) for family in CHANGES for field, (_, what) in CHANGES[family].items() if what == "training"]
+
+
+def build(family, **config):
+    torch.manual_seed(0)
+    return catalog.build(family, **config)
+
+
+def images(batch=16):
+    return torch.randn(batch, 2, 12, 12, generator=torch.Generator().manual_seed(1))
+
+
+def run(model, training):
+    torch.manual_seed(2)
+    with torch.no_grad():
+        return model.train(training)(images())
+
+
+def shapes(model):
+    return {name: parameter.shape for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    ("family", "field"),
+    [(name, field.name) for name, family in catalog.FAMILIES.items() for field in dataclasses.fields(family.config)],
+)
+def test_every_field_changes_the_graph_or_the_result(family, field, tiny):
+    value, what = CHANGES[family][field]
+    config = tiny[family] | ({"pool": "mean"} if field == "class_token" else {})  # no token, no pooling by token
+    base, changed = build(family, **config), build(family, **config | {field: value})
+    if what == "parameters":
+        assert shapes(base) != shapes(changed)
+        return
+    assert shapes(base) == shapes(changed)
+    assert torch.equal(run(base, False), run(changed, False)) == (what == "training")
+    assert not torch.equal(run(base, True), run(changed, True))
+
+
+@pytest.mark.parametrize(("family", "field"), RANDOM)
+def test_dropout_and_stochastic_depth_act_in_training_only(family, field, tiny, randomise):
+    model = randomise(build(family, **tiny[family], **{field: 0.5}))
+    batch = images()
+    with torch.no_grad():
+        assert not torch.equal(model(batch), model(batch))
+        model.eval()
+        assert torch.equal(model(batch), model(batch))
+
+
+@FAMILIES
+def test_reset_parameters_sets_every_parameter(family, tiny):
+    model, states = build(family, **tiny[family]), []
+    for before in (torch.nan, 7.0):  # what stands there has no influence on what is set
+        for parameter in model.parameters():
+            nn.init.constant_(parameter, before)
+        torch.manual_seed(0)
+        model.reset_parameters()
+        states.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+    for name, tensor in states[0].items():
+        assert tensor.isfinite().all() and torch.equal(tensor, states[1][name]), name
+
+
+@FAMILIES
+def test_a_second_build_with_the_same_seed_is_identical(family, tiny):
+    first, second = (build(family, **tiny[family]).state_dict() for _ in range(2))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@FAMILIES
+def test_weights_start_as_documented(family, tiny):
+    for module in build(family, **tiny[family]).modules():
+        if isinstance(module, nn.LayerNorm):
+            assert (module.weight == 1).all() and (module.bias == 0).all()
+        elif isinstance(module, nn.Linear | nn.Conv2d):
+            assert module.weight.abs().max() <= 0.04  # two standard deviations of 0.02
+            assert module.weight.std().item() == pytest.approx(0.0176, rel=0.2)
+            assert (module.bias == 0).all()
+
+
+@FAMILIES
+def test_no_classes_gives_the_feature_that_the_head_takes(family, tiny, randomise):
+    model = randomise(build(family, **tiny[family])).eval()
+    body = build(family, **tiny[family] | {"classes": 0}).eval()
+    body.load_state_dict({name: value for name, value in model.state_dict().items() if not name.startswith("head.")})
+    with torch.no_grad():
+        feature = body(images())
+        assert feature.shape == (16, model.head.in_features)
+        torch.testing.assert_close(model.head(feature), model(images()))
+
+
+@FAMILIES
+def test_the_config_survives_json(family, tiny):
+    model = build(family, **tiny[family])
+    written = json.loads(json.dumps(catalog.config_dict(model)))
+    assert catalog.resolve(family, **written)[1] == model.config
+
+
+@FAMILIES
+def test_a_batch_is_answered_image_by_image(family, tiny, randomise):
+    model = randomise(build(family, **tiny[family])).eval().double()
+    batch = images(3).double()
+    with torch.no_grad():
+        torch.testing.assert_close(model(batch), torch.cat([model(image[None]) for image in batch]))
+
+
+@FAMILIES
+def test_channels_last_gives_the_same_answers(family, tiny, randomise):
+    model = randomise(build(family, **tiny[family])).eval()
+    with torch.no_grad():
+        expected = model(images())
+        model.to(memory_format=torch.channels_last)
+        torch.testing.assert_close(model(images().to(memory_format=torch.channels_last)), expected, rtol=0, atol=1e-4)
