@@ -96,7 +96,7 @@ def read_card(path: str | Path) -> Card:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
     except SafetensorError as error:
-        reason = "is truncated" if "IncompleteBuffer" in str(error) else "is not a safetensors file, or is damaged"
+        reason = "is truncated" if "incomplete" in str(error).lower() else "is not a safetensors file, or is damaged"
         raise InputError(f"{path}: {reason}; train or copy it again") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error

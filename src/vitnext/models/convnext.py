@@ -125,7 +125,7 @@ class ConvNeXt(nn.Module):
 
     def reset_parameters(self) -> None:
         """Set every parameter, gamma to config.layer_scale; nothing keeps what construction left in it."""
-        initialize(self)
+        initialize(self, self.head)
         for module in self.modules():
             if isinstance(module, ConvNeXtBlock) and module.layer_scale is not None:
                 nn.init.constant_(module.layer_scale, self.config.layer_scale)

@@ -7,7 +7,7 @@
 
 Paper -> here: E -> patch_embedding, x_class -> class_token, E_pos -> position_embedding, L -> depth, D -> dim,
 MSA -> attention, MLP -> mlp, the head's tanh layer (section 3.1, appendix D.3) -> representation.
-Deviations: none in the forward pass; weights start from a truncated normal (layers.initialize), as in DeiT.
+Deviations: none in the forward pass; for what the weights start from see layers.initialize.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class VisionTransformer(nn.Module):
 
         Positions are normal with std 0.02, as in the authors' code; the class token is almost zero (theirs is zero).
         """
-        initialize(self)
+        initialize(self, self.head)
         nn.init.trunc_normal_(self.position_embedding, std=0.02)
         if self.class_token is not None:
             nn.init.normal_(self.class_token, std=1e-6)
