@@ -109,7 +109,7 @@ def patches_for(image_size: int) -> tuple[int, int]:
     which gained 4 points on digits (benchmarks/README.md). Up to 16 px a patch is half of the image.
     """
     if image_size <= TINY:
-        return image_size // 2, max(1, image_size // 8)
+        return max(1, image_size // 2), max(1, image_size // 8)
     stride = max(s for s in range(1, 17) if image_size % s == 0 and (image_size // s >= 7 or s == 1))
     return (2 * stride, stride) if image_size <= SMALL else (stride, 0)
 
