@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.metadata
+import os
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -88,7 +89,7 @@ def train(
     from vitnext.weights.artifact import load_artifact, save_artifact
 
     say = _speaker(console)
-    folder = Path(out) if out is not None else Path("runs") / Path(data).name
+    folder = Path(out) if out is not None else Path("runs") / Path(data).resolve().name
     said = list(overrides)
     said += [f"schedule.epochs={epochs}"] if epochs is not None else []
     said += [f"seed={seed}"] if seed is not None else []
@@ -163,7 +164,9 @@ def train(
 
     folder.mkdir(parents=True, exist_ok=True)
     if not resume:  # fit may yet refuse what was said with --resume; the run's recipe stays as it is
-        (folder / "recipe.yaml").write_text(yaml.safe_dump(full.to_dict(), sort_keys=False), encoding="utf-8")
+        temporary = folder / "recipe.yaml.tmp"
+        temporary.write_text(yaml.safe_dump(full.to_dict(), sort_keys=False), encoding="utf-8")
+        os.replace(temporary, folder / "recipe.yaml")
     watcher = ConsoleWatcher(console or Console(quiet=True), full.schedule.epochs, watched)
     macs = catalog.count_macs(network, full.data.image_size) * full.batch_size
     with watcher, suitable_threads(macs):
@@ -236,7 +239,10 @@ def evaluate(
         name, images = "all", _all(dataset)
     else:
         name, images = held_out(dataset)
-    _speaker(console)(f"{dataset.name}: {name} split, {len(images):,} images")
+    say = _speaker(console)
+    say(f"{dataset.name}: {name} split, {len(images):,} images")
+    if name == "all" and dataset.name == predictor.card.data.get("name"):
+        say("warning: the images are not those of the training, which had the same name; some may have been trained on")
     return classification.evaluate(
         predictor,
         images,
@@ -295,8 +301,12 @@ def _checked(dataset: Dataset, skip_unreadable: bool, say: Callable[[str], None]
     for finding in report.errors:
         if finding.kind == "unreadable" and skip_unreadable:
             say(f"skipped: {finding.message}")
+            for item in finding.items[doctor.EXAMPLES :]:  # the message names the first ones
+                say(f"skipped: {item}")
         elif finding.kind == "unreadable":
-            raise InputError(f"{finding.message}; mend or remove them, or add --skip-unreadable")
+            raise InputError(
+                f"{finding.message}; mend or remove them (vitnext check --json lists all), or add --skip-unreadable"
+            )
         else:
             raise InputError(finding.message)
     if not report.unreadable:
@@ -345,11 +355,12 @@ def _as_trained(data: str | Path, card: Card) -> tuple[Dataset, bool]:
     """``data`` divided as it was for training if these are the very images, and whether they are."""
     split = card.data.get("split", {})
     fractions = split.get("fractions", {})
-    with contextlib.suppress(InputError):  # a val split of its own cannot be divided; it is opened as it is below
-        val_fraction = fractions.get("val", 0.0) if fractions else None
-        dataset = open_dataset(data, seed=split.get("seed", 0), val_fraction=val_fraction)
-        if dataset.fingerprint == card.data.get("fingerprint"):
-            return dataset, True
+    # A run without a val split must not be given one now: its images were trained on.
+    for val_fraction in (fractions.get("val", 0.0), None):
+        with contextlib.suppress(InputError):  # data with a val split of its own takes None alone
+            dataset = open_dataset(data, seed=split.get("seed", 0), val_fraction=val_fraction)
+            if dataset.fingerprint == card.data.get("fingerprint"):
+                return dataset, True
     return open_dataset(data), False
 
 

@@ -152,7 +152,7 @@ def test_another_image_size_is_an_error_that_names_both(build):
         ({"class_token": False}, 'pool "token" needs class_token: true'),
         ({"patch_size": 16}, "patch_size 16 is larger than image_size 12"),
         ({"patch_size": 5}, "image_size 12 is not a whole number of patches of 5 px"),
-        ({"patch_stride": 3}, "image_size 12 is not a whole number of patches of 4 px"),
+        ({"patch_stride": 3}, "image_size 12 is not a whole number of patches of 4 px every 3 px (patch_stride)"),
         ({"patch_stride": -4}, "patch_stride is -4; it must be at least 0"),
         ({"patch_size": 0}, "patch_size is 0; it must be at least 1"),
         ({"depth": 0}, "depth is 0; it must be at least 1"),

@@ -67,14 +67,17 @@ class BatchAugment:
         return torch.where(mask[:, None], noise, images)
 
 
-def image_augment(recipe: Augment, image_size: int) -> v2.Compose:
+def image_augment(recipe: Augment, image_size: int, *, stretch: bool = False) -> v2.Compose:
     """uint8 (C, H, W) of any size -> uint8 (C, image_size, image_size), by torchvision's transforms.
 
+    Without random crops (``crop_scale`` 1) whole images are stretched if ``stretch``, as ``Preprocess`` stretches them.
     Draws from torch's global generator; the caller seeds it for each image.
     """
     size = (image_size, image_size)
     steps: list[torch.nn.Module] = []
-    if recipe.crop_scale == (1.0, 1.0):
+    if recipe.crop_scale == (1.0, 1.0) and stretch:
+        steps.append(v2.Resize(size, antialias=True))
+    elif recipe.crop_scale == (1.0, 1.0):
         steps += [v2.Resize(image_size, antialias=True), v2.RandomCrop(size)]
     else:
         steps.append(v2.RandomResizedCrop(size, scale=recipe.crop_scale, antialias=True))

@@ -141,7 +141,8 @@ class Photographs:
         self, split: Split, packed: PackedImages | None, preprocess: Preprocess, recipe: Recipe, workers: int
     ) -> None:
         self.split, self.packed, self.preprocess, self.recipe, self.workers = split, packed, preprocess, recipe, workers
-        self.augment = image_augment(recipe.augment, recipe.data.image_size)
+        stretch = recipe.data.resize == "stretch"
+        self.augment = image_augment(recipe.augment, recipe.data.image_size, stretch=stretch)
         self.steps_per_epoch = max(1, len(split) // recipe.batch_size)
         held = "decoded in memory" if packed is not None else "read from files"
         by = f"{workers} worker processes" if workers else "the training process"

@@ -94,7 +94,7 @@ def build(name: str, /, **overrides: Any) -> nn.Module:
     family, config = resolve(name, **overrides)
     try:
         return family.module(config)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:  # an infinite mlp_ratio overflows
         raise InputError(f"{name}: {error}") from error
 
 

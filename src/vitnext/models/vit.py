@@ -58,7 +58,10 @@ class ViTConfig:
         if self.image_size < self.patch_size:
             raise ValueError(f"patch_size {self.patch_size} is larger than image_size {self.image_size}")
         if (self.image_size - self.patch_size) % self.stride:
-            raise ValueError(f"image_size {self.image_size} is not a whole number of patches of {self.patch_size} px")
+            every = f" every {self.stride} px (patch_stride)" if self.stride != self.patch_size else ""
+            raise ValueError(
+                f"image_size {self.image_size} is not a whole number of patches of {self.patch_size} px{every}"
+            )
 
     @property
     def stride(self) -> int:

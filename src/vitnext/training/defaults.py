@@ -62,8 +62,10 @@ def choose(
         chosen = replace(chosen, batch_size=batch, optimizer=optimizer)
     size = override(chosen, overrides).data.image_size  # what is asked for decides what follows from it
     grain = _patches(chosen.model, size) if family == "vit" else {"stem_stride": stem_for(size)}
-    chosen = replace(chosen, model=replace(chosen.model, config={**chosen.model.config, **grain}))
-    chosen = override(chosen, overrides)
+    config = {**chosen.model.config, **grain}
+    if any(assignment.partition("=")[0] == "model.config.patch_size" for assignment in overrides):
+        config.pop("patch_stride", None)  # chosen for other patches; without it they do not overlap
+    chosen = override(replace(chosen, model=replace(chosen.model, config=config)), overrides)
 
     reasons = [f"recipe {band}_{family}: the images' short side is {facts.short_side} px"]
     if band == "photos":

@@ -6,6 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -35,7 +36,8 @@ def load_artifact(path: Path) -> tuple[nn.Module, Card]:
     """
     card = read_card(path)
     try:
-        model = catalog.build(card.architecture, **card.config)
+        with torch.device("meta"):  # no memory for what a card may ask for, no time for a start that is replaced
+            model = catalog.build(card.architecture, **card.config)
     except InputError as error:
         raise InputError(f"{path}: its card describes no model ({error})") from error
     outputs = catalog.config_dict(model)["classes"]
@@ -53,5 +55,5 @@ def load_artifact(path: Path) -> tuple[nn.Module, Card]:
             f"{path} does not fit its card: {name} is {found.get(name, 'missing')}, "
             f"the {card.architecture} needs {expected.get(name, 'nothing of that name')}"
         )
-    model.load_state_dict(tensors)
+    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
     return model.eval(), card

@@ -1,0 +1,307 @@
+"""Recipes: what may stand in them, and one line for everything that may not."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import yaml
+
+from vitnext.errors import InputError
+from vitnext.recipe import Augment, Data, Model, Recipe, builtin_names, from_dict, override, read
+
+# Another value than the default for every field, as the command line takes it.
+OTHER = {
+    "title": "a title",
+    "paper": "arXiv:2010.11929",
+    "expected": "97%",
+    "model.name": "vit_tiny",
+    "model.config": "{depths: [2, 2], layer_scale: 0.0}",
+    "data.image_size": "28",
+    "data.resize": "stretch",
+    "data.crop_fraction": "0.875",
+    "data.color": "L",
+    "data.val_fraction": "0.2",
+    "augment.crop_scale": "[0.35, 1.0]",
+    "augment.crop_padding": "2",
+    "augment.horizontal_flip": "0.5",
+    "augment.color_jitter": "0.4",
+    "augment.trivial_augment": "true",
+    "augment.erasing": "0.25",
+    "optimizer.learning_rate": "2e-3",
+    "optimizer.weight_decay": "0.1",
+    "optimizer.betas": "[0.8, 0.95]",
+    "optimizer.clip_norm": "0",
+    "schedule.epochs": "3",
+    "schedule.warmup_epochs": "0.5",
+    "schedule.final_fraction": "0.01",
+    "schedule.patience": "4",
+    "label_smoothing": "0.1",
+    "batch_size": "64",
+    "precision": "bf16",
+    "device": "cuda:1",
+    "workers": "0",
+    "seed": "7",
+    "track": "tensorboard",
+}
+
+WRONG = {
+    "title": ["3"],
+    "paper": ["[a]"],
+    "expected": ["0.97"],
+    "model.name": ["3", "null"],
+    "model.config": ["3", "[patch_size]", "{1: 2}"],
+    "data.image_size": ["0", "-8", "8.5", "big", "true", "null", "[8, 8]"],
+    "data.resize": ["squash", "1"],
+    "data.crop_fraction": ["0", "1.1", ".nan", "true"],
+    "data.color": ["RGBA", "l"],
+    "data.val_fraction": ["1", "-0.1", "ten", "false"],
+    "augment.crop_scale": ["0.5", "[0.5]", "[0, 1]", "[0.5, 1, 1]", "[1.0, 0.35]", "[0.5, 1.5]", "[a, b]"],
+    "augment.crop_padding": ["-1", "0.5", "true"],
+    "augment.horizontal_flip": ["1.5", "-0.5", "true", "half"],
+    "augment.color_jitter": ["2", "-1", "true"],
+    "augment.trivial_augment": ["sometimes", "2"],
+    "augment.erasing": ["1.1", "true"],
+    "optimizer.learning_rate": ["0", "-1e-3", ".inf", ".nan", "fast", "true", "null"],
+    "optimizer.weight_decay": ["-0.1", ".nan"],
+    "optimizer.betas": ["0.9", "[0.9]", "[0.9, 1.0]", "[0.9, true]"],
+    "optimizer.clip_norm": ["-1", ".inf"],
+    "schedule.epochs": ["0", "-5", "1.5", "many", "true"],
+    "schedule.warmup_epochs": ["-1", "true"],
+    "schedule.final_fraction": ["1", "-0.1"],
+    "schedule.patience": ["-1", "0.5"],
+    "label_smoothing": ["1", "-0.1", "true"],
+    "batch_size": ["0", "-1", "1.5", "true", "''"],
+    "precision": ["fp16", "32"],
+    "device": ["3", "null"],
+    "workers": ["-2", "0.5", "true"],
+    "seed": ["-1", "0.5", "true"],
+    "track": ["wandb", "true"],
+}
+
+
+def leaves(tree, prefix=""):
+    """Dotted path and value of every field; ``model.config`` is one field."""
+    for name, value in tree.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, dict) and path != "model.config":
+            yield from leaves(value, f"{path}.")
+        else:
+            yield path, value
+
+
+LEAVES = dict(leaves(Recipe().to_dict()))
+BRANCHES = sorted({path.partition(".")[0] for path in LEAVES if "." in path})
+
+
+def nested(path, value):
+    """{"a.b": 1} as {"a": {"b": 1}}"""
+    for key in reversed(path.split(".")):
+        value = {key: value}
+    return value
+
+
+def mistake(call, *arguments):
+    """The message of the InputError, which is one line."""
+    with pytest.raises(InputError) as caught:
+        call(*arguments)
+    message = str(caught.value)
+    assert message and len(message.splitlines()) == 1
+    return message
+
+
+def test_the_tables_of_this_test_are_complete():
+    assert set(OTHER) == set(WRONG) == set(LEAVES)
+
+
+# ---- the recipes that come with the package
+
+
+@pytest.mark.parametrize("name", builtin_names())
+def test_every_builtin_recipe_builds_and_takes_an_image_of_its_size(name):
+    import torch
+
+    from vitnext.models import catalog
+    from vitnext.training.defaults import model_config
+
+    recipe = read(name)
+    assert recipe.title and recipe.paper
+    config = model_config(recipe, classes=7)
+    _, resolved = catalog.resolve(recipe.model.name, **config)
+    for key, value in recipe.model.config.items():
+        assert getattr(resolved, key) == (tuple(value) if isinstance(value, list) else value)
+    with torch.device("meta"):
+        model = catalog.build(recipe.model.name, **config).eval()
+        size = recipe.data.image_size
+        assert model(torch.empty(2, config["channels"], size, size)).shape == (2, 7)
+
+
+def test_there_are_builtin_recipes_for_every_choice_of_the_defaults():
+    bands, families = ("digits", "fashion_mnist", "photos"), ("convnext", "vit")
+    assert {f"{band}_{family}" for band in bands for family in families} <= set(builtin_names())
+
+
+@pytest.mark.parametrize("name", builtin_names())
+def test_a_recipe_survives_json_and_yaml(name, tmp_path):
+    recipe = read(name)
+    tree = recipe.to_dict()
+    assert from_dict(json.loads(json.dumps(tree))) == recipe
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
+    assert read(tmp_path / "recipe.yaml") == recipe
+
+
+# ---- values
+
+
+@pytest.mark.parametrize("path", OTHER)
+def test_set_changes_that_field_and_no_other(path):
+    before = Recipe()
+    after = override(before, [f"{path}={OTHER[path]}"])
+    changed = {name: value for name, value in leaves(after.to_dict()) if value != LEAVES[name]}
+    assert list(changed) == [path]
+    assert from_dict(after.to_dict()) == after
+    # A file says the same. (YAML 1.1 takes 2e-3 for a text; a number is meant.)
+    assert from_dict(nested(path, yaml.safe_load(OTHER[path]))) == after
+
+
+def test_all_fields_at_once_survive_the_round_trip():
+    recipe = override(Recipe(), [f"{path}={value}" for path, value in OTHER.items()])
+    assert from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    assert recipe.augment == Augment((0.35, 1.0), 2, 0.5, 0.4, True, 0.25)
+    assert recipe.model == Model("vit_tiny", {"depths": [2, 2], "layer_scale": 0.0})
+    assert recipe.data == Data(28, "stretch", 0.875, "L", 0.2)
+    assert recipe.optimizer.learning_rate == 2e-3 and isinstance(recipe.batch_size, int)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 1e-3), ("1E-3", 1e-3), ("0.001", 1e-3), (" 0.001 ", 1e-3), ("1", 1.0)],
+)
+def test_numbers_are_read_in_every_usual_form(text, value):
+    assert override(Recipe(), [f"optimizer.learning_rate={text}"]).optimizer.learning_rate == value
+
+
+def test_later_assignments_win_and_the_original_is_not_changed():
+    recipe = read("digits_vit")
+    tree = recipe.to_dict()
+    changed = override(recipe, ["seed=1", "seed=2", "model.config.dim=32", "model.config.new=[1, 2]"])
+    assert (changed.seed, changed.model.config["dim"], changed.model.config["new"]) == (2, 32, [1, 2])
+    assert recipe.to_dict() == tree
+    assert override(recipe, []) is recipe
+
+
+@pytest.mark.parametrize("text", ["a: b: c", "[1", "2026-13-45"])
+def test_a_text_that_is_no_yaml_is_a_text(text):
+    assert override(Recipe(), [f"title={text}"]).title == text
+
+
+def test_a_file_of_nothing_is_the_default_and_no_section_is_required(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    for text in ("", "# only a remark\n"):
+        path.write_text(text)
+        assert read(path) == Recipe()
+    path.write_text("schedule: {epochs: 3}\n")
+    assert read(str(path), ["seed=5"]) == dataclasses.replace(override(Recipe(), ["schedule.epochs=3"]), seed=5)
+
+
+# ---- mistakes
+
+
+@pytest.mark.parametrize(("path", "text"), [(path, text) for path in WRONG for text in WRONG[path]])
+def test_a_wrong_value_is_one_line_that_names_the_field(path, text, tmp_path):
+    from_set = mistake(override, Recipe(), [f"{path}={text}"])
+    assert from_set.startswith(f'--set "{path}={text}": {path}')
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(nested(path, yaml.safe_load(text))), encoding="utf-8")
+    from_file = mistake(read, tmp_path / "mine.yaml")
+    assert from_file.startswith(f"recipe {tmp_path / 'mine.yaml'}: {path}")
+
+
+@pytest.mark.parametrize("path", [*LEAVES, *BRANCHES])
+def test_a_typo_is_found_at_every_level_and_answered_with_the_right_name(path, tmp_path):
+    *parents, last = path.split(".")
+    typo = ".".join([*parents, last[:-1] + "x" + last[-1]])
+    for message in (mistake(override, Recipe(), [f"{typo}=1"]), mistake(from_dict, nested(typo, 1))):
+        assert f"there is no field {typo}; did you mean {last}?" in message
+
+
+@pytest.mark.parametrize("path", LEAVES)
+def test_a_field_of_something_else_is_answered_with_the_fields_there_are(path):
+    *parents, last = path.split(".")
+    there = ".".join([*parents, "zzz"])
+    for message in (mistake(override, Recipe(), [f"{there}=1"]), mistake(from_dict, nested(there, 1))):
+        assert f"there is no field {there}; there are " in message
+        assert last in message
+
+
+@pytest.mark.parametrize("branch", BRANCHES)
+@pytest.mark.parametrize("value", ["3", "null", "[]", "a text", "true"])
+def test_a_section_must_hold_fields(branch, value):
+    assert f"{branch} is " in mistake(override, Recipe(), [f"{branch}={value}"])
+    assert f"{branch} is " in mistake(from_dict, {branch: yaml.safe_load(value)})
+
+
+@pytest.mark.parametrize("path", [path for path in LEAVES if path != "model.config"])
+def test_a_value_has_no_fields_of_its_own(path):
+    assert f"{path} has no fields of its own" in mistake(override, Recipe(), [f"{path}.more=1"])
+
+
+@pytest.mark.parametrize(
+    ("assignment", "answer"),
+    [
+        ("", "write it as path.to.field=value"),
+        ("seed", "write it as path.to.field=value"),
+        ("=3", "write it as path.to.field=value"),
+        (" =3", "write it as path.to.field=value"),
+        ("seed:3", "write it as path.to.field=value"),
+        (".seed=3", "there is no field .seed"),
+        ("seed.=3", "seed has no fields of its own"),
+        ("optimizer..betas=3", "there is no field optimizer..betas"),
+        ("optimizer.=3", "there is no field optimizer."),
+        ("model.config.depths.0=3", "model.config.depths has no fields of its own"),
+        ("model.config.new.field=3", "model.config.new has no fields of its own"),
+    ],
+)
+def test_a_malformed_set_is_one_line(assignment, answer):
+    message = mistake(override, read("digits_convnext"), [assignment])
+    assert message.startswith(f'--set "{assignment}": ')
+    assert answer in message
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("seed: [", "is not valid YAML"),
+        ("seed: 1\n seed: 2", "is not valid YAML"),
+        ("title: 2026-13-45", "is not valid YAML"),
+        ("!!python/object/apply:os.getcwd []", "is not valid YAML"),
+        ("a: 1\n---\nb: 2", "is not valid YAML"),
+        ("\x00", "is not valid YAML"),
+        ("- seed", "must be a mapping of fields to values, not a list"),
+        ("seed", "must be a mapping of fields to values, not a str"),
+        ("[]", "must be a mapping of fields to values, not a list"),
+        ("0", "must be a mapping of fields to values, not a int"),
+        ("false", "must be a mapping of fields to values, not a bool"),
+        ("1: 2", "keys should be strings"),
+        ("model: {1: 2}", "keys should be strings"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_one_line_that_names_it(text, answer, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    message = mistake(read, path)
+    assert str(path) in message and answer in message
+
+
+def test_a_file_that_is_no_text_is_one_line(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(b"\xff\xfe\x80")
+    assert f"recipe {path} cannot be read" in mistake(read, path)
+
+
+@pytest.mark.parametrize("name", ["", "digits", "no.yaml", "x" * 300, "a\0b", "."])
+def test_a_recipe_that_does_not_exist_is_answered_with_those_that_do(name):
+    message = mistake(read, name)
+    assert "there is no recipe" in message
+    for builtin in builtin_names():
+        assert builtin in message

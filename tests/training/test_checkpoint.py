@@ -1,0 +1,133 @@
+"""A checkpoint is whole or it is the one before."""
+
+from __future__ import annotations
+
+import os
+import pickle
+
+import pytest
+import torch
+
+from vitnext.errors import InputError, WorkError
+from vitnext.training.checkpoint import load_checkpoint, save_checkpoint
+
+STATE = {"model": {"w": torch.arange(6.0).reshape(2, 3)}, "progress": {"step": 3}, "losses": [1.5], "bf16": False}
+
+
+def same(state):
+    return torch.equal(state["model"]["w"], STATE["model"]["w"]) and all(
+        state[key] == STATE[key] for key in ("progress", "losses", "bf16")
+    )
+
+
+@pytest.fixture
+def path(tmp_path):
+    save_checkpoint(tmp_path / "last.pt", STATE)
+    return tmp_path / "last.pt"
+
+
+def test_what_is_saved_comes_back(path):
+    assert same(load_checkpoint(path))
+    assert [file.name for file in path.parent.iterdir()] == ["last.pt"]
+
+
+def test_memory_layout_survives(tmp_path):
+    tensor = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)
+    save_checkpoint(tmp_path / "last.pt", {"w": tensor})
+    loaded = load_checkpoint(tmp_path / "last.pt")["w"]
+    assert loaded.stride() == tensor.stride() and torch.equal(loaded, tensor)
+
+
+def test_a_later_one_replaces_an_earlier_one_and_what_a_kill_left_behind(path):
+    (path.parent / "last.pt.tmp").write_bytes(b"half a checkpoint")
+    save_checkpoint(path, {"progress": {"step": 9}})
+    assert load_checkpoint(path) == {"progress": {"step": 9}}
+    assert [file.name for file in path.parent.iterdir()] == ["last.pt"]
+
+
+@pytest.mark.parametrize("name", ["fsync", "replace"])
+def test_a_write_that_fails_leaves_the_last_good_one(name, path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, name, full)
+    with pytest.raises(WorkError, match=r"last\.pt could not be written .*No space left.* the last good one is kept"):
+        save_checkpoint(path, {"progress": {"step": 9}})
+    assert same(load_checkpoint(path))
+    assert [file.name for file in path.parent.iterdir()] == ["last.pt"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, a disk that is always full")
+def test_a_full_disk_leaves_the_last_good_one(path):
+    (path.parent / "last.pt.tmp").symlink_to("/dev/full")
+    with pytest.raises(WorkError) as caught:
+        save_checkpoint(path, {"w": torch.zeros(1 << 16)})
+    assert len(str(caught.value).splitlines()) == 1
+    assert same(load_checkpoint(path))
+    assert [file.name for file in path.parent.iterdir()] == ["last.pt"]
+
+
+def test_a_failure_of_torch_leaves_the_last_good_one(path, monkeypatch):
+    def fail(_state, file):
+        file.write(b"half of it")
+        raise RuntimeError("PytorchStreamWriter failed writing file")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(WorkError, match="could not be written"):
+        save_checkpoint(path, {})
+    monkeypatch.undo()
+    assert same(load_checkpoint(path))
+    assert [file.name for file in path.parent.iterdir()] == ["last.pt"]
+
+
+def test_nothing_is_there_under_its_name_before_it_is_whole(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(os, "fsync", lambda _: seen.append(sorted(file.name for file in tmp_path.iterdir())))
+    save_checkpoint(tmp_path / "last.pt", STATE)
+    assert seen == [["last.pt.tmp"]]
+
+
+def test_no_folder_is_one_line(tmp_path):
+    with pytest.raises(WorkError, match="could not be written"):
+        save_checkpoint(tmp_path / "gone" / "last.pt", STATE)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: b"not a checkpoint",
+        lambda data: data[: len(data) // 2],
+        lambda data: data[:-1],
+        lambda data: bytes(len(data)),
+    ],
+    ids=["empty", "text", "half", "one byte short", "zeros"],
+)
+def test_a_damaged_file_is_one_line(damage, path):
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(InputError) as caught:
+        load_checkpoint(path)
+    message = str(caught.value)
+    assert str(path) in message and "damaged" in message and len(message.splitlines()) == 1
+
+
+def test_there_is_none(tmp_path):
+    with pytest.raises(InputError, match=r"nothing to resume: .*last\.pt does not exist"):
+        load_checkpoint(tmp_path / "last.pt")
+
+
+class Malicious:
+    def __reduce__(self):
+        return print, ("this code has run",)
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_pickled_code_is_refused_and_does_not_run(legacy, tmp_path, capsys):
+    path = tmp_path / "last.pt"
+    if legacy:
+        path.write_bytes(pickle.dumps({"model": Malicious()}))
+    else:
+        torch.save({"model": Malicious()}, path)
+    with pytest.raises(InputError):
+        load_checkpoint(path)
+    assert "this code has run" not in capsys.readouterr().out

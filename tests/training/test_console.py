@@ -1,0 +1,61 @@
+"""What a run prints: one line an epoch everywhere, the bar on terminals alone."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+from rich.console import Console
+
+from vitnext.training.console import ConsoleWatcher
+from vitnext.training.hardware import Precision
+from vitnext.training.loop import Progress
+
+METRICS = {"train_loss": 0.5, "loss": 0.25, "top1": 0.975}
+
+
+def shown(terminal, events):
+    out = io.StringIO()
+    with ConsoleWatcher(Console(file=out, force_terminal=terminal, width=200), epochs=12, held_out="val") as watcher:
+        events(watcher)
+    return out.getvalue()
+
+
+def epochs(watcher):
+    watcher.start(Progress(), 24, Precision(torch.bfloat16, "measured: [red]fast"))
+    watcher.step(Progress(step=1), None, 1e-3, 64)
+    watcher.step(Progress(step=2), 0.5, 1e-3, 64)
+    watcher.epoch(Progress(step=2, epoch=1, seconds=61.4), METRICS, best=True)
+    watcher.epoch(Progress(step=4, epoch=2, seconds=1234.0), METRICS, best=False)
+
+
+def test_a_pipe_gets_a_line_an_epoch_and_no_bar():
+    assert shown(False, epochs).splitlines() == [
+        "precision bf16: measured: [red]fast",
+        "epoch   1/12  train loss 0.500  val loss 0.250  top-1 97.50%  61 s  kept",
+        "epoch   2/12  train loss 0.500  val loss 0.250  top-1 97.50%  1,234 s",
+    ]
+
+
+def test_a_resumed_run_says_where_it_goes_on():
+    def events(watcher):
+        watcher.start(Progress(step=1234), 5000, Precision(torch.float32, "as before"))
+
+    assert shown(False, events).splitlines() == ["precision fp32: as before", "going on after step 1,234 of 5,000"]
+
+
+def test_a_terminal_sees_the_bar_with_loss_and_speed():
+    out = shown(True, epochs)
+    assert "epoch 1/12" in out and "images/s" in out and "loss 0.500" in out
+
+
+@pytest.mark.parametrize("seconds", [[0.0, 0.0, 0.0], [0.0, 2.0, 4.0]])
+def test_the_speed_is_images_over_time_and_never_a_division_by_zero(seconds, monkeypatch):
+    clock = iter([0.0, *seconds])
+    monkeypatch.setattr("vitnext.training.console.time.monotonic", lambda: next(clock))
+    watcher = ConsoleWatcher(Console(file=io.StringIO()), 1, "val")
+    watcher.start(Progress(), 2, Precision(torch.float32, ""))
+    for step in (1, 2):
+        watcher.step(Progress(step=step), None, 1e-3, 64)
+    assert watcher.speed == (32.0 if seconds[-1] else pytest.approx(64 / 1e-9))

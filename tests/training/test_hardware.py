@@ -1,0 +1,154 @@
+"""What is decided about the machine, and that finding it out changes nothing."""
+
+from __future__ import annotations
+
+import ctypes
+
+import pytest
+import torch
+
+from vitnext.errors import InputError
+from vitnext.models import catalog
+from vitnext.training import hardware
+from vitnext.training.hardware import Precision, choose_device, choose_precision, keep_heap
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    config = {"image_size": 8, "patch_size": 4, "channels": 1, "dim": 16, "depth": 1, "heads": 2, "classes": 3}
+    return catalog.build("vit", **config, dropout=0.5)
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(4, 1, 8, 8, generator=generator), torch.tensor([0, 1, 2, 0])
+
+
+# ---- precision
+
+
+@pytest.mark.parametrize(("asked", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_what_is_asked_for_is_taken_without_measuring(asked, dtype, model, batch, monkeypatch):
+    monkeypatch.setattr(hardware, "_step_time", lambda *_: pytest.fail("measured"))
+    assert choose_precision(asked, model, *batch).dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("fp32", "bf16", "dtype"),
+    [
+        (2.3, 2.0, torch.bfloat16),  # exactly 1.15 times as fast
+        (2.29, 2.0, torch.float32),
+        (2.0, 2.0, torch.float32),
+        (1.0, 9.0, torch.float32),
+        (9.0, 1.0, torch.bfloat16),
+    ],
+)
+def test_bf16_must_be_15_percent_faster(fp32, bf16, dtype, model, batch, monkeypatch):
+    monkeypatch.setattr(hardware, "_step_time", lambda _model, _images, _labels, in_bf16: bf16 if in_bf16 else fp32)
+    chosen = choose_precision("auto", model, *batch)
+    assert chosen.dtype == dtype
+    assert f"{fp32 / bf16:.2g}x" in chosen.reason
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_measuring_leaves_weights_gradients_and_mode_alone(training, model, batch):
+    images, labels = batch
+    model.train(training)
+    given = torch.ones_like(model.head.weight)
+    model.head.weight.grad = given
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    kept = images.clone()
+    chosen = choose_precision("auto", model, images, labels)
+    assert chosen.dtype in (torch.float32, torch.bfloat16) and "measured" in chosen.reason
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert model.head.weight.grad is given and torch.equal(given, torch.ones_like(given))
+    assert all(p.grad is None for name, p in model.named_parameters() if name != "head.weight")
+    assert model.training is training
+    assert torch.equal(images, kept)
+
+
+def test_the_measured_steps_run_in_the_format_they_are_named_by(model, batch):
+    seen = []
+    model.head.register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
+    assert hardware._step_time(model, *batch, False) > 0
+    assert set(seen) == {torch.float32}
+    seen.clear()
+    assert hardware._step_time(model, *batch, True) > 0
+    assert set(seen) == {torch.bfloat16}
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_slow_step_is_not_repeated(model, batch, monkeypatch):
+    clock = iter(range(0, 1000, 3))
+    monkeypatch.setattr(hardware.time, "perf_counter", lambda: next(clock))
+    seen = []
+    model.head.register_forward_hook(lambda *_: seen.append(1))
+    assert hardware._step_time(model, *batch, False) == 3
+    assert len(seen) == 1
+
+
+def test_autocast_follows_the_format():
+    linear, x = torch.nn.Linear(2, 2), torch.ones(1, 2)
+    with Precision(torch.bfloat16, "").autocast(CPU):
+        assert linear(x).dtype == torch.bfloat16
+    with Precision(torch.float32, "").autocast(CPU):
+        assert linear(x).dtype == torch.float32
+    assert linear.weight.dtype == torch.float32
+
+
+# ---- device
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "device"),
+    [(True, True, "cuda"), (True, False, "cuda"), (False, True, "mps"), (False, False, "cpu")],
+)
+def test_auto_takes_the_best_there_is(cuda, mps, device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert choose_device("auto") == torch.device(device)
+
+
+def test_a_device_that_is_there_is_taken_by_name():
+    assert choose_device("cpu") == CPU
+
+
+@pytest.mark.parametrize("name", ["", "gpu", "CPU", "cuda:99", "cuda:-1", "meta", "hpu", "vulkan", "a\nb"])
+def test_a_device_that_is_not_there_is_one_line(name):
+    with pytest.raises(InputError) as caught:
+        choose_device(name)
+    message = str(caught.value)
+    assert repr(name) in message and "cpu" in message and len(message.splitlines()) == 1
+
+
+# ---- heap
+
+
+def test_keeping_the_heap_changes_no_result():
+    torch.manual_seed(0)
+    before = torch.randn(100, 100)
+    keep_heap()
+    keep_heap()
+    torch.manual_seed(0)
+    assert torch.equal(torch.randn(100, 100), before)
+
+
+@pytest.mark.parametrize("platform", ["darwin", "win32"])
+def test_elsewhere_the_c_library_is_not_even_opened(platform, monkeypatch):
+    monkeypatch.setattr(hardware.sys, "platform", platform)
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_: pytest.fail("opened"))
+    keep_heap()
+
+
+@pytest.mark.parametrize("error", [OSError, AttributeError])
+def test_another_c_library_is_left_alone(error, monkeypatch):
+    def missing(_name):
+        raise error
+
+    monkeypatch.setattr(hardware.sys, "platform", "linux")
+    monkeypatch.setattr(ctypes, "CDLL", missing)
+    keep_heap()

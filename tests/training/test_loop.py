@@ -1,0 +1,455 @@
+"""The loop: it learns, it repeats itself bit for bit, and it may be stopped anywhere."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from vitnext.data.loaders import batch_indices
+from vitnext.errors import InputError, WorkError
+from vitnext.preprocess import Preprocess
+from vitnext.training import hardware, loop
+from vitnext.training.checkpoint import load_checkpoint, save_checkpoint
+from vitnext.training.loop import Interrupted, Normalize
+
+STEPS = 3  # an epoch of the toy run in conftest.py
+PLAIN = (  # nothing random but the order
+    *("model.config.dropout=0", "model.config.stochastic_depth=0"),
+    *("augment.crop_padding=0", "augment.horizontal_flip=0", "augment.erasing=0"),
+)
+ONE_STEP = (*PLAIN, "batch_size=24", "schedule.epochs=1", "schedule.warmup_epochs=0")
+CONVNEXT = (
+    "model.name=convnext",
+    "model.config={stem_stride: 2, depths: [1, 1], widths: [8, 16], stochastic_depth: 0.3, dropout: 0.1}",
+    *("data.image_size=16", "data.color=RGB", "augment.color_jitter=0.4", "augment.trivial_augment=true"),
+    "augment.crop_scale=[0.5, 1.0]",
+)
+
+
+@pytest.fixture
+def look_at_every_step(monkeypatch):
+    monkeypatch.setattr(loop, "CHECK_EVERY", 1)
+
+
+# ---- learning
+
+
+def test_the_loss_goes_down_and_the_toy_is_learnt(run, journal):
+    end = run("run", *PLAIN, "schedule.epochs=30", "label_smoothing=0")
+    epochs = journal(event="epoch")
+    assert [line["epoch"] for line in epochs] == list(range(1, 31))
+    assert epochs[-1]["train_loss"] < 0.5 * epochs[0]["train_loss"]
+    assert epochs[-1]["loss"] < 0.5 * epochs[0]["loss"]
+    assert epochs[-1]["top1"] == end.progress.best_top1 == 1.0
+    assert end.progress.epoch == 30 and end.progress.step == 30 * STEPS
+
+
+def test_the_watcher_sees_every_step_and_every_epoch(run):
+    seen = run().watcher
+    assert (seen.began.step, seen.total, seen.precision.dtype) == (0, 2 * STEPS, torch.float32)
+    assert [step for step, *_ in seen.steps] == [1, 2, 3, 4, 5, 6]
+    assert [images for *_, images in seen.steps] == [8] * 6
+    # The loss is looked at when the epoch ends, and else every CHECK_EVERY steps.
+    assert [loss is None for _, loss, *_ in seen.steps] == [True, True, False] * 2
+    assert [state.epoch for state, *_ in seen.epochs] == [1, 2]
+    assert set(seen.epochs[0][1]) == {"train_loss", "loss", "top1"}
+
+
+def test_seconds_are_counted_epoch_by_epoch(run):
+    seen = run(on=lambda *_: time.sleep(0.002)).watcher
+    first, second = (state.seconds for state, *_ in seen.epochs)
+    assert 0.004 < first < second
+
+
+def test_seconds_of_an_epoch_that_was_stopped_are_counted(run, tmp_path):
+    def slow(_, step):
+        time.sleep(0.002)
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        run(on=slow)
+    before = load_checkpoint(tmp_path / "run" / "last.pt")["progress"]["seconds"]
+    assert before > 0.002
+    assert run(resume=True).progress.seconds > before
+
+
+# ---- reproducible
+
+
+@pytest.mark.parametrize("sets", [(), CONVNEXT], ids=["vit", "convnext"])
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(sets, run):
+    first = run("a", *sets)
+    assert run("b", *sets) == first
+    assert run("c", *sets, "seed=1") != first
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *("model.config.dropout=0", "model.config.stochastic_depth=0", "augment.crop_padding=0"),
+        *("augment.horizontal_flip=0", "augment.erasing=0", "label_smoothing=0", "optimizer.weight_decay=0.5"),
+        *("optimizer.learning_rate=1e-3", "optimizer.betas=[0.5, 0.9]", "optimizer.clip_norm=0.01"),
+        *("schedule.warmup_epochs=0", "schedule.final_fraction=0.5", "schedule.epochs=3", "batch_size=12"),
+        "precision=bf16",
+    ],
+)
+def test_every_choice_of_the_recipe_changes_the_weights(setting, run):
+    assert run("changed", setting) != run("plain")
+
+
+def test_measuring_the_precision_changes_no_weights(run, monkeypatch):
+    first = run("asked")
+    monkeypatch.setattr(hardware, "_step_time", lambda _model, _images, _labels, bf16: 1.0 if bf16 else 0.5)
+    assert run("fp32", "precision=auto") == first
+    monkeypatch.setattr(hardware, "_step_time", lambda _model, _images, _labels, bf16: 0.5 if bf16 else 1.0)
+    assert run("bf16", "precision=auto") == run("asked for bf16", "precision=bf16")
+
+
+# ---- stopped and resumed
+
+PLACES = [("step", step) for step in range(1, 2 * STEPS + 1)] + [("epoch", 1), ("epoch", 2)]
+
+
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: f"{place[0]} {place[1]}")
+def test_a_run_stopped_anywhere_ends_with_the_same_weights_and_journal(place, run, journal, look_at_every_step):
+    whole = run("whole")
+    with pytest.raises(Interrupted):
+        run("stopped", press=place)
+    resumed = run("stopped", resume=True)
+    assert resumed == whole
+    assert journal("stopped") == journal("whole")
+    assert [line["step"] for line in journal("stopped", "step")] == [1, 2, 3, 4, 5, 6]
+    assert (resumed.progress.best_epoch, resumed.progress.best_loss) == (
+        whole.progress.best_epoch,
+        whole.progress.best_loss,
+    )
+
+
+def test_the_step_under_way_is_finished_and_no_other_begun(run):
+    with pytest.raises(Interrupted):
+        run(press=("step", 1))
+    with pytest.raises(Interrupted):
+        run(resume=True, press=("step", 4))
+
+
+@pytest.mark.parametrize("sets", [(), CONVNEXT], ids=["vit", "convnext"])
+def test_a_run_stopped_again_and_again_ends_with_the_same_weights(sets, run, journal, tmp_path, look_at_every_step):
+    whole, last, came_to = run("whole", *sets), None, [0]
+    while last is None:
+        try:
+            last = run("stopped", *sets, resume=len(came_to) > 1, press=("step", came_to[-1] + 1))
+        except Interrupted:
+            came_to.append(load_checkpoint(tmp_path / "stopped" / "last.pt")["progress"]["step"])
+    assert came_to == [0, 2, 3, 5, 6]
+    assert last == whole
+    assert journal("stopped") == journal("whole")
+
+
+def test_journals_agree_when_losses_are_looked_at_rarely(run, journal):
+    run("whole")
+    with pytest.raises(Interrupted):
+        run("stopped", press=("step", 1))
+    run("stopped", resume=True)
+    # The looks lie elsewhere, the epochs do not.
+    assert journal("stopped", "epoch") == [
+        {**line, "train_loss": pytest.approx(line["train_loss"], rel=1e-6)} for line in journal("whole", "epoch")
+    ]
+    steps = [line["step"] for line in journal("stopped", "step")]
+    assert steps == sorted(set(steps)) == [2, 3, 6]
+
+
+class Crash(Exception):
+    pass
+
+
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: f"{place[0]} {place[1]}")
+def test_a_run_that_crashes_anywhere_goes_on_from_its_last_checkpoint(
+    place, run, journal, look_at_every_step, monkeypatch
+):
+    """As after a kill: nothing is done when it happens."""
+    monkeypatch.setattr(loop, "SAVE_EVERY", 0)  # seconds: a checkpoint after each step
+
+    def crash(*at):
+        if at == place:
+            raise Crash
+
+    whole = run("whole")
+    resume = place != ("step", 1)  # before the first checkpoint there is nothing to resume
+    with pytest.raises(Crash):
+        run("crashed", on=crash)
+    assert run("crashed", resume=resume) == whole
+    assert journal("crashed") == journal("whole")
+
+
+def test_between_checkpoints_the_last_epoch_s_is_taken(run, journal, tmp_path, look_at_every_step):
+    def crash(*at):
+        if at == ("step", 5):
+            raise Crash
+
+    with pytest.raises(Crash):
+        run("crashed", on=crash)
+    assert load_checkpoint(tmp_path / "crashed" / "last.pt")["progress"]["step"] == STEPS
+    resumed = run("crashed", resume=True)
+    assert (resumed.watcher.began.step, resumed) == (STEPS, run("whole"))
+    assert journal("crashed") == journal("whole")
+
+
+def test_the_precision_is_that_of_the_first_session(run, monkeypatch):
+    times = {"bf16": 0.5, "fp32": 1.0}
+    monkeypatch.setattr(hardware, "_step_time", lambda _m, _i, _l, bf16: times["bf16" if bf16 else "fp32"])
+    whole = run("whole", "precision=auto")
+    with pytest.raises(Interrupted):
+        run("stopped", "precision=auto", press=("step", 2))
+    times["bf16"] = 9.0  # a busy machine would decide otherwise
+    resumed = run("stopped", "precision=auto", resume=True)
+    assert resumed.watcher.precision.dtype == torch.bfloat16
+    assert resumed == whole
+
+
+def test_a_finished_run_resumed_is_left_as_it_is(run, journal):
+    end, before = run(), journal()
+    again = run(resume=True)
+    assert again == end and again.kept == [] and journal() == before
+    assert again.progress == end.progress
+
+
+@pytest.mark.parametrize(
+    ("sets", "difference"),
+    [
+        (["optimizer.learning_rate=0.02"], "optimizer.learning_rate was 0.005, is 0.02"),
+        (["schedule.epochs=5"], "schedule.epochs was 2, is 5"),
+        (["model.config.depth=3"], "model.config.depth was 2, is 3"),
+        (["augment.erasing=0", "seed=4"], "augment.erasing was 0.5, is 0.0; seed was 0, is 4"),
+    ],
+)
+def test_another_recipe_is_refused_with_the_difference_and_nothing_is_lost(sets, difference, run, tmp_path):
+    with pytest.raises(Interrupted):
+        run(press=("step", 2))
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    with pytest.raises(InputError) as caught:
+        run("run", *sets, resume=True)
+    assert difference in str(caught.value) and len(str(caught.value).splitlines()) == 1
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+    assert run(resume=True) == run("whole")
+
+
+def test_other_data_are_refused(run):
+    run()
+    with pytest.raises(InputError, match="the images or labels have changed"):
+        run(resume=True, fingerprint="other")
+
+
+def test_a_checkpoint_of_something_else_is_refused(run, tmp_path):
+    run()
+    save_checkpoint(tmp_path / "run" / "last.pt", {"model": {}, "epoch": 3})
+    with pytest.raises(InputError, match="not one of this version"):
+        run(resume=True)
+
+
+def test_resuming_nothing_is_refused(run):
+    with pytest.raises(InputError, match="nothing to resume"):
+        run(resume=True)
+
+
+# ---- what is not finite
+
+
+class Poisoned(nn.Module):
+    """Gives logits that are not finite in its ``at``-th training step."""
+
+    def __init__(self, model, at, value):
+        super().__init__()
+        self.model, self.at, self.value, self.calls = model, at, value, 0
+
+    def forward(self, images):
+        self.calls += self.training
+        logits = self.model(images)
+        return logits * self.value if self.training and self.calls == self.at else logits
+
+
+@pytest.mark.parametrize("at", range(1, 2 * STEPS + 1))
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_names_its_step_and_learning_rate(at, value, run, tmp_path):
+    with pytest.raises(WorkError) as caught:
+        run("run", wrap=lambda model: Poisoned(model, at, value))
+    # Seen at the end of the epoch, when the learning rate is that of the epoch's last step.
+    last = STEPS if at <= STEPS else 2 * STEPS
+    rate = 5e-3 if last == STEPS else 0.5 * 5e-3 * (1 + math.cos(math.pi * 2 / 3))
+    message = str(caught.value)
+    assert f"at step {at}, learning rate {rate:.2e}" in message and len(message.splitlines()) == 1
+    checkpoint = tmp_path / "run" / "last.pt"
+    assert checkpoint.exists() == (at > STEPS)
+    if at > STEPS:  # the last good one
+        saved = load_checkpoint(checkpoint)
+        assert saved["progress"]["step"] == STEPS
+        assert all(torch.isfinite(tensor).all() for tensor in saved["model"].values())
+
+
+def test_it_is_named_when_it_is_looked_at(run, look_at_every_step):
+    with pytest.raises(WorkError, match=r"at step 5, learning rate 3\.75e-03"):
+        run("run", wrap=lambda model: Poisoned(model, 5, math.nan))
+
+
+def test_ctrl_c_does_not_save_what_is_not_finite(run, tmp_path):
+    with pytest.raises(WorkError, match="at step 2"):
+        run("run", wrap=lambda model: Poisoned(model, 2, math.nan), press=("step", 1))
+    assert not (tmp_path / "run" / "last.pt").exists()
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_validation_loss_that_is_not_finite_is_an_error_and_the_weights_are_not_kept(loss, run, tmp_path):
+    answers = iter([{"top1": 0.5, "loss": 1.0}, {"top1": 1.0, "loss": loss}])
+    with pytest.raises(WorkError, match=f"the loss is {loss} at step {2 * STEPS}"):
+        run("run", validate=lambda *_: next(answers))
+    assert load_checkpoint(tmp_path / "run" / "last.pt")["progress"]["best_epoch"] == 1
+
+
+def test_a_learning_rate_that_is_too_high_is_found(run):
+    with pytest.raises(WorkError, match="lower optimizer.learning_rate"):
+        run("run", "optimizer.learning_rate=1e30", "schedule.warmup_epochs=0", "schedule.epochs=5")
+
+
+# ---- the best and the last
+
+
+def validation(*results):
+    """Validation that answers with these (top-1, loss), one an epoch."""
+    answers = iter(results)
+
+    def validate(model, precision):
+        assert not model.training
+        top1, loss = next(answers)
+        return {"top1": top1, "loss": loss}
+
+    return validate
+
+
+RESULTS = [(0.5, 1.0), (0.7, 0.9), (0.7, 0.8), (0.7, 0.8), (0.6, 0.1), (0.7, 0.85)]
+
+
+def test_the_best_is_kept_by_top1_then_by_loss(run, journal):
+    end = run("run", "schedule.epochs=6", validate=validation(*RESULTS))
+    assert [epoch for epoch, _ in end.kept] == [1, 2, 3]
+    assert (end.progress.best_epoch, end.progress.best_top1, end.progress.best_loss) == (3, 0.7, 0.8)
+    assert [line["best"] for line in journal(event="epoch")] == [True, True, True, False, False, False]
+    assert [best for *_, best in end.watcher.epochs] == [True, True, True, False, False, False]
+
+
+def test_without_selection_each_is_kept_and_the_last_stays(run):
+    end = run("run", "schedule.epochs=6", select=False, validate=validation(*RESULTS))
+    assert [epoch for epoch, _ in end.kept] == [1, 2, 3, 4, 5, 6]
+    assert (end.progress.best_epoch, end.progress.best_top1, end.progress.best_loss) == (6, 0.7, 0.85)
+    assert all(torch.equal(tensor, end.kept[-1][1][name]) for name, tensor in end.weights.items())
+
+
+def test_an_epoch_without_a_right_answer_is_kept_if_it_is_the_first(run):
+    assert [epoch for epoch, _ in run(validate=validation((0.0, 9.0), (0.0, 9.5))).kept] == [1]
+
+
+def test_the_best_is_remembered_when_a_run_is_resumed(run):
+    with pytest.raises(Interrupted):
+        run("run", "schedule.epochs=3", validate=validation((0.9, 1.0), (0.5, 1.0)), press=("epoch", 1))
+    end = run("run", "schedule.epochs=3", validate=validation((0.8, 0.1), (0.9, 0.9)), resume=True)
+    assert [epoch for epoch, _ in end.kept] == [3]
+    assert end.progress.best_loss == 0.9
+
+
+def test_patience_stops_a_run_that_no_longer_improves(run):
+    sets = ("run", "schedule.epochs=9", "schedule.patience=2")
+    results = [(0.5, 1.0), (0.6, 1.0), (0.6, 1.1), (0.6, 0.9), (0.5, 0.5), (0.6, 0.95), (0.9, 0.1)]
+    end = run(*sets, validate=validation(*results))
+    assert (end.progress.epoch, end.progress.best_epoch) == (6, 4)
+    again = run(*sets, resume=True, validate=validation())  # and stays stopped
+    assert again.progress == end.progress
+
+
+def test_without_patience_it_never_stops_early(run):
+    assert run("run", "schedule.epochs=5", validate=validation(*[(0.5, 1.0)] * 5)).progress.epoch == 5
+
+
+# ---- one step
+
+
+@pytest.fixture
+def gradient_descent(monkeypatch):
+    """Plain steps, theta - rate * gradient, so that a step shows its gradient."""
+    monkeypatch.setattr(
+        loop, "adamw", lambda model, recipe: torch.optim.SGD(model.parameters(), lr=recipe.learning_rate)
+    )
+
+
+def step_norm(run, name, *sets):
+    """Length of the first step for a learning rate of 1."""
+    begun = {}
+
+    def remember(model):
+        begun.update({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        return model
+
+    end = run(name, *ONE_STEP, "optimizer.learning_rate=1", *sets, wrap=remember)
+    return math.sqrt(sum(float((tensor - begun[name]).square().sum()) for name, tensor in end.weights.items()))
+
+
+def test_the_gradient_is_clipped_to_its_norm(run, gradient_descent):
+    free = step_norm(run, "free", "optimizer.clip_norm=0")
+    assert free > 0.1
+    assert step_norm(run, "loose", f"optimizer.clip_norm={2 * free}") == pytest.approx(free, rel=1e-4)
+    for norm in (free / 2, free / 10):
+        assert step_norm(run, f"clipped {norm}", f"optimizer.clip_norm={norm}") == pytest.approx(norm, rel=1e-3)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_the_loss_is_cross_entropy_with_label_smoothing(smoothing, run, journal):
+    seen = []
+
+    def listen(model):
+        model.register_forward_hook(lambda m, _, out: seen.append(out.detach().tolist()) if m.training else None)
+        return model
+
+    run("run", *ONE_STEP, f"label_smoothing={smoothing}", wrap=listen)
+    [logits], losses = seen, []
+    for index, row in zip(batch_indices(24, 24, seed=0, epoch=0)[0], logits, strict=True):
+        log_p = [x - math.log(sum(math.exp(y) for y in row)) for x in row]
+        truth = index % 2  # of the toy's images
+        losses.append(-(1 - smoothing) * log_p[truth] - smoothing * sum(log_p) / 2)
+    assert journal(event="step")[0]["loss"] == pytest.approx(sum(losses) / 24, rel=1e-5)
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.5, 1.0, 5.0])
+def test_every_step_has_the_scheduled_learning_rate(warmup, run, journal, look_at_every_step):
+    sets = (f"schedule.warmup_epochs={warmup}", "schedule.final_fraction=0.1", "schedule.epochs=4")
+    seen = run("run", *sets).watcher
+    ramp = round(STEPS * min(warmup, 2))  # at most half of the epochs
+    steps, peak = 4 * STEPS, 5e-3
+    expected = [
+        peak * (k + 1) / ramp
+        if k < ramp
+        else peak * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * (k - ramp) / (steps - ramp))))
+        for k in range(steps)
+    ]
+    assert [line["learning_rate"] for line in journal(event="step")] == pytest.approx(expected, rel=1e-9)
+    assert [rate for _, _, rate, _ in seen.steps] == pytest.approx(expected, rel=1e-9)
+
+
+# ---- pixels
+
+
+@pytest.mark.parametrize("color", ["RGB", "L"])
+def test_normalizing_on_the_device_gives_the_bits_of_preprocess(color):
+    channels = 3 if color == "RGB" else 1
+    values = {"mean": (0.485, 0.456, 0.406)[:channels], "std": (0.229, 0.224, 0.225)[:channels]}
+    preprocess = Preprocess((4, 64), color=color, **values)
+    pixels = np.arange(256, dtype=np.uint8).reshape(1, 4, 64, 1).repeat(channels, axis=3)
+    expected = preprocess.normalize(pixels)
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    kept = images.clone()
+    assert torch.equal(Normalize(preprocess, torch.device("cpu"))(images), torch.from_numpy(expected))
+    assert torch.equal(images, kept)

@@ -1,0 +1,89 @@
+"""AdamW: who decays, and that a step is the published one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from vitnext.models import catalog
+from vitnext.recipe import Optimizer
+from vitnext.training.optimizers import adamw, split_parameters
+
+VIT = {"image_size": 8, "patch_size": 4, "dim": 16, "depth": 2, "heads": 2, "classes": 3, "representation": 8}
+CONVNEXT = {"stem_stride": 2, "depths": [1, 1], "widths": [8, 16], "classes": 3, "layer_scale": 0.1}
+MODELS = [("vit", VIT), ("vit", {**VIT, "qkv_bias": False}), ("convnext", CONVNEXT)]
+
+
+def names(model, parameters):
+    name_of = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [name_of[id(parameter)] for parameter in parameters]
+
+
+@pytest.mark.parametrize(("name", "config"), MODELS)
+def test_each_parameter_is_in_exactly_one_group(name, config):
+    model = catalog.build(name, **config)
+    decayed, free = split_parameters(model)
+    assert sorted(names(model, decayed) + names(model, free)) == sorted(n for n, _ in model.named_parameters())
+    optimizer = adamw(model, Optimizer(weight_decay=0.3))
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0]
+    assert names(model, optimizer.param_groups[0]["params"]) == names(model, decayed)
+    assert names(model, optimizer.param_groups[1]["params"]) == names(model, free)
+
+
+@pytest.mark.parametrize(("name", "config"), MODELS)
+def test_matrices_decay_and_biases_norms_tokens_positions_and_layer_scales_do_not(name, config):
+    model = catalog.build(name, **config)
+    decayed, free = (set(names(model, group)) for group in split_parameters(model))
+    for parameter, tensor in model.named_parameters():
+        spared = (
+            parameter.endswith(".bias")
+            or "norm" in parameter
+            or parameter in ("class_token", "position_embedding", "stem.1.weight")
+            or parameter.endswith(("layer_scale", "downsample.0.weight"))
+        )
+        assert (parameter in free) == spared, parameter
+        assert (parameter in decayed) == (not spared), parameter
+        assert spared or tensor.ndim >= 2
+    expected = {"vit": {"class_token", "position_embedding"}, "convnext": {"stages.0.blocks.0.layer_scale"}}[name]
+    assert expected <= free  # the names above are still those of the model
+
+
+def test_what_is_frozen_is_in_no_group():
+    model = catalog.build("vit", **VIT)
+    model.patch_embedding.requires_grad_(False)
+    model.class_token.requires_grad_(False)
+    decayed, free = split_parameters(model)
+    left = names(model, decayed + free)
+    assert not {"patch_embedding.weight", "patch_embedding.bias", "class_token"} & set(left)
+    assert len(left) == len(list(model.parameters())) - 3
+
+
+def test_steps_are_those_of_the_paper():
+    """Algorithm 2 of Loshchilov and Hutter 2019, with torch's convention that the decay is lr * weight_decay."""
+    torch.manual_seed(0)
+    model = catalog.build("vit", **VIT)
+    recipe = Optimizer(learning_rate=0.02, weight_decay=0.3, betas=(0.8, 0.9))
+    optimizer = adamw(model, recipe)
+    decayed = set(names(model, split_parameters(model)[0]))
+    state = {name: [p.detach().numpy().astype(np.float64), 0.0, 0.0] for name, p in model.named_parameters()}
+    generator = torch.Generator().manual_seed(1)
+    for t, rate in enumerate((0.02, 0.01, 0.005), start=1):
+        optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = rate
+        for name, parameter in model.named_parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+            g = parameter.grad.numpy().astype(np.float64)
+            theta, m, v = state[name]
+            m, v = 0.8 * m + 0.2 * g, 0.9 * v + 0.1 * g**2
+            adaptive = (m / (1 - 0.8**t)) / (np.sqrt(v / (1 - 0.9**t)) + 1e-8)
+            theta = theta - rate * adaptive - (rate * 0.3 * theta if name in decayed else 0.0)
+            state[name] = [theta, m, v]
+        optimizer.step()
+    for name, parameter in model.named_parameters():
+        np.testing.assert_allclose(parameter.detach().numpy(), state[name][0], rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_the_recipe_s_numbers_are_used():
+    optimizer = adamw(catalog.build("vit", **VIT), Optimizer(learning_rate=0.5, betas=(0.1, 0.2)))
+    for group in optimizer.param_groups:
+        assert (group["lr"], group["betas"]) == (0.5, (0.1, 0.2))
