@@ -336,3 +336,8 @@ def test_workers_are_used_when_memory_is_not_enough(asked, fits, cores, workers,
     assert ("decoded in memory" if packed else "read from files") in made.description
     assert (f"{workers} worker" in made.description) == (workers > 0)
     assert "11 images" in made.description
+
+
+def test_no_two_places_share_a_stream():
+    places = [(), (0,), (0, 0), (0, 0, 0), (1,), (1, 0), (0, 1), (2, 3), (3, 2)]
+    assert len({place_seed(*place) for place in places}) == len(places)

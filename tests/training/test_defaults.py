@@ -177,6 +177,18 @@ def test_a_published_size_brings_its_own_shape():
     assert (atto.depths, atto.widths, atto.stem_stride) == ((2, 2, 6, 2), (40, 80, 160, 320), 1)
 
 
+@pytest.mark.parametrize(
+    ("side", "count", "recipe"), [(8, 1_295, "digits_vit"), (28, 60_000, "fashion_mnist_vit"), (8, 647, "digits_vit")]
+)
+def test_epochs_follow_the_number_of_small_images(side, count, recipe):
+    measured, chosen = read(recipe).schedule, choose(facts(side, count), model="vit").recipe.schedule
+    share = 2 if count == 647 else 1
+    assert chosen.epochs == share * measured.epochs
+    assert chosen.warmup_epochs == share * measured.warmup_epochs
+    assert choose(facts(side, 10**7)).recipe.schedule.epochs == 5
+    assert choose(facts(side, 10)).recipe.schedule.epochs == 200
+
+
 def test_a_patch_size_in_the_name_is_kept():
     choice = choose(facts(300), model="vit_tiny_patch8")
     assert config_of(choice.recipe).patch_size == 8
@@ -223,7 +235,7 @@ def test_a_recipe_of_the_user_s_own(tmp_path):
     ("recipe", "model", "name", "config"),
     [
         ("photos_vit", "vit", "vit_tiny", {"stochastic_depth": 0.1}),
-        ("photos_vit", "vit_small", "vit_small", {}),
+        ("photos_vit", "vit_small", "vit_small", {"stochastic_depth": 0.1}),
         ("photos_vit", "convnext_atto", "convnext_atto", {}),
         ("digits_vit", "vit", "vit", read("digits_vit").model.config),
     ],

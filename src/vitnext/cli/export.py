@@ -34,6 +34,8 @@ def export(
         writable_file(out)
     from vitnext import api
 
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
     report = api.export(model, to, out=out, images=images)
     compared = f"{report.images} {'generated ' if report.synthetic else ''}images"
     print(f"{report.path}  same labels on {compared}, largest difference of a probability {report.max_difference:.1e}")

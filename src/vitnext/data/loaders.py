@@ -65,8 +65,8 @@ def generator(*place: int) -> torch.Generator:
 
 
 def place_seed(*place: int) -> int:
-    """One well-mixed 63-bit seed from (seed, epoch, step, ...)."""
-    return int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1)
+    """One well-mixed 63-bit seed from (seed, epoch, step, ...). NumPy pads with zeros, so the length goes in too."""
+    return int(np.random.SeedSequence((len(place), *place)).generate_state(1, np.uint64)[0] >> 1)
 
 
 def batch_indices(count: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:

@@ -77,7 +77,6 @@ def export_onnx(
 def _folder_beside(path: Path) -> Iterator[Path]:
     """A temporary folder on the same disk as ``path``, removed at the end."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
         raise InputError(f"{path}: cannot write here: {error.strerror}") from error

@@ -12,8 +12,10 @@ from vitnext.models import catalog
 from vitnext.recipe import Model, Recipe, override, read
 
 TINY, SMALL = 16, 64  # pixels of the short side: digits, garments; beyond are photographs
+REGULARISERS = ("dropout", "attention_dropout", "stochastic_depth", "layer_scale")
 IMAGES_TO_SEE = {"cpu": 180_000, "gpu": 1_200_000}  # of a photographic run: epochs = this / images, within limits
 EPOCHS = {"cpu": (5, 60), "gpu": (30, 300)}
+MEASURED_WITH = {"digits": 1_295, "fashion_mnist": 60_000}  # training images: with fewer, more epochs
 PHOTO_SIZE = {"cpu": 96, "gpu": 224}
 
 
@@ -52,6 +54,9 @@ def choose(
     else:
         multiple = 2 if band == "digits" else 4
         size = max(multiple, facts.short_side // multiple * multiple)
+        epochs = max(5, min(200, round(chosen.schedule.epochs * MEASURED_WITH[band] / facts.count)))
+        warmup = chosen.schedule.warmup_epochs * epochs / chosen.schedule.epochs
+        chosen = replace(chosen, schedule=replace(chosen.schedule, epochs=epochs, warmup_epochs=warmup))
     data = replace(chosen.data, image_size=size, color="L" if facts.grey else "RGB", val_fraction=None)
     chosen = replace(chosen, data=data)
     batch = max(8, 1 << (max(1, facts.count // 8).bit_length() - 1))
@@ -68,9 +73,8 @@ def choose(
     chosen = override(replace(chosen, model=replace(chosen.model, config=config)), overrides)
 
     reasons = [f"recipe {band}_{family}: the images' short side is {facts.short_side} px"]
-    if band == "photos":
-        epochs = chosen.schedule.epochs
-        reasons.append(f"{size} px, {epochs} epochs: {facts.count:,} training images on a {machine.upper()}")
+    where = f" on a {machine.upper()}" if band == "photos" else ""
+    reasons.append(f"{size} px, {chosen.schedule.epochs} epochs: {facts.count:,} training images{where}")
     if few and chosen.batch_size == batch:
         reasons.append(f"batches of {batch}: {facts.count:,} training images are few")
     if grain.items() <= chosen.model.config.items():  # not those who asked for something else
@@ -79,11 +83,14 @@ def choose(
 
 
 def _with_model(recipe: Recipe, name: str | None) -> Recipe:
-    """A family's name keeps the recipe's own model of it; another model brings its own widths and depths."""
-    if name is None or name in (recipe.model.name, catalog.family_of(recipe.model.name)):
+    """A family's name keeps the recipe's own model of it; another model brings its own widths and depths, and of the
+    recipe keeps what regularises it, if it is of the same family."""
+    family = catalog.family_of(recipe.model.name)
+    if name is None or name in (recipe.model.name, family):
         return recipe
-    catalog.family_of(name)  # raises InputError for a name that does not exist
-    return replace(recipe, model=Model(name))
+    same = catalog.family_of(name) == family  # raises InputError for a name that does not exist
+    kept = {key: value for key, value in recipe.model.config.items() if same and key in REGULARISERS}
+    return replace(recipe, model=Model(name, kept))
 
 
 def _patches(model: Model, image_size: int) -> dict[str, int]:
