@@ -184,12 +184,15 @@ def test_the_best_epoch_is_the_model_that_is_left(trained):
 
 
 def test_with_nothing_said_the_choice_is_printed_and_the_images_are_learnt(tree, tmp_path, heard):
-    end = api.train(tree, out=tmp_path / "run", overrides=["precision=fp32", "schedule.epochs=8"], console=heard)
+    end = api.train(tree, out=tmp_path / "run", overrides=["schedule.epochs=8"], console=heard)
     text = heard.file.getvalue()
     assert "my colours: class folders, 3 classes, train 33, val 3, test 3 images" in text
     assert "recipe digits_convnext: the images' short side is 16 px" in text
     assert "model convnext:" in text and "33 images in memory" in text
-    assert "precision fp32" in text and "epoch   8/8" in text and "test top-1" in text
+    assert "epoch   8/8" in text and "test top-1" in text
+    decided = read(tmp_path / "run" / "recipe.yaml").precision  # not "auto", so that the recipe repeats the run
+    assert f"precision {decided}: measured" in text and decided in ("fp32", "bf16")
+    assert read_card(end.artifact).recipe["precision"] == decided
     assert str(end.out / "report.html") in text
     assert end.metrics["top1"] == 1.0
 
@@ -561,3 +564,8 @@ def test_create_model_refuses_what_does_not_exist(given):
 def test_a_result_cannot_be_changed(trained):
     with pytest.raises(dataclasses.FrozenInstanceError):
         trained.out = None
+
+
+def test_a_single_name_is_not_a_list_of_classes():
+    with pytest.raises(InputError, match="classes is 'cat'"):
+        api.create_model("vit_tiny", classes="cat")

@@ -18,7 +18,7 @@ import yaml
 from vitnext.card import Card
 from vitnext.data import doctor
 from vitnext.data.dataset import Dataset, Split, held_out, open_dataset
-from vitnext.errors import InputError
+from vitnext.errors import InputError, require
 from vitnext.inference.predictor import Predictor, load
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import Recipe, override, read
@@ -47,8 +47,11 @@ def create_model(name: str, classes: int | Sequence[str] | None = None, **config
     overrides fields of the family's config. The model maps normalised float images (B, C, H, W) to logits
     (B, classes). Raises InputError for an unknown name, field or value.
     """
+    require("torch", "train")
     from vitnext.models import catalog
 
+    if isinstance(classes, str):
+        raise InputError(f"classes is {classes!r}: give a count or a list of names")
     if classes is not None:
         config["classes"] = classes if isinstance(classes, int) else len(classes)
     return catalog.build(name, **config)
@@ -75,6 +78,7 @@ def train(
     Raises InputError for wrong input, WorkError for a run that fails, and KeyboardInterrupt (after the run was saved)
     for Ctrl-C.
     """
+    require("torch", "train")
     import torch
     from rich.console import Console
 
@@ -83,8 +87,8 @@ def train(
     from vitnext.models import catalog
     from vitnext.training.console import ConsoleWatcher
     from vitnext.training.defaults import choose, model_config
-    from vitnext.training.hardware import choose_device, keep_heap, suitable_threads
-    from vitnext.training.loop import Interrupted, Metrics, Progress, fit
+    from vitnext.training.hardware import choose_device, choose_precision, keep_heap, suitable_threads
+    from vitnext.training.loop import Interrupted, Metrics, Normalize, Progress, fit
     from vitnext.training.validation import Validator
     from vitnext.weights.artifact import load_artifact, save_artifact
 
@@ -132,6 +136,13 @@ def train(
     parameters = sum(p.numel() for p in network.parameters())
     say(f"model {full.model.name}: {parameters:,} parameters, {full.data.image_size} px, on {device}")
     say(f"data  {batches.description}")
+    macs = catalog.count_macs(network, full.data.image_size) * full.batch_size
+    if full.precision == "auto":  # decided once and written down, so that recipe.yaml repeats the run
+        images, labels = (tensor.to(device) for tensor in next(batches.epoch(0)))
+        with suitable_threads(macs):
+            precision = choose_precision("auto", network, Normalize(preprocess, device)(images), labels)
+        full = dataclasses.replace(full, precision=precision.name)
+        say(f"precision {precision.name}: {precision.reason}")
 
     # Without a validation split the test images are watched but choose nothing: the last epoch is the model.
     select = "val" in dataset.splits
@@ -168,7 +179,6 @@ def train(
         temporary.write_text(yaml.safe_dump(full.to_dict(), sort_keys=False), encoding="utf-8")
         os.replace(temporary, folder / "recipe.yaml")
     watcher = ConsoleWatcher(console or Console(quiet=True), full.schedule.epochs, watched)
-    macs = catalog.count_macs(network, full.data.image_size) * full.batch_size
     with watcher, suitable_threads(macs):
         try:
             end = fit(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from types import TracebackType
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
@@ -36,8 +35,8 @@ class ConsoleWatcher:
         self.bar.stop()
 
     def start(self, state: Progress, steps: int, precision: Precision) -> None:
-        name = "bf16" if precision.dtype == torch.bfloat16 else "fp32"
-        self.console.print(f"precision {name}: {precision.reason}", markup=False, highlight=False)
+        if precision.reason:
+            self.console.print(f"precision {precision.name}: {precision.reason}", markup=False, highlight=False)
         if state.step:
             self.console.print(f"going on after step {state.step:,} of {steps:,}", highlight=False)
         self.bar.update(self.task, total=steps, completed=state.step)

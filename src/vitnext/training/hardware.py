@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,12 @@ class Precision:
     """The number format of the forward pass; weights and optimizer stay in fp32."""
 
     dtype: torch.dtype
-    reason: str
+    reason: str = ""
+
+    @property
+    def name(self) -> Literal["fp32", "bf16"]:
+        """As the recipe calls it."""
+        return "bf16" if self.dtype == torch.bfloat16 else "fp32"
 
     def autocast(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
@@ -52,7 +58,7 @@ def choose_precision(requested: str, model: nn.Module, images: Tensor, labels: T
     images: one normalised batch (B, C, H, W) on the model's device; labels: (B,).
     """
     if requested != "auto":
-        return Precision(torch.bfloat16 if requested == "bf16" else torch.float32, "as asked for")
+        return Precision(torch.bfloat16 if requested == "bf16" else torch.float32)
     trial = copy.deepcopy(model).train()
     ratio = _step_time(trial, images, labels, False) / _step_time(trial, images, labels, True)
     dtype = torch.bfloat16 if ratio >= BF16_GAIN else torch.float32
