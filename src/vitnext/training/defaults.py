@@ -114,8 +114,8 @@ def _why(grain: Mapping[str, int], image_size: int) -> str:
 def patches_for(image_size: int) -> tuple[int, int]:
     """(patch_size, patch_stride): on photographs the largest patch up to 16 px that gives at least 7 x 7 tokens.
 
-    On small images, patches twice as large as their stride: a token then sees across the edges of its neighbours,
-    which gained 4 points on digits (benchmarks/README.md). Up to 16 px a patch is half of the image.
+    On small images, patches twice as large as their stride: a token then sees across the edges of its neighbours.
+    Up to 16 px a patch is half of the image.
     """
     if image_size <= TINY:
         return max(1, image_size // 2), max(1, image_size // 8)
