@@ -75,6 +75,13 @@ def test_the_same_model_gives_the_same_bytes(saved):
     assert again.read_bytes() == saved.read_bytes()
 
 
+def test_it_can_be_read_by_whom_the_umask_allows(tmp_path):
+    model, card = model_and_card()
+    (tmp_path / "plain").touch()
+    save_artifact(tmp_path / "model.safetensors", model, card)
+    assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 @pytest.mark.parametrize("error", [OSError("No space left on device"), KeyboardInterrupt()], ids=["full", "stopped"])
 @pytest.mark.parametrize("step", ["write", "rename"])
 def test_a_failed_save_leaves_the_old_file_and_nothing_else(saved, monkeypatch, error, step):

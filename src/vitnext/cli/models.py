@@ -13,7 +13,7 @@ from vitnext.errors import InputError
 
 
 def models(
-    pattern: Annotated[str, typer.Argument(metavar="PATTERN", help="Part of a name, or a glob like vit_*16.")] = "",
+    pattern: Annotated[str, typer.Argument(metavar="PATTERN", help="Part of a name, or a glob like convnext_*.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the models with their size and published accuracy.

@@ -21,6 +21,8 @@ def save_artifact(path: Path, model: nn.Module, card: Card) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     try:
         save_file(tensors, temporary, metadata={METADATA_KEY: card.to_json()})
+        os.umask(umask := os.umask(0))  # the only way to read it
+        temporary.chmod(0o666 & ~umask)  # safetensors lets nobody but the owner read
         os.replace(temporary, path)
     except Exception as error:  # safetensors wraps input/output errors in a class of its own
         raise WorkError(f"the artifact {path} could not be written ({error})") from error
