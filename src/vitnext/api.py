@@ -252,8 +252,6 @@ def evaluate(
     say = _speaker(console)
     say(f"{dataset.name}: {name} split, {len(images):,} images")
     if name == "all" and dataset.name == predictor.card.data.get("name"):
-        say("warning: the images differ from those of the training by this name; it may have seen some of these")
-    if name == "all" and dataset.name == predictor.card.data.get("name"):
         say("warning: the images are not those of the training, which had the same name; some may have been trained on")
     return classification.evaluate(
         predictor,

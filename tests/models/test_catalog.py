@@ -69,7 +69,7 @@ row = functools.cache(catalog.describe)
 
 
 def vit_macs(name, image_size=224):
-    size = catalog.FAMILIES["vit"].sizes[name.removeprefix("vit_")]
+    size = catalog.FAMILIES["vit"].sizes[name]
     patch, dim, depth = size["patch_size"], size["dim"], size["depth"]
     patches = (image_size // patch) ** 2
     tokens = patches + 1
@@ -78,7 +78,7 @@ def vit_macs(name, image_size=224):
 
 
 def convnext_macs(name, image_size=224):
-    size = catalog.FAMILIES["convnext"].sizes[name.removeprefix("convnext_")]
+    size = catalog.FAMILIES["convnext"].sizes[name]
     total, before, side = 0, 0, image_size // 4
     for depth, width in zip(size["depths"], size["widths"], strict=True):
         if before:

@@ -65,18 +65,18 @@ def compare(ours, theirs, size, channels=3):
 
 
 @pytest.mark.parametrize("pool", ["token", "mean"])
-@pytest.mark.parametrize("size", catalog.FAMILIES["vit"].sizes)
-def test_every_vit_at_reduced_depth(size, pool):
-    name, image_size = f"vit_{size}", 4 * catalog.FAMILIES["vit"].sizes[size]["patch_size"]
+@pytest.mark.parametrize("name", catalog.FAMILIES["vit"].sizes)
+def test_every_vit_at_reduced_depth(name, pool):
+    image_size = 4 * catalog.FAMILIES["vit"].sizes[name]["patch_size"]
     theirs = reference(name, depth=2, img_size=image_size, num_classes=10, **MEAN if pool == "mean" else {})
     ours = converted(theirs, name, depth=2, image_size=image_size, classes=10, pool=pool)
     compare(ours, theirs, image_size)
 
 
-@pytest.mark.parametrize("size", catalog.FAMILIES["convnext"].sizes)
-def test_every_convnext_at_reduced_depth(size):
-    theirs = reference(f"convnext_{size}", depths=(1, 1, 2, 1), num_classes=10, conv_mlp=False)
-    ours = converted(theirs, f"convnext_{size}", depths=(1, 1, 2, 1), classes=10)
+@pytest.mark.parametrize("name", catalog.FAMILIES["convnext"].sizes)
+def test_every_convnext_at_reduced_depth(name):
+    theirs = reference(name, depths=(1, 1, 2, 1), num_classes=10, conv_mlp=False)
+    ours = converted(theirs, name, depths=(1, 1, 2, 1), classes=10)
     compare(ours, theirs, 64)
 
 

@@ -1,14 +1,14 @@
 """Every model by name: what it is built from, what it costs, what its paper says it scores.
 
-A name is a family and a size (``vit_small``, ``convnext_tiny``) or a family alone (``vit``, ``convnext``), whose whole
-configuration is then given. Any field of the family's config can be overridden.
+A name is a published size (``vit_small``, ``convnext_tiny``), with ``_patchN`` behind it where a network has patches,
+or a family alone (``vit``, ``convnext``), whose whole configuration is then given. Any field of the family's config can
+be overridden.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from vitnext.models.macs import count_macs
 
 @dataclass(frozen=True)
 class Family:
-    """One architecture: how it is built, its published sizes, its paper."""
+    """One architecture: how it is built, its published sizes (name -> config fields), its paper."""
 
     config: type
     module: type[nn.Module]
@@ -30,15 +30,19 @@ class Family:
     paper: str
     channels_last: bool  # the memory layout that its operations prefer
 
+    def has(self, field: str) -> bool:
+        """Whether the family's config has this field."""
+        return any(known.name == field for known in dataclasses.fields(self.config))
+
 
 FAMILIES = {
     "vit": Family(vit.ViTConfig, vit.VisionTransformer, vit.SIZES, "Dosovitskiy et al. 2021", False),
     "convnext": Family(convnext.ConvNeXtConfig, convnext.ConvNeXt, convnext.SIZES, "Liu et al. 2022", True),
 }
 
-NAMES = [f"{name}_{size}" for name, family in FAMILIES.items() for size in family.sizes]
+NAMES = [name for family in FAMILIES.values() for name in family.sizes]
 
-IMAGE_SIZE = 224  # what every published size was trained and counted at
+IMAGE_SIZE = 224  # what a size whose config names no other was trained and counted at
 
 # ImageNet-1k top-1 of training on ImageNet-1k alone at 224 px. ViT: DeiT without distillation, as its authors'
 # repository lists it (table 7 of Touvron et al. 2021 has 79.8 for small); ConvNeXt: Liu et al. 2022, table 1.
@@ -68,11 +72,8 @@ class Row:
 
 def resolve(name: str, /, **overrides: Any) -> tuple[Family, Any]:
     """The family and the full config of a name. Raises InputError for an unknown name, field or value."""
-    family_name, size, patch = _parse(name)
+    family_name, values = _parse(name)
     family = FAMILIES[family_name]
-    values = dict(family.sizes[size]) if size else {}
-    if patch is not None:
-        values["patch_size"] = patch
     known = [field.name for field in dataclasses.fields(family.config)]
     for key, value in overrides.items():
         if key not in known:
@@ -111,22 +112,25 @@ def config_dict(model: nn.Module) -> dict[str, Any]:
 
 def describe(name: str) -> Row:
     """Count parameters and multiply-adds without allocating the weights. Raises InputError for an unknown name."""
-    family_name, _, _ = _parse(name)
+    family_name = family_of(name)
     with torch.device("meta"):
         model = build(name)
     parameters = sum(p.numel() for p in model.parameters())
-    macs = count_macs(model, IMAGE_SIZE)
-    return Row(name, family_name, parameters, macs, IMAGE_SIZE, FAMILIES[family_name].paper, PUBLISHED_TOP1.get(name))
+    image_size = getattr(model.config, "image_size", IMAGE_SIZE)
+    macs = count_macs(model, image_size)
+    return Row(name, family_name, parameters, macs, image_size, FAMILIES[family_name].paper, PUBLISHED_TOP1.get(name))
 
 
-def _parse(name: str) -> tuple[str, str, int | None]:
-    """ "vit_small_patch8" -> ("vit", "small", 8)."""
-    match = re.fullmatch(r"([a-z0-9]+?)(?:_([a-z]+))?(?:_patch(\d+))?", name)
-    if match and match[1] in FAMILIES:
-        family, size, patch = match[1], match[2] or "", int(match[3]) if match[3] else None
-        has_patches = any(field.name == "patch_size" for field in dataclasses.fields(FAMILIES[family].config))
-        if (not size or size in FAMILIES[family].sizes) and (patch is None or has_patches):
-            return family, size, patch
+def _parse(name: str) -> tuple[str, dict[str, Any]]:
+    """ "vit_small_patch8" -> ("vit", the fields of vit_small, with patch_size 8)."""
+    base, _, patch = name.partition("_patch")
+    for family_name, family in FAMILIES.items():
+        if name == family_name:
+            return family_name, {}
+        if name in family.sizes:
+            return family_name, dict(family.sizes[name])
+        if patch.isdecimal() and family.has("patch_size") and base in (family_name, *family.sizes):
+            return family_name, {**family.sizes.get(base, {}), "patch_size": int(patch)}
     known = [*FAMILIES, *NAMES]
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]}?" if close else "vitnext models lists them all"

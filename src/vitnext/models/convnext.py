@@ -145,13 +145,13 @@ class ConvNeXt(nn.Module):
 
 # Tiny to xlarge: Liu et al. 2022, section 3. Atto to nano: depths and widths of Woo et al. 2023 (ConvNeXt V2), app. A.
 SIZES: dict[str, dict[str, tuple[int, ...]]] = {
-    "atto": {"depths": (2, 2, 6, 2), "widths": (40, 80, 160, 320)},
-    "femto": {"depths": (2, 2, 6, 2), "widths": (48, 96, 192, 384)},
-    "pico": {"depths": (2, 2, 6, 2), "widths": (64, 128, 256, 512)},
-    "nano": {"depths": (2, 2, 8, 2), "widths": (80, 160, 320, 640)},
-    "tiny": {"depths": (3, 3, 9, 3), "widths": (96, 192, 384, 768)},
-    "small": {"depths": (3, 3, 27, 3), "widths": (96, 192, 384, 768)},
-    "base": {"depths": (3, 3, 27, 3), "widths": (128, 256, 512, 1024)},
-    "large": {"depths": (3, 3, 27, 3), "widths": (192, 384, 768, 1536)},
-    "xlarge": {"depths": (3, 3, 27, 3), "widths": (256, 512, 1024, 2048)},
+    "convnext_atto": {"depths": (2, 2, 6, 2), "widths": (40, 80, 160, 320)},
+    "convnext_femto": {"depths": (2, 2, 6, 2), "widths": (48, 96, 192, 384)},
+    "convnext_pico": {"depths": (2, 2, 6, 2), "widths": (64, 128, 256, 512)},
+    "convnext_nano": {"depths": (2, 2, 8, 2), "widths": (80, 160, 320, 640)},
+    "convnext_tiny": {"depths": (3, 3, 9, 3), "widths": (96, 192, 384, 768)},
+    "convnext_small": {"depths": (3, 3, 27, 3), "widths": (96, 192, 384, 768)},
+    "convnext_base": {"depths": (3, 3, 27, 3), "widths": (128, 256, 512, 1024)},
+    "convnext_large": {"depths": (3, 3, 27, 3), "widths": (192, 384, 768, 1536)},
+    "convnext_xlarge": {"depths": (3, 3, 27, 3), "widths": (256, 512, 1024, 2048)},
 }

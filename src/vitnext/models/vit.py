@@ -181,9 +181,9 @@ def head(dim: int, representation: int, classes: int) -> nn.Module:
 
 # Tables 1 of Dosovitskiy et al. 2021 (base, large, huge) and of Touvron et al. 2021 (tiny, small): patch, D, L, heads.
 SIZES: dict[str, dict[str, int]] = {
-    "tiny": {"patch_size": 16, "dim": 192, "depth": 12, "heads": 3},
-    "small": {"patch_size": 16, "dim": 384, "depth": 12, "heads": 6},
-    "base": {"patch_size": 16, "dim": 768, "depth": 12, "heads": 12},
-    "large": {"patch_size": 16, "dim": 1024, "depth": 24, "heads": 16},
-    "huge": {"patch_size": 14, "dim": 1280, "depth": 32, "heads": 16},
+    "vit_tiny": {"patch_size": 16, "dim": 192, "depth": 12, "heads": 3},
+    "vit_small": {"patch_size": 16, "dim": 384, "depth": 12, "heads": 6},
+    "vit_base": {"patch_size": 16, "dim": 768, "depth": 12, "heads": 12},
+    "vit_large": {"patch_size": 16, "dim": 1024, "depth": 24, "heads": 16},
+    "vit_huge": {"patch_size": 14, "dim": 1280, "depth": 32, "heads": 16},
 }
