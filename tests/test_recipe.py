@@ -29,6 +29,7 @@ OTHER = {
     "augment.color_jitter": "0.4",
     "augment.trivial_augment": "true",
     "augment.erasing": "0.25",
+    "optimizer.name": "muon",
     "optimizer.learning_rate": "2e-3",
     "optimizer.weight_decay": "0.1",
     "optimizer.betas": "[0.8, 0.95]",
@@ -63,6 +64,7 @@ WRONG = {
     "augment.color_jitter": ["2", "-1", "true"],
     "augment.trivial_augment": ["sometimes", "2"],
     "augment.erasing": ["1.1", "true"],
+    "optimizer.name": ["sgd", "Muon", "3"],
     "optimizer.learning_rate": ["0", "-1e-3", ".inf", ".nan", "fast", "true", "null"],
     "optimizer.weight_decay": ["-0.1", ".nan"],
     "optimizer.betas": ["0.9", "[0.9]", "[0.9, 1.0]", "[0.9, true]"],
@@ -222,7 +224,35 @@ def test_a_typo_is_found_at_every_level_and_answered_with_the_right_name(path, t
     *parents, last = path.split(".")
     typo = ".".join([*parents, last[:-1] + "x" + last[-1]])
     for message in (mistake(override, Recipe(), [f"{typo}=1"]), mistake(from_dict, nested(typo, 1))):
-        assert f"there is no field {typo}; did you mean {last}?" in message
+        assert message.endswith(f"there is no field {typo}; did you mean {path}?")
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("optimizer.learningrate", "optimizer.learning_rate"),
+        ("learningrate", "optimizer.learning_rate"),
+        ("optimiser.learning_rate", "optimizer.learning_rate"),
+        ("lr", "optimizer.learning_rate"),
+        ("optimizer.lr", "optimizer.learning_rate"),
+        ("optimiser.lr", "optimizer.learning_rate"),
+        ("epochs", "schedule.epochs"),
+        ("schedule.warmup", "schedule.warmup_epochs"),
+        ("image_size", "data.image_size"),
+        ("name", "model.name"),
+        ("model.batch_size", "batch_size"),
+        ("modle.config.patch_size", "model.config.patch_size"),  # and not batch_size
+        ("modle.lr", "optimizer.learning_rate"),
+    ],
+)
+def test_a_field_is_found_wherever_it_is(typed, meant):
+    assert mistake(override, Recipe(), [f"{typed}=1"]).endswith(f"there is no field {typed}; did you mean {meant}?")
+    in_a_file = mistake(from_dict, nested(typed, 1))
+    first, _, rest = typed.partition(".")
+    if first in BRANCHES or not rest:  # else the section is what is not there
+        assert in_a_file.endswith(f"there is no field {typed}; did you mean {meant}?")
+    else:
+        assert f"there is no field {first}; did you mean " in in_a_file
 
 
 @pytest.mark.parametrize("path", LEAVES)

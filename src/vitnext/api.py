@@ -137,10 +137,10 @@ def train(
     say(f"model {full.model.name}: {parameters:,} parameters, {full.data.image_size} px, on {device}")
     say(f"data  {batches.description}")
     macs = catalog.count_macs(network, full.data.image_size) * full.batch_size
+    images, labels = (tensor.to(device) for tensor in next(batches.epoch(0)))
+    with suitable_threads(macs):
+        precision = choose_precision(full.precision, network, Normalize(preprocess, device)(images), labels)
     if full.precision == "auto":  # decided once and written down, so that recipe.yaml repeats the run
-        images, labels = (tensor.to(device) for tensor in next(batches.epoch(0)))
-        with suitable_threads(macs):
-            precision = choose_precision("auto", network, Normalize(preprocess, device)(images), labels)
         full = dataclasses.replace(full, precision=precision.name)
         say(f"precision {precision.name}: {precision.reason}")
 
@@ -187,6 +187,7 @@ def train(
                 Validator(dataset.splits[watched], preprocess),
                 full,
                 preprocess,
+                precision,
                 folder=folder,
                 keep=keep,
                 watch=watcher,
@@ -208,9 +209,9 @@ def train(
     metrics = classification.evaluate(
         load(artifact), split, out=folder, name=dataset.name, split_name=name, skip_unreadable=skip_unreadable
     )
-    measured: dict[str, Any] = {watched: {"top1": end.best_top1, "loss": end.best_loss}}
+    measured: dict[str, Any] = {watched: {"top1": end.kept_top1, "loss": end.kept_loss}}
     measured[name] = {key: metrics[key] for key in ("n", "top1", "top1_interval", "top5", "macro_f1", "ece")}
-    measured |= {"epoch": end.best_epoch, "seconds": end.seconds}
+    measured |= {"epoch": end.kept_epoch, "seconds": end.seconds}
     trained, _ = load_artifact(artifact)
     save_artifact(artifact, trained, dataclasses.replace(card, metrics=measured))
     low, high = metrics["top1_interval"]

@@ -6,11 +6,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -85,9 +84,11 @@ class Augment:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """AdamW (Loshchilov and Hutter 2019); weight decay acts on the weights of Linear and Conv layers alone."""
+    """AdamW (Loshchilov and Hutter 2019), or Muon for the matrices inside the network and AdamW for all else (Jordan et
+    al. 2024); weight decay acts on the weights of Linear and Conv layers alone."""
 
     __pydantic_config__ = _STRICT
+    name: Literal["adamw", "muon"] = "adamw"
     learning_rate: Positive = 1e-3  # peak, for the batch size given in the recipe
     weight_decay: NotNegative = 0.05
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
@@ -190,7 +191,7 @@ def override(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
         for depth, key in enumerate(keys):
             free = keys[:depth] == ["model", "config"]  # the family's config checks its own names
             if key not in node and not free:
-                raise InputError(f'--set "{assignment}": there is no field {path}{_suggest(key, list(node))}')
+                raise InputError(f'--set "{assignment}": there is no field {path}; {_suggest(path)}')
             if depth < len(keys) - 1:
                 if not isinstance(node.get(key), dict):
                     raise InputError(f'--set "{assignment}": {".".join(keys[: depth + 1])} has no fields of its own')
@@ -212,18 +213,44 @@ def _scalar(text: str) -> Any:
     return value
 
 
-def _suggest(word: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"
+ALIASES = {"lr": "learning_rate"}
+
+
+@functools.cache
+def _paths() -> tuple[str, ...]:
+    """Of every field and section, such as "optimizer" and "optimizer.betas"; ``model.config`` is one field."""
+
+    def below(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+        for name, value in tree.items():
+            yield prefix + name
+            if isinstance(value, dict):
+                yield from below(value, f"{prefix}{name}.")
+
+    return tuple(below(Recipe().to_dict()))
+
+
+def _suggest(path: str) -> str:
+    """What was meant by ``path``, which names no field: one of its name anywhere, else one like it; else what there is."""
+    known, keys = _paths(), path.split(".")
+    right = next(i for i in range(len(keys)) if ".".join(keys[: i + 1]) not in known)  # so many keys exist
+    here = [other.rpartition(".")[2] for other in known if other.split(".")[:-1] == keys[:right]]
+    names = list(dict.fromkeys(other.rpartition(".")[2] for other in known))
+    name = ALIASES.get(keys[-1], keys[-1])
+    if name not in names:
+        for close in difflib.get_close_matches(keys[right], here, n=1):
+            mended = ".".join([*keys[:right], close, *keys[right + 1 :]])
+            if mended in known or mended.startswith("model.config."):
+                return f"did you mean {mended}?"
+    for close in difflib.get_close_matches(name, names, n=1):
+        of_that_name = [other for other in known if other.rpartition(".")[2] == close]
+        [nearest] = difflib.get_close_matches(path, of_that_name, n=1, cutoff=0)
+        return f"did you mean {nearest}?"
+    return f"there are {', '.join(here)}"
 
 
 def _first_mistake(error: ValidationError, tree: Mapping[str, Any]) -> str:
     mistake = error.errors()[0]
     where = ".".join(str(part) for part in mistake["loc"])
     if mistake["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        *parents, last = [str(part) for part in mistake["loc"]]
-        node: Any = Recipe
-        for parent in parents:
-            node = {f.name: f.default_factory for f in dataclasses.fields(node)}[parent]
-        return f"there is no field {where}{_suggest(last, [f.name for f in dataclasses.fields(node)])}"
+        return f"there is no field {where}; {_suggest(where)}"
     return f"{where} is {mistake['input']!r}: {mistake['msg'][0].lower()}{mistake['msg'][1:]}"

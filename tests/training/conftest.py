@@ -21,6 +21,7 @@ from vitnext.models import catalog
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import from_dict, override
 from vitnext.training.defaults import model_config
+from vitnext.training.hardware import choose_precision
 from vitnext.training.loop import Progress, fit
 from vitnext.training.validation import Validator
 
@@ -60,15 +61,15 @@ class Watcher:
     def __init__(self, on: Callable[[str, int], None]) -> None:
         self.on, self.steps, self.epochs = on, [], []
 
-    def start(self, state: Progress, steps: int, precision: Any) -> None:
-        self.began, self.total, self.precision = state, steps, precision
+    def start(self, state: Progress, steps: int) -> None:
+        self.began, self.total = state, steps
 
     def step(self, state: Progress, loss: float | None, learning_rate: float, images: int) -> None:
         self.steps.append((state.step, loss, learning_rate, images))
         self.on("step", state.step)
 
-    def epoch(self, state: Progress, values: dict[str, float], best: bool) -> None:
-        self.epochs.append((state, values, best))
+    def epoch(self, state: Progress, values: dict[str, float], kept: bool) -> None:
+        self.epochs.append((state, values, kept))
         self.on("epoch", state.epoch)
 
 
@@ -131,6 +132,7 @@ def run(tmp_path):
         parts = {
             "batches": training_batches(split, preprocess, recipe),
             "validate": Validator(images(10, size, channels, seed=1), preprocess),
+            "precision": choose_precision(recipe.precision, model, torch.zeros(1), torch.zeros(1)),
             "folder": folder,
             "keep": keep,
             "watch": watcher,

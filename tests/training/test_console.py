@@ -5,11 +5,9 @@ from __future__ import annotations
 import io
 
 import pytest
-import torch
 from rich.console import Console
 
 from vitnext.training.console import ConsoleWatcher
-from vitnext.training.hardware import Precision
 from vitnext.training.loop import Progress
 
 METRICS = {"train_loss": 0.5, "loss": 0.25, "top1": 0.975}
@@ -23,16 +21,15 @@ def shown(terminal, events):
 
 
 def epochs(watcher):
-    watcher.start(Progress(), 24, Precision(torch.bfloat16, "measured: [red]fast"))
+    watcher.start(Progress(), 24)
     watcher.step(Progress(step=1), None, 1e-3, 64)
     watcher.step(Progress(step=2), 0.5, 1e-3, 64)
-    watcher.epoch(Progress(step=2, epoch=1, seconds=61.4), METRICS, best=True)
-    watcher.epoch(Progress(step=4, epoch=2, seconds=1234.0), METRICS, best=False)
+    watcher.epoch(Progress(step=2, epoch=1, seconds=61.4), METRICS, kept=True)
+    watcher.epoch(Progress(step=4, epoch=2, seconds=1234.0), METRICS, kept=False)
 
 
 def test_a_pipe_gets_a_line_an_epoch_and_no_bar():
     assert shown(False, epochs).splitlines() == [
-        "precision bf16: measured: [red]fast",
         "epoch   1/12  train loss 0.500  val loss 0.250  top-1 97.50%  61 s  kept",
         "epoch   2/12  train loss 0.500  val loss 0.250  top-1 97.50%  1,234 s",
     ]
@@ -40,9 +37,9 @@ def test_a_pipe_gets_a_line_an_epoch_and_no_bar():
 
 def test_a_resumed_run_says_where_it_goes_on():
     def events(watcher):
-        watcher.start(Progress(step=1234), 5000, Precision(torch.float32, "as before"))
+        watcher.start(Progress(step=1234), 5000)
 
-    assert shown(False, events).splitlines() == ["precision fp32: as before", "going on after step 1,234 of 5,000"]
+    assert shown(False, events).splitlines() == ["going on after step 1,234 of 5,000"]
 
 
 def test_a_terminal_sees_the_bar_with_loss_and_speed():
@@ -55,7 +52,7 @@ def test_the_speed_is_images_over_time_and_never_a_division_by_zero(seconds, mon
     clock = iter([0.0, *seconds])
     monkeypatch.setattr("vitnext.training.console.time.monotonic", lambda: next(clock))
     watcher = ConsoleWatcher(Console(file=io.StringIO()), 1, "val")
-    watcher.start(Progress(), 2, Precision(torch.float32, ""))
+    watcher.start(Progress(), 2)
     for step in (1, 2):
         watcher.step(Progress(step=step), None, 1e-3, 64)
     assert watcher.speed == (32.0 if seconds[-1] else pytest.approx(64 / 1e-9))

@@ -50,7 +50,9 @@ def naive(model, split, preprocess):
             logits = model(torch.from_numpy(preprocess(split.image(i)))[None])[0].double().tolist()
         right += logits.index(max(logits)) == split.labels[i]
         loss += math.log(sum(math.exp(x) for x in logits)) - logits[split.labels[i]]
-    return {"top1": right / len(split), "loss": pytest.approx(loss / len(split), rel=1e-5)}
+    share = right / len(split)
+    error = (share * (1 - share) / len(split)) ** 0.5
+    return {"top1": share, "top1_error": pytest.approx(error), "loss": pytest.approx(loss / len(split), rel=1e-5)}
 
 
 @pytest.mark.parametrize("batch", [1, 3, 7, 100])

@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from vitnext.training.hardware import Precision
 from vitnext.training.loop import Metrics, Progress
 
 
@@ -34,9 +33,7 @@ class ConsoleWatcher:
     ) -> None:
         self.bar.stop()
 
-    def start(self, state: Progress, steps: int, precision: Precision) -> None:
-        if precision.reason:
-            self.console.print(f"precision {precision.name}: {precision.reason}", markup=False, highlight=False)
+    def start(self, state: Progress, steps: int) -> None:
         if state.step:
             self.console.print(f"going on after step {state.step:,} of {steps:,}", highlight=False)
         self.bar.update(self.task, total=steps, completed=state.step)
@@ -51,11 +48,11 @@ class ConsoleWatcher:
         text = f"epoch {state.epoch + 1}/{self.epochs}  loss {self.loss:.3f}  {self.speed:,.0f} images/s"
         self.bar.update(self.task, completed=state.step, description=text)
 
-    def epoch(self, state: Progress, values: Metrics, best: bool) -> None:
+    def epoch(self, state: Progress, values: Metrics, kept: bool) -> None:
         self.console.print(
             f"epoch {state.epoch:>3}/{self.epochs}  train loss {values['train_loss']:.3f}  "
             f"{self.held_out} loss {values['loss']:.3f}  top-1 {100 * values['top1']:.2f}%"
-            f"  {state.seconds:,.0f} s{'  kept' if best else ''}",
+            f"  {state.seconds:,.0f} s{'  kept' if kept else ''}",
             highlight=False,
         )
         self.last = time.monotonic()

@@ -22,28 +22,19 @@ from vitnext.errors import InputError, WorkError
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import Recipe
 from vitnext.training.checkpoint import load_checkpoint, save_checkpoint
-from vitnext.training.hardware import Precision, choose_precision
+from vitnext.training.hardware import Precision
 from vitnext.training.interrupt import deferred_interrupt
 from vitnext.training.journal import Journal
-from vitnext.training.optimizers import adamw
+from vitnext.training.optimizers import optimizers as build_optimizers
 from vitnext.training.schedules import warmup_cosine
 
 CHECK_EVERY = 20  # steps between looks at the loss: each look waits for the device
 SAVE_EVERY = 600  # seconds between checkpoints inside an epoch
-STATE = {
-    "model",
-    "optimizer",
-    "progress",
-    "epoch_losses",
-    "journal",
-    "bf16",
-    "recipe",
-    "fingerprint",
-}  # of a checkpoint
+STATE = {"model", "optimizers", "progress", "epoch_losses", "journal", "recipe", "fingerprint"}  # of a checkpoint
 ANEW = "start anew with another --out"
 
 Metrics = dict[str, float]
-Validate = Callable[[nn.Module, Precision], Metrics]  # -> at least "top1" and "loss"
+Validate = Callable[[nn.Module, Precision], Metrics]  # -> at least "top1", "top1_error" and "loss"
 
 
 class Interrupted(Exception):
@@ -53,20 +44,22 @@ class Interrupted(Exception):
 class Watcher(Protocol):
     """Who looks on: the console, or nobody."""
 
-    def start(self, state: Progress, steps: int, precision: Precision) -> None: ...
+    def start(self, state: Progress, steps: int) -> None: ...
     def step(self, state: Progress, loss: float | None, learning_rate: float, images: int) -> None: ...
-    def epoch(self, state: Progress, values: Metrics, best: bool) -> None: ...
+    def epoch(self, state: Progress, values: Metrics, kept: bool) -> None: ...
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: ``step`` optimizer steps are done; ``best_epoch`` 0 means that no epoch was validated."""
+    """Where a run stands: ``step`` optimizer steps are done; epoch 0 of best and kept means that there is none yet."""
 
     step: int = 0
     epoch: int = 0  # finished epochs
-    best_top1: float = -1.0
-    best_loss: float = float("inf")
+    best_top1: float = -1.0  # the highest
     best_epoch: int = 0
+    kept_top1: float = -1.0  # of the model that the run will leave
+    kept_loss: float = float("inf")
+    kept_epoch: int = 0
     seconds: float = 0.0  # training time so far, without what was lost in a kill
 
 
@@ -88,6 +81,7 @@ def fit(
     validate: Validate,
     recipe: Recipe,
     preprocess: Preprocess,
+    precision: Precision,
     *,
     folder: Path,
     keep: Callable[[nn.Module, Progress, Metrics], None],
@@ -98,34 +92,35 @@ def fit(
 ) -> Progress:
     """Train ``model`` in place by ``recipe`` and return where the run ended.
 
-    ``validate`` runs after every epoch; ``keep`` is called for each epoch that is to be kept: the best by validation
-    top-1 (then by loss) if ``select``, else each. The state is saved to ``folder/last.pt``; ``fingerprint`` names the
-    data, and resuming with another recipe or other data is refused.
+    ``validate`` runs after every epoch; ``keep`` is called for each epoch that is to be kept: if ``select``, one whose
+    validation top-1 is at most a standard error below the best so far, else each. Among epochs that the validation
+    images cannot tell apart the run so leaves the latest, which the schedule has brought furthest (the
+    one-standard-error rule, Hastie et al. 2009, section 7.10).
+
+    The state is saved to ``folder/last.pt``; ``fingerprint`` names the data, and resuming with another recipe or other
+    data is refused.
 
     Raises WorkError for a loss that is not finite, Interrupted after Ctrl-C, InputError for a checkpoint that does not
     belong to this run.
     """
     device = next(model.parameters()).device
     normalize = Normalize(preprocess, device)
-    optimizer = adamw(model, recipe.optimizer)
-    progress, journal_offset, precision = Progress(), None, None
+    optimizers = build_optimizers(model, recipe.optimizer)
+    progress, journal_offset = Progress(), None
     epoch_losses: list[float] = []  # of the epoch that is under way
     if resume:
         saved = load_checkpoint(folder / "last.pt")
         _same_run(saved, recipe, fingerprint)
         model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
+        for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
         progress, journal_offset = Progress(**saved["progress"]), saved["journal"]
         epoch_losses = saved["epoch_losses"]
-        precision = Precision(torch.bfloat16 if saved["bf16"] else torch.float32, "as before the run was stopped")
-    if precision is None:
-        images, labels = (tensor.to(device) for tensor in next(batches.epoch(0)))
-        precision = choose_precision(recipe.precision, model, normalize(images), labels)
 
     per_epoch, epochs = batches.steps_per_epoch, recipe.schedule.epochs
     steps, warmup = per_epoch * epochs, round(per_epoch * min(recipe.schedule.warmup_epochs, epochs / 2))
     journal = Journal(folder, track=recipe.track, offset=journal_offset)
-    watch.start(progress, steps, precision)
+    watch.start(progress, steps)
     clock = last_save = time.monotonic()
 
     def tick() -> None:
@@ -139,11 +134,10 @@ def fit(
         last_save = time.monotonic()
         state = {
             "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in optimizers],
             "progress": asdict(progress),
             "epoch_losses": epoch_losses,
             "journal": journal.offset,
-            "bf16": precision.dtype == torch.bfloat16,
             "recipe": recipe.to_dict(),
             "fingerprint": fingerprint,
         }
@@ -157,7 +151,7 @@ def fit(
                 rate = warmup_cosine(
                     progress.step, steps, warmup, recipe.optimizer.learning_rate, recipe.schedule.final_fraction
                 )
-                for group in optimizer.param_groups:
+                for group in (group for optimizer in optimizers for group in optimizer.param_groups):
                     group["lr"] = rate
 
                 # Forward and backward.
@@ -171,8 +165,9 @@ def fit(
                 # Update.
                 if recipe.optimizer.clip_norm:
                     nn.utils.clip_grad_norm_(model.parameters(), recipe.optimizer.clip_norm)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
+                for optimizer in optimizers:
+                    optimizer.step()
+                    optimizer.zero_grad(set_to_none=True)
                 progress = replace(progress, step=progress.step + 1)
 
                 # Look at the loss, and save from time to time.
@@ -192,17 +187,18 @@ def fit(
             # Validate and keep.
             progress = replace(progress, epoch=progress.epoch + 1)
             metrics = validate(model.eval(), precision)
-            _finite([metrics["loss"]], progress.step, optimizer.param_groups[0]["lr"])
-            best = not select or (metrics["top1"], -metrics["loss"]) > (progress.best_top1, -progress.best_loss)
-            if best:
-                progress = replace(
-                    progress, best_top1=metrics["top1"], best_loss=metrics["loss"], best_epoch=progress.epoch
-                )
+            _finite([metrics["loss"]], progress.step, optimizers[0].param_groups[0]["lr"])
+            top1 = metrics["top1"]
+            if top1 > progress.best_top1:
+                progress = replace(progress, best_top1=top1, best_epoch=progress.epoch)
+            kept = not select or top1 >= progress.best_top1 - metrics["top1_error"]
+            if kept:
+                progress = replace(progress, kept_top1=top1, kept_loss=metrics["loss"], kept_epoch=progress.epoch)
                 keep(model, progress, metrics)
             tick()
             summary = {"train_loss": sum(epoch_losses) / max(1, len(epoch_losses)), **metrics}
-            journal.write("epoch", progress.step, epoch=progress.epoch, best=best, seconds=progress.seconds, **summary)
-            watch.epoch(progress, summary, best)
+            journal.write("epoch", progress.step, epoch=progress.epoch, kept=kept, seconds=progress.seconds, **summary)
+            watch.epoch(progress, summary, kept)
             epoch_losses = []
             save()
             if interrupt:

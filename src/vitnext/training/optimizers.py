@@ -1,18 +1,28 @@
-"""AdamW with the usual division: weights of Linear and Conv layers decay, everything else does not."""
+"""AdamW with the usual division: weights of Linear and Conv layers decay, everything else does not. On request the
+matrices inside the network are trained by Muon instead."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vitnext.recipe import Optimizer
 
 
-def adamw(model: nn.Module, recipe: Optimizer) -> torch.optim.AdamW:
-    """Biases, norms, tokens, position embeddings and layer scales are not decayed."""
+def optimizers(model: nn.Module, recipe: Optimizer) -> list[torch.optim.Optimizer]:
+    """The optimizers that together train every parameter of ``model``; they share one learning rate.
+
+    Biases, norms, tokens, position embeddings and layer scales are not decayed.
+    """
+    matrices = hidden_matrices(model) if recipe.name == "muon" else []
     decayed, free = split_parameters(model)
+    inside = {id(p) for p in matrices}
+    decayed = [p for p in decayed if id(p) not in inside]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, fused=True)
+    adamw = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, fused=True)
+    return [Muon(matrices, recipe.learning_rate, recipe.weight_decay), adamw] if matrices else [adamw]
 
 
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -20,3 +30,63 @@ def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
     weights = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)}
     trainable = [p for p in model.parameters() if p.requires_grad]
     return [p for p in trainable if id(p) in weights], [p for p in trainable if id(p) not in weights]
+
+
+def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
+    """Trainable weights of Linears and dense convolutions between the first layer, which sees pixels, and the head."""
+    dense = [m for m in model.modules() if isinstance(m, nn.Linear) or (isinstance(m, nn.Conv2d) and m.groups == 1)]
+    head = model.head
+    assert isinstance(head, nn.Module)
+    outer = {id(dense[0]), *(id(m) for m in head.modules())}
+    inside = {id(m.weight) for m in dense if id(m) not in outer}
+    return [p for p in model.parameters() if id(p) in inside and p.requires_grad]
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose step has all singular values near 1 (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
+
+        M <- mu M + (1 - mu) G,   W <- W - lr (0.2 sqrt(max(m, n)) orthogonalize((1 - mu) G + mu M) + weight_decay W)
+
+    The factor gives the m x n step the root mean square of a step of AdamW, so that both take one learning rate and
+    one decay (Liu et al. 2025, arXiv:2502.16982, eq. 4). A convolution is the matrix (out, in * k * k).
+    """
+
+    def __init__(
+        self, params: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0, momentum: float = 0.95
+    ) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            lr, decay, momentum = group["lr"], group["weight_decay"], group["momentum"]
+            alike: dict[tuple[int, ...], list[nn.Parameter]] = {}  # one batched product for each shape
+            for p in group["params"]:
+                if p.grad is not None:
+                    alike.setdefault(tuple(p.shape), []).append(p)
+            for parameters in alike.values():
+                steps = []
+                for p in parameters:
+                    assert p.grad is not None
+                    mean: Tensor = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                    mean.lerp_(p.grad, 1 - momentum)
+                    steps.append(p.grad.lerp(mean, momentum).flatten(1))
+                stacked = orthogonalize(torch.stack(steps))
+                scale = 0.2 * max(stacked.shape[-2:]) ** 0.5
+                for p, step in zip(parameters, stacked, strict=True):
+                    p.mul_(1 - lr * decay).add_(step.view_as(p), alpha=-lr * scale)
+
+
+def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
+    """(..., m, n) -> U V^T of the singular value decomposition U S V^T, roughly: singular values land in 0.7 ... 1.2.
+
+    A Newton-Schulz iteration with Jordan's coefficients, which trade accuracy at 1 for speed near 0.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrices / (torch.linalg.matrix_norm(matrices, keepdim=True) + 1e-7)
+    if tall := x.shape[-2] > x.shape[-1]:
+        x = x.mT  # the smaller product
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x

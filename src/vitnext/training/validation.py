@@ -1,4 +1,4 @@
-"""Top-1 and cross-entropy on held-out images after each epoch, on the pixels that ``Preprocess`` gives."""
+"""Top-1, its standard error and the cross-entropy on held-out images after each epoch, on the pixels of ``Preprocess``."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ class Validator:
                 correct += int((logits.argmax(1) == labels).sum())
                 loss += float(F.cross_entropy(logits, labels, reduction="sum"))
                 start += len(batch)
-        return {"top1": correct / start, "loss": loss / start}
+        top1 = correct / start
+        return {"top1": top1, "top1_error": (top1 * (1 - top1) / start) ** 0.5, "loss": loss / start}
 
     def _batches(self) -> Iterator[np.ndarray]:
         if self._pixels:
