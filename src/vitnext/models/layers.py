@@ -67,8 +67,10 @@ def initialize(model: nn.Module, head: nn.Module) -> None:
             nn.init.xavier_uniform_(module.weight)
         elif isinstance(module, nn.Conv2d):
             nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
-        elif isinstance(module, nn.LayerNorm):
+        elif isinstance(module, nn.LayerNorm | nn.BatchNorm2d):
             nn.init.ones_(module.weight)
+            if isinstance(module, nn.BatchNorm2d):
+                module.reset_running_stats()
         else:
             continue
         if module.bias is not None:

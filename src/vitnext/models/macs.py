@@ -6,6 +6,7 @@ tables: norms, activations, softmax, additions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,6 +34,9 @@ def count_macs(model: nn.Module, image_size: int) -> int:
             z: Tensor = inputs[0]
             batch, tokens, dim = z.shape
             total += 2 * batch * tokens * tokens * dim  # q k^T and A v over all heads
+        else:  # attention in windows or over fewer keys knows its own products
+            own: Callable[[tuple[Any, ...]], int] | None = getattr(module, "attention_macs", None)
+            total += own(inputs) if own else 0
 
     config: Any = model.config
     with torch.device("meta"), torch.no_grad():
