@@ -13,9 +13,9 @@ from vitnext.recipe import Model, Recipe, override, read
 
 TINY, SMALL = 16, 64  # pixels of the short side: digits, garments; beyond are photographs
 REGULARISERS = ("dropout", "attention_dropout", "stochastic_depth", "layer_scale")
-IMAGES_TO_SEE = {"cpu": 180_000, "gpu": 1_200_000}  # of a photographic run: epochs = this / images, within limits
-EPOCHS = {"cpu": (5, 60), "gpu": (30, 300)}
-MEASURED_WITH = {"digits": 1_295, "fashion_mnist": 60_000}  # training images: with fewer, more epochs
+MEASURED_WITH = {"digits": 1_295, "fashion_mnist": 60_000, "photos": 3_000}  # training images: with fewer, more epochs
+EPOCHS = {"digits": 200, "fashion_mnist": 200, "photos": 80}  # at most; at least 5
+GPU_EPOCHS = 4  # times as many of photographs
 PHOTO_SIZE = {"cpu": 96, "gpu": 224}
 
 
@@ -48,15 +48,13 @@ def choose(
     machine = "gpu" if gpu else "cpu"
     if band == "photos":
         size = min(PHOTO_SIZE[machine], facts.short_side // 32 * 32)
-        low, high = EPOCHS[machine]
-        epochs = max(low, min(high, round(IMAGES_TO_SEE[machine] / facts.count)))
-        chosen = replace(chosen, schedule=replace(chosen.schedule, epochs=epochs, warmup_epochs=epochs / 12))
     else:
         multiple = 2 if band == "digits" else 4
         size = max(multiple, facts.short_side // multiple * multiple)
-        epochs = max(5, min(200, round(chosen.schedule.epochs * MEASURED_WITH[band] / facts.count)))
-        warmup = chosen.schedule.warmup_epochs * epochs / chosen.schedule.epochs
-        chosen = replace(chosen, schedule=replace(chosen.schedule, epochs=epochs, warmup_epochs=warmup))
+    more = GPU_EPOCHS if band == "photos" and gpu else 1
+    epochs = more * max(5, min(EPOCHS[band], round(chosen.schedule.epochs * MEASURED_WITH[band] / facts.count)))
+    warmup = chosen.schedule.warmup_epochs * epochs / chosen.schedule.epochs
+    chosen = replace(chosen, schedule=replace(chosen.schedule, epochs=epochs, warmup_epochs=warmup))
     data = replace(chosen.data, image_size=size, color="L" if facts.grey else "RGB", val_fraction=None)
     chosen = replace(chosen, data=data)
     batch = max(8, 1 << (max(1, facts.count // 8).bit_length() - 1))

@@ -1,4 +1,4 @@
-"""Top-1, its standard error and the cross-entropy on held-out images after each epoch, on the pixels of ``Preprocess``."""
+"""Top-1, its standard error and cross-entropy on held-out images after each epoch, on the pixels of ``Preprocess``."""
 
 from __future__ import annotations
 
