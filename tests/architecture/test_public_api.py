@@ -14,6 +14,7 @@ HEAVY = ("torch", "torchvision", "numpy", "PIL", "onnxruntime", "sklearn", "matp
 
 RUN_SIDE = (
     "vitnext.errors",
+    "vitnext.files",
     "vitnext.types",
     "vitnext.card",
     "vitnext.preprocess",

@@ -5,8 +5,15 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from vitnext.models.attention import MultiHeadSelfAttention, scaled_dot_product_attention
+from vitnext.models import attention as attention_module
+from vitnext.models.attention import (
+    MultiHeadSelfAttention,
+    batched_attention,
+    fast_attention,
+    scaled_dot_product_attention,
+)
 
 PATHS = pytest.mark.parametrize("readable", [False, True], ids=["fast", "readable"])
 
@@ -124,3 +131,46 @@ def test_returned_weights_are_those_before_dropout():
 def test_heads_must_divide_the_width(heads):
     with pytest.raises(ValueError, match=f"dim 12 is not a multiple of heads {heads}"):
         MultiHeadSelfAttention(12, heads)
+
+
+# Around the rule's limits of 50 tokens and a width of 32.
+SHAPES = [(50, 32), (51, 32), (50, 36), (1, 4)]
+
+
+def heads_of(tokens, width, dtype=torch.float64):
+    torch.manual_seed(2)
+    packed = torch.randn(2, tokens, 3, 3, width, dtype=dtype)
+    return packed.permute(2, 0, 3, 1, 4).unbind(0)  # as in MultiHeadSelfAttention: not contiguous
+
+
+@pytest.mark.parametrize("path", [fast_attention, batched_attention, F.scaled_dot_product_attention])
+@pytest.mark.parametrize(("tokens", "width"), SHAPES)
+def test_every_path_is_the_equation(path, tokens, width):
+    found, expected = ([x.clone().requires_grad_() for x in heads_of(tokens, width)] for _ in range(2))
+    out, (readable, _) = path(*found), scaled_dot_product_attention(*expected)
+    assert out.shape == (2, 3, tokens, width)
+    torch.testing.assert_close(out, readable, rtol=0, atol=1e-12)
+    torch.testing.assert_close(path(*heads_of(tokens, width)), readable, rtol=0, atol=1e-12)  # without gradients
+    weight = torch.randn_like(out)
+    for result in (out, readable):
+        (result * weight).sum().backward()
+    for x, y in zip(found, expected, strict=True):
+        assert tokens == 1 or y.grad.abs().max() > 1e-3
+        torch.testing.assert_close(x.grad, y.grad, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "width", "dtype", "gradients", "batched"),
+    [
+        (50, 32, torch.float32, True, True),
+        (51, 32, torch.float32, True, False),
+        (50, 36, torch.float32, True, False),
+        (50, 32, torch.float32, False, False),
+        (50, 32, torch.bfloat16, True, False),
+    ],
+)
+def test_matrices_are_multiplied_in_batches_where_that_is_faster(tokens, width, dtype, gradients, batched, monkeypatch):
+    calls = []
+    monkeypatch.setattr(attention_module, "batched_attention", lambda *x: calls.append(1) or batched_attention(*x))
+    fast_attention(*(x.requires_grad_(gradients) for x in heads_of(tokens, width, dtype)))
+    assert bool(calls) == batched

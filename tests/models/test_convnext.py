@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from vitnext.models.convnext import ChannelLayerNorm, ConvNeXt, ConvNeXtConfig
+from vitnext.models.convnext import SIZES, ChannelLayerNorm, ConvNeXt, ConvNeXtConfig
 
 TINY = {"channels": 2, "classes": 5, "stem_stride": 2, "depths": (1, 2), "widths": (8, 16)}
 
@@ -70,6 +70,27 @@ def test_forward_is_the_paper(build, config):
             x = block_of_figure_4(block, x)
     feature = norm(model.norm, x.mean(dim=(2, 3)), dim=1)  # pool, then norm
     torch.testing.assert_close(model(images()), feature @ model.head.weight.T + model.head.bias)
+
+
+def test_head_pooled_pyramid_and_stages(build):
+    model = build(stem_stride=2, depths=(1, 2, 1), widths=(8, 16, 12))
+    maps = model.pyramid(images(26, 17))
+    described = [(stage.name, stage.channels, stage.stride) for stage in model.stages]
+    assert described == [("stage1", 8, 2), ("stage2", 16, 4), ("stage3", 12, 8)]
+    assert list(maps) == ["stage1", "stage2", "stage3"]
+    assert [tuple(x.shape) for x in maps.values()] == [(2, 8, 13, 8), (2, 16, 6, 4), (2, 12, 3, 2)]
+    x = model.stem(images(26, 17))
+    for stage in model.stages:
+        x = stage(x)
+        torch.testing.assert_close(maps[stage.name], x)
+    pooled = model.pooled(images(26, 17))
+    torch.testing.assert_close(pooled, norm(model.norm, x.mean(dim=(2, 3)), dim=1))
+    torch.testing.assert_close(model.head(pooled), model(images(26, 17)))
+
+
+@pytest.mark.parametrize("size", ["tiny", "small", "base", "large"])
+def test_dinov3_is_convnext_without_a_head(size):
+    assert SIZES[f"convnext_{size}_dinov3"] == SIZES[f"convnext_{size}"] | {"classes": 0}
 
 
 def test_channel_norm_does_not_mix_positions():

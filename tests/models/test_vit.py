@@ -77,13 +77,18 @@ def test_overlapping_patches_are_more_tokens(build):
     assert build().config.grid == 3
 
 
-@pytest.mark.parametrize("pool", ["token", "mean"])
+@pytest.mark.parametrize("pool", ["token", "mean", "mean_norm"])
 def test_forward_is_the_paper(build, pool):
     model = build(pool=pool)
     z = equation_1(model, images())
     for block in model.encoder:
         z, _ = equations_2_and_3(block, z)
-    y = norm(model.norm, z[:, 0]) if pool == "token" else norm(model.norm, z[:, 1:]).mean(dim=1)
+    y = {
+        "token": norm(model.norm, z[:, 0]),
+        "mean": norm(model.norm, z[:, 1:]).mean(dim=1),
+        "mean_norm": norm(model.norm, z[:, 1:].mean(dim=1)),
+    }[pool]
+    torch.testing.assert_close(model.pooled(images()), y)
     torch.testing.assert_close(model(images()), y @ model.head.weight.T + model.head.bias)
 
 
@@ -91,6 +96,29 @@ def test_mean_without_a_class_token_is_over_all_tokens(build):
     model = build(class_token=False, pool="mean")
     z = torch.randn(2, 9, 24, dtype=torch.float64)
     torch.testing.assert_close(model.pool(z), norm(model.norm, z).mean(dim=1))
+
+
+@pytest.mark.parametrize("config", [{}, {"class_token": False, "pool": "mean"}, {"pool": "mean_norm"}], ids=str)
+def test_pyramid_is_the_patches_where_they_are(build, config):
+    model = build(**config, patch_stride=2)
+    first = int(model.config.class_token)
+    z = model.encode(images())[:, first:]
+    z = z if model.config.pool == "mean_norm" else norm(model.norm, z)  # what the head sees before it is pooled
+    [(name, grid)] = model.pyramid(images()).items()
+    assert (
+        [(stage.name, stage.channels, stage.stride) for stage in model.stages] == [(name, 24, 2)] == [("grid", 24, 2)]
+    )
+    assert grid.shape == (2, 24, 5, 5)
+    for row in range(5):
+        for column in range(5):
+            torch.testing.assert_close(grid[:, :, row, column], z[:, row * 5 + column])
+
+
+@pytest.mark.parametrize("config", [{}, {"representation": 7}, {"pool": "mean"}, {"classes": 0}], ids=str)
+def test_forward_is_the_head_of_the_pooled_feature(build, config):
+    model = build(**config)
+    assert model.pooled(images()).shape == (2, 24)
+    assert torch.equal(model(images()), model.head(model.pooled(images())))
 
 
 def test_representation_is_a_tanh_layer_in_the_head(build):
@@ -112,8 +140,9 @@ def test_attention_weights_are_those_of_the_forward_pass(build):
         torch.testing.assert_close(attended, z)
         expected.append(by_equation)
     found = model.attention_weights(images())
-    assert [tuple(weights.shape) for weights in found] == [(2, 2, 10, 10)] * 3
-    for weights, by_equation in zip(found, expected, strict=True):
+    assert list(found) == ["encoder.0", "encoder.1", "encoder.2"]
+    for weights, by_equation in zip(found.values(), expected, strict=True):
+        assert weights.shape == (2, 2, 10, 10)
         torch.testing.assert_close(weights, by_equation)
         torch.testing.assert_close(weights.sum(dim=-1), torch.ones(2, 2, 10, dtype=torch.float64))
 
@@ -148,7 +177,7 @@ def test_another_image_size_is_an_error_that_names_both(build):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"pool": "max"}, 'pool is "max"; it must be "token" or "mean"'),
+        ({"pool": "max"}, 'pool is "max"; it must be "token", "mean" or "mean_norm"'),
         ({"class_token": False}, 'pool "token" needs class_token: true'),
         ({"patch_size": 16}, "patch_size 16 is larger than image_size 12"),
         ({"patch_size": 5}, "image_size 12 is not a whole number of patches of 5 px"),

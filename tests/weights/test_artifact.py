@@ -101,7 +101,7 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(saved, monkeypatch, 
     with pytest.raises(WorkError if isinstance(error, OSError) else KeyboardInterrupt) as caught:
         save_artifact(saved, *model_and_card("convnext"))
     if isinstance(error, OSError):
-        assert str(caught.value) == f"the artifact {saved} could not be written (No space left on device)"
+        assert str(caught.value) == f"{saved}: cannot be written (No space left on device)"
     assert [path.name for path in saved.parent.iterdir()] == ["model.safetensors"]
     assert saved.read_bytes() == before
 
@@ -111,7 +111,7 @@ def test_a_place_that_cannot_be_written(tmp_path, path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(WorkError) as caught:
         save_artifact(tmp_path / path, *model_and_card())
-    assert str(caught.value).startswith(f"the artifact {tmp_path / path} could not be written (")
+    assert str(caught.value).startswith(f"{tmp_path / path}: cannot be written (")
     assert "\n" not in str(caught.value)
 
 

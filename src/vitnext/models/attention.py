@@ -11,6 +11,7 @@ the authors' code.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,11 +27,33 @@ def scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float
     return F.dropout(weights, dropout, training=dropout > 0.0) @ v, weights
 
 
+def fast_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
+    """The same weighted sum, (B, h, N, d), without the weights: on torch's fused kernel, which never stores them.
+
+    On the CPU the backward pass of that kernel is slow for few tokens of little width: training there multiplies
+    matrices in batches (benchmarks/attention.py).
+    """
+    tokens, width = q.shape[-2:]
+    few = q.requires_grad and width <= 32 and tokens <= 50
+    if few and q.device.type == "cpu" and q.dtype in (torch.float32, torch.float64):
+        return batched_attention(q, k, v, dropout)
+    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+
+
+def batched_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
+    """The same as matrix products over one batch of B * h; 1 / sqrt(d) is a factor of the first, no step of its own."""
+    shape = q.shape  # (B, h, N, d)
+    q, k, v = (x.flatten(0, 1) for x in (q, k, v))  # (B * h, N, d)
+    scores = torch.baddbmm(q.new_empty(()), q, k.transpose(1, 2), beta=0, alpha=shape[-1] ** -0.5)  # (B * h, N, N)
+    weights = F.dropout(scores.softmax(dim=-1), dropout, training=dropout > 0.0)
+    return torch.bmm(weights, v).view(shape)
+
+
 class MultiHeadSelfAttention(nn.Module):
     """h heads attend side by side in D / h dimensions each; W^O mixes what they found.
 
-    ``forward(z)`` maps (B, N, D) to (B, N, D) on torch's fused kernel. ``forward(z, return_weights=True)`` takes the
-    readable path above and returns the weights (B, h, N, N) too. Both give the same result.
+    ``forward(z)`` maps (B, N, D) to (B, N, D) on the fastest path. ``forward(z, return_weights=True)`` takes the
+    readable path above and returns the weights (B, h, N, N) too. All give the same result.
     ``attention_dropout`` acts on the weights, in training. Raises ValueError if ``dim`` is not a multiple of ``heads``.
     """
 
@@ -51,7 +74,7 @@ class MultiHeadSelfAttention(nn.Module):
         if return_weights:
             heads, weights = scaled_dot_product_attention(q, k, v, dropout)
         else:
-            heads = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+            heads = fast_attention(q, k, v, dropout)
         concatenated = heads.transpose(1, 2).reshape(batch, tokens, dim)  # (B, N, h * d)
         out: Tensor = self.output(concatenated)
         return (out, weights) if return_weights else out

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,20 @@ import torch
 from torch import nn
 
 from vitnext.errors import InputError
-from vitnext.models import convnext, vit
+from vitnext.models import (
+    convnext,
+    convnextv2,
+    deit,
+    dinov2,
+    dinov3,
+    mit,
+    mobilenet,
+    resnet,
+    roadmap,
+    swin,
+    swinv2,
+    vit,
+)
 from vitnext.models.macs import count_macs
 
 
@@ -29,23 +43,43 @@ class Family:
     sizes: dict[str, dict[str, Any]]
     paper: str
     channels_last: bool  # the memory layout that its operations prefer
+    recipe: str  # whose default recipes suit it: vit or convnext
+    image_size: int = 224  # what its sizes were trained and counted at, where the config does not say
 
     def has(self, field: str) -> bool:
         """Whether the family's config has this field."""
         return any(known.name == field for known in dataclasses.fields(self.config))
 
 
+VIT_SIZES = {**vit.SIZES, **deit.PLAIN_SIZES}  # without distillation DeiT is a ViT
+
 FAMILIES = {
-    "vit": Family(vit.ViTConfig, vit.VisionTransformer, vit.SIZES, "Dosovitskiy et al. 2021", False),
-    "convnext": Family(convnext.ConvNeXtConfig, convnext.ConvNeXt, convnext.SIZES, "Liu et al. 2022", True),
+    "vit": Family(vit.ViTConfig, vit.VisionTransformer, VIT_SIZES, "Dosovitskiy et al. 2021", False, "vit"),
+    "deit": Family(deit.DeiTConfig, deit.DeiT, deit.SIZES, "Touvron et al. 2021", False, "vit"),
+    "deit3": Family(deit.DeiT3Config, deit.DeiT3, deit.DEIT3_SIZES, "Touvron et al. 2022", False, "vit"),
+    "dinov2": Family(dinov2.DINOv2Config, dinov2.DINOv2, dinov2.SIZES, "Oquab et al. 2023", False, "vit"),
+    "dinov3": Family(dinov3.DINOv3Config, dinov3.DINOv3, dinov3.SIZES, "Simeoni et al. 2025", False, "vit"),
+    "swin": Family(swin.SwinConfig, swin.SwinTransformer, swin.SIZES, "Liu et al. 2021", False, "convnext"),
+    "swinv2": Family(
+        swinv2.SwinV2Config, swinv2.SwinTransformerV2, swinv2.SIZES, "Liu et al. 2022 (V2)", False, "convnext", 256
+    ),
+    "mit": Family(mit.MiTConfig, mit.MixTransformer, mit.SIZES, "Xie et al. 2021", False, "convnext"),
+    "convnext": Family(convnext.ConvNeXtConfig, convnext.ConvNeXt, convnext.SIZES, "Liu et al. 2022", True, "convnext"),
+    "convnextv2": Family(
+        convnextv2.ConvNeXtV2Config, convnextv2.ConvNeXtV2, convnextv2.SIZES, "Woo et al. 2023", True, "convnext"
+    ),
+    "resnet": Family(resnet.ResNetConfig, resnet.ResNet, resnet.SIZES, "He et al. 2016", True, "convnext"),
+    "mobilenet": Family(
+        mobilenet.MobileNetV2Config, mobilenet.MobileNetV2, mobilenet.SIZES, "Sandler et al. 2018", True, "convnext"
+    ),
+    "roadmap": Family(roadmap.Design, roadmap.Roadmap, roadmap.SIZES, "Liu et al. 2022", True, "convnext"),
 }
 
 NAMES = [name for family in FAMILIES.values() for name in family.sizes]
 
-IMAGE_SIZE = 224  # what a size whose config names no other was trained and counted at
-
-# ImageNet-1k top-1 of training on ImageNet-1k alone at 224 px. ViT: DeiT without distillation, as its authors'
-# repository lists it (table 7 of Touvron et al. 2021 has 79.8 for small); ConvNeXt: Liu et al. 2022, table 1.
+# ImageNet-1k top-1 of training on ImageNet-1k alone at the family's image size. ViT: DeiT without distillation, as its
+# authors' repository lists it (table 7 of Touvron et al. 2021 has 79.8 for small); Swin: Liu et al. 2021, table 1; V2:
+# its authors' repository; ConvNeXt: Liu et al. 2022, table 1; V2: Woo et al. 2023, with its self-supervised start.
 PUBLISHED_TOP1 = {
     "vit_tiny": 72.2,
     "vit_small": 79.9,
@@ -54,12 +88,34 @@ PUBLISHED_TOP1 = {
     "convnext_small": 83.1,
     "convnext_base": 83.8,
     "convnext_large": 84.3,
+    "deit_tiny": 72.2,
+    "deit_small": 79.9,
+    "deit_base": 81.8,
+    "swin_tiny": 81.2,
+    "swin_small": 83.2,
+    "swin_base": 83.5,
+    "swinv2_tiny": 81.8,
+    "swinv2_small": 83.7,
+    "swinv2_base": 84.2,
+    "convnextv2_atto": 76.7,
+    "convnextv2_femto": 78.5,
+    "convnextv2_pico": 80.3,
+    "convnextv2_nano": 81.9,
+    "convnextv2_tiny": 83.0,
+    "convnextv2_base": 84.9,
+    "convnextv2_large": 85.8,
+    "convnextv2_huge": 86.3,
+    **{
+        f"roadmap_{column}_{i:02d}": step.top1
+        for column, steps in roadmap.STEPS.items()
+        for i, step in enumerate(steps)
+    },
 }
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of ``vitnext models``: parameters and multiply-adds of the 1000-class model at ``image_size`` pixels."""
+    """One line of ``vitnext models``: parameters and multiply-adds of the published model at ``image_size`` pixels."""
 
     name: str
     family: str
@@ -116,9 +172,10 @@ def describe(name: str) -> Row:
     with torch.device("meta"):
         model = build(name)
     parameters = sum(p.numel() for p in model.parameters())
-    image_size = getattr(model.config, "image_size", IMAGE_SIZE)
+    family = FAMILIES[family_name]
+    image_size = getattr(model.config, "image_size", family.image_size)
     macs = count_macs(model, image_size)
-    return Row(name, family_name, parameters, macs, image_size, FAMILIES[family_name].paper, PUBLISHED_TOP1.get(name))
+    return Row(name, family_name, parameters, macs, image_size, family.paper, PUBLISHED_TOP1.get(name))
 
 
 def _parse(name: str) -> tuple[str, dict[str, Any]]:
@@ -132,7 +189,7 @@ def _parse(name: str) -> tuple[str, dict[str, Any]]:
         if patch.isdecimal() and family.has("patch_size") and base in (family_name, *family.sizes):
             return family_name, {**family.sizes.get(base, {}), "patch_size": int(patch)}
     known = [*FAMILIES, *NAMES]
-    close = difflib.get_close_matches(name, known, n=1)
+    close = [base] if base in known else difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]}?" if close else "vitnext models lists them all"
     raise InputError(f'there is no model "{name}": {hint}')
 
@@ -148,3 +205,9 @@ def _fits(value: Any, default: Any) -> bool:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
+
+
+if __name__ == "__main__":  # make catalog
+    print("[")
+    print(",\n".join(json.dumps(dataclasses.asdict(describe(name))) for name in NAMES))
+    print("]")

@@ -8,16 +8,21 @@
 Paper -> here: gamma -> layer_scale, the 1x1 convolutions W_1 and W_2 -> expand and project (Linears on channels-last
 features, where a 1x1 convolution is a matrix product).
 Deviations: none. ``stem_stride`` and the number of stages are free, so that 8x8 and 28x28 images keep their detail.
+DINOv3's ConvNeXts (Simeoni et al. 2025, arXiv:2508.10104) are this network without a head: their global feature is
+what ``pooled`` gives, LN of the average.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vitnext.models.backbone import Stage
 from vitnext.models.depthwise import DepthwiseConv2d
 from vitnext.models.layers import StochasticDepth, check_at_least, check_rates, initialize, stochastic_depth_rates
 
@@ -83,15 +88,19 @@ class ConvNeXtBlock(nn.Module):
 
 
 class ConvNeXtStage(nn.Module):
-    """A separate downsampling layer (all stages but the first), then blocks of one width."""
+    """A separate downsampling layer (all stages but the first), then blocks of one width.
 
-    def __init__(self, width_in: int, width: int, rates: list[float], config: ConvNeXtConfig) -> None:
+    It describes itself as ``backbone.Stage`` does: ``name``, ``channels`` and ``stride`` of what leaves it.
+    """
+
+    def __init__(self, stage: Stage, width_in: int, blocks: Iterable[nn.Module]) -> None:
         super().__init__()
+        self.name, self.channels, self.stride = stage.name, stage.channels, stage.stride
         self.downsample = nn.Sequential()
         if width_in:
             self.downsample.append(ChannelLayerNorm(width_in, eps=1e-6))
-            self.downsample.append(nn.Conv2d(width_in, width, 2, stride=2))
-        self.blocks = nn.Sequential(*(ConvNeXtBlock(width, config, rate) for rate in rates))
+            self.downsample.append(nn.Conv2d(width_in, stage.channels, 2, stride=2))
+        self.blocks = nn.Sequential(*blocks)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.blocks(self.downsample(x))  # (B, C_in, H, W) -> (B, C, H / 2, W / 2)
@@ -111,13 +120,12 @@ class ConvNeXt(nn.Module):
         self.stem = nn.Sequential(
             nn.Conv2d(config.channels, widths[0], stem, stride=stem), ChannelLayerNorm(widths[0], eps=1e-6)
         )
-        rates = stochastic_depth_rates(config.stochastic_depth, sum(config.depths))
+        rates = iter(stochastic_depth_rates(config.stochastic_depth, sum(config.depths)))
         self.stages = nn.ModuleList()
-        for i, depth in enumerate(config.depths):
-            first = sum(config.depths[:i])
-            self.stages.append(
-                ConvNeXtStage(widths[i - 1] if i else 0, widths[i], rates[first : first + depth], config)
-            )
+        for i, (depth, width) in enumerate(zip(config.depths, widths, strict=True)):
+            stage = Stage(f"stage{i + 1}", width, stem * 2**i)
+            blocks = [ConvNeXtBlock(width, config, next(rates)) for _ in range(depth)]
+            self.stages.append(ConvNeXtStage(stage, widths[i - 1] if i else 0, blocks))
         self.norm = nn.LayerNorm(widths[-1], eps=1e-6)
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(widths[-1], config.classes) if config.classes else nn.Identity()
@@ -131,20 +139,36 @@ class ConvNeXt(nn.Module):
                 nn.init.constant_(module.layer_scale, self.config.layer_scale)
 
     def forward(self, images: Tensor) -> Tensor:
-        if min(images.shape[-2:]) < self.config.stride:
-            raise ValueError(
-                f"images are {tuple(images.shape[-2:])}, smaller than the network's stride of {self.config.stride} px: "
-                "lower stem_stride or use fewer stages"
-            )
-        x = self.stem(images)  # (B, C_1, H / stem, W / stem)
+        return self.head(self.dropout(self.pooled(images)))
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """LN of the average over the last stage's positions: (B, C)."""
+        *_, x = self.pyramid(images).values()
+        feature: Tensor = self.norm(x.mean(dim=(2, 3)))
+        return feature
+
+    def pyramid(self, images: Tensor) -> dict[str, Tensor]:
+        """Stage name -> (B, C_i, H / (stem 2^i), W / (stem 2^i)), i counted from 0."""
+        check_covers_stride(images, self.config.stride)
+        x: Tensor = self.stem(images)
+        maps: dict[str, Tensor] = {}
         for stage in self.stages:
-            x = stage(x)  # (B, C_i, H / (stem 2^i), W / (stem 2^i))
-        feature = self.norm(x.mean(dim=(2, 3)))  # (B, C)
-        return self.head(self.dropout(feature))
+            x = maps[cast(str, stage.name)] = stage(x)
+        return maps
+
+
+def check_covers_stride(images: Tensor, stride: int) -> None:
+    """Raise ValueError for images that leave the last stage without a position."""
+    if min(images.shape[-2:]) < stride:
+        raise ValueError(
+            f"images are {tuple(images.shape[-2:])}, smaller than the network's stride of {stride} px: "
+            "lower stem_stride or use fewer stages"
+        )
 
 
 # Tiny to xlarge: Liu et al. 2022, section 3. Atto to nano: depths and widths of Woo et al. 2023 (ConvNeXt V2), app. A.
-SIZES: dict[str, dict[str, tuple[int, ...]]] = {
+# DINOv3: Simeoni et al. 2025, distilled from its ViT-7B; published without a head.
+SIZES: dict[str, dict[str, Any]] = {
     "convnext_atto": {"depths": (2, 2, 6, 2), "widths": (40, 80, 160, 320)},
     "convnext_femto": {"depths": (2, 2, 6, 2), "widths": (48, 96, 192, 384)},
     "convnext_pico": {"depths": (2, 2, 6, 2), "widths": (64, 128, 256, 512)},
@@ -154,4 +178,8 @@ SIZES: dict[str, dict[str, tuple[int, ...]]] = {
     "convnext_base": {"depths": (3, 3, 27, 3), "widths": (128, 256, 512, 1024)},
     "convnext_large": {"depths": (3, 3, 27, 3), "widths": (192, 384, 768, 1536)},
     "convnext_xlarge": {"depths": (3, 3, 27, 3), "widths": (256, 512, 1024, 2048)},
+    "convnext_tiny_dinov3": {"depths": (3, 3, 9, 3), "widths": (96, 192, 384, 768), "classes": 0},
+    "convnext_small_dinov3": {"depths": (3, 3, 27, 3), "widths": (96, 192, 384, 768), "classes": 0},
+    "convnext_base_dinov3": {"depths": (3, 3, 27, 3), "widths": (128, 256, 512, 1024), "classes": 0},
+    "convnext_large_dinov3": {"depths": (3, 3, 27, 3), "widths": (192, 384, 768, 1536), "classes": 0},
 }

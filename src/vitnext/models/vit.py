@@ -8,17 +8,22 @@
 Paper -> here: E -> patch_embedding, x_class -> class_token, E_pos -> position_embedding, L -> depth, D -> dim,
 MSA -> attention, MLP -> mlp, the head's tanh layer (section 3.1, appendix D.3) -> representation.
 Deviations: none in the forward pass; for what the weights start from see layers.initialize.
+
+AugReg (Steiner et al. 2021, arXiv:2106.10270), DeiT without distillation (Touvron et al. 2021, arXiv:2012.12877), DINO
+(Caron et al. 2021, arXiv:2104.14294) and MAE (He et al. 2022, arXiv:2111.06377) train this network in other ways.
+Fine-tuned MAE pools with ``pool="mean_norm"``; what MAE and DINO pre-train has no head (``classes=0``).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vitnext.models.attention import MultiHeadSelfAttention
+from vitnext.models.backbone import Stage
 from vitnext.models.layers import StochasticDepth, check_at_least, check_rates, initialize, stochastic_depth_rates
 
 
@@ -37,7 +42,7 @@ class ViTConfig:
     mlp_ratio: float = 4.0
     qkv_bias: bool = True
     class_token: bool = True
-    pool: str = "token"  # "token": the class token; "mean": the mean over the patches
+    pool: str = "token"  # "token": the class token; "mean": of the patches; "mean_norm": that, then the last norm
     representation: int = 0  # width of the head's Linear + tanh layer (ImageNet-21k training); 0: a single Linear
     dropout: float = 0.0  # after E_pos, after each MSA and after both Linears of each MLP (appendix B.1)
     attention_dropout: float = 0.0  # on the attention weights
@@ -51,17 +56,11 @@ class ViTConfig:
             raise ValueError(f"mlp_ratio {self.mlp_ratio} leaves the MLP without a hidden unit")
         if self.representation and not self.classes:
             raise ValueError("representation is a layer of the head, and classes: 0 means no head")
-        if self.pool not in ("token", "mean"):
-            raise ValueError(f'pool is "{self.pool}"; it must be "token" or "mean"')
+        if self.pool not in ("token", "mean", "mean_norm"):
+            raise ValueError(f'pool is "{self.pool}"; it must be "token", "mean" or "mean_norm"')
         if self.pool == "token" and not self.class_token:
             raise ValueError('pool "token" needs class_token: true')
-        if self.image_size < self.patch_size:
-            raise ValueError(f"patch_size {self.patch_size} is larger than image_size {self.image_size}")
-        if (self.image_size - self.patch_size) % self.stride:
-            every = f" every {self.stride} px (patch_stride)" if self.stride != self.patch_size else ""
-            raise ValueError(
-                f"image_size {self.image_size} is not a whole number of patches of {self.patch_size} px{every}"
-            )
+        check_patches(self.image_size, self.patch_size, self.stride)
 
     @property
     def stride(self) -> int:
@@ -85,15 +84,23 @@ class Mlp(nn.Sequential):
 class EncoderBlock(nn.Module):
     """One pre-norm encoder block, eq. 2 and 3."""
 
-    def __init__(self, config: ViTConfig, stochastic_depth: float) -> None:
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        hidden: int,
+        *,
+        qkv_bias: bool = True,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        stochastic_depth: float = 0.0,
+    ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(config.dim, eps=1e-6)
-        self.attention = MultiHeadSelfAttention(
-            config.dim, config.heads, qkv_bias=config.qkv_bias, attention_dropout=config.attention_dropout
-        )
-        self.dropout = nn.Dropout(config.dropout)
-        self.norm2 = nn.LayerNorm(config.dim, eps=1e-6)
-        self.mlp = Mlp(config.dim, int(config.dim * config.mlp_ratio), config.dropout)
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attention = MultiHeadSelfAttention(dim, heads, qkv_bias=qkv_bias, attention_dropout=attention_dropout)
+        self.dropout = nn.Dropout(dropout)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = Mlp(dim, hidden, dropout)
         self.stochastic_depth = StochasticDepth(stochastic_depth)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -122,7 +129,18 @@ class VisionTransformer(nn.Module):
         self.position_embedding = nn.Parameter(torch.empty(1, tokens, config.dim))  # E_pos
         self.dropout = nn.Dropout(config.dropout)
         rates = stochastic_depth_rates(config.stochastic_depth, config.depth)
-        self.encoder = nn.ModuleList(EncoderBlock(config, rate) for rate in rates)
+        self.encoder = nn.ModuleList(
+            EncoderBlock(
+                config.dim,
+                config.heads,
+                int(config.dim * config.mlp_ratio),
+                qkv_bias=config.qkv_bias,
+                dropout=config.dropout,
+                attention_dropout=config.attention_dropout,
+                stochastic_depth=rate,
+            )
+            for rate in rates
+        )
         self.norm = nn.LayerNorm(config.dim, eps=1e-6)
         self.head = head(config.dim, config.representation, config.classes)
         self.reset_parameters()
@@ -137,37 +155,47 @@ class VisionTransformer(nn.Module):
         if self.class_token is not None:
             nn.init.normal_(self.class_token, std=1e-6)
 
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return (Stage("grid", self.config.dim, self.config.stride),)
+
     def embed(self, images: Tensor) -> Tensor:
         """z_0 of eq. 1: 224x224x3 -> 14x14x768 -> 196x768 -> 197x768 for ViT-B/16."""
-        if images.shape[-2:] != (self.config.image_size, self.config.image_size):
-            raise ValueError(
-                f"images are {tuple(images.shape[-2:])}, the model was built for {self.config.image_size} px"
-            )
-        z = self.patch_embedding(images)  # (B, dim, grid, grid)
-        z = z.flatten(2).transpose(1, 2)  # (B, grid * grid, dim)
+        check_images(images, self.config.image_size)
+        z = patches(self.patch_embedding, images)  # (B, grid * grid, dim)
         if self.class_token is not None:
             z = torch.cat([self.class_token.expand(z.shape[0], -1, -1), z], dim=1)  # (B, 1 + grid * grid, dim)
         return self.dropout(z + self.position_embedding)
 
-    def pool(self, z: Tensor) -> Tensor:
-        """y of eq. 4, or the mean of the patches: (B, N, dim) -> (B, dim)."""
-        z = self.norm(z)
-        return z[:, 0] if self.config.pool == "token" else z[:, int(self.config.class_token) :].mean(dim=1)
-
-    def forward(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Tensor:
+        """z_L, before the last norm."""
         z = self.embed(images)
         for block in self.encoder:
             z = block(z)
-        return self.head(self.pool(z))
+        return z
 
-    def attention_weights(self, images: Tensor) -> list[Tensor]:
-        """The attention weights of every block, first to last: L tensors (B, heads, N, N)."""
-        z: Tensor = self.embed(images)
-        weights: list[Tensor] = []
-        for block in self.encoder:
-            z, block_weights = cast(EncoderBlock, block).attend(z)
-            weights.append(block_weights)
-        return weights
+    def pool(self, z: Tensor) -> Tensor:
+        """y of eq. 4, or the mean of the patches: (B, N, dim) -> (B, dim)."""
+        if self.config.pool == "token":
+            return self.norm(z[:, 0])
+        z = z[:, int(self.config.class_token) :]
+        return self.norm(z.mean(dim=1)) if self.config.pool == "mean_norm" else self.norm(z).mean(dim=1)
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """What the head is given: (B, dim)."""
+        return self.pool(self.encode(images))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.pooled(images))
+
+    def pyramid(self, images: Tensor) -> dict[str, Tensor]:
+        """The patches after the last norm, as a map; with ``pool="mean_norm"``, whose norm is no patch's, before it."""
+        z = self.encode(images)[:, int(self.config.class_token) :]
+        return {"grid": as_map(z if self.config.pool == "mean_norm" else self.norm(z), self.config.grid)}
+
+    def attention_weights(self, images: Tensor) -> dict[str, Tensor]:
+        """The weights (B, heads, N, N) of every block, "encoder.0" first."""
+        return attend_all(self.encoder, self.embed(images))
 
 
 def head(dim: int, representation: int, classes: int) -> nn.Module:
@@ -177,6 +205,44 @@ def head(dim: int, representation: int, classes: int) -> nn.Module:
     if representation:
         return nn.Sequential(nn.Linear(dim, representation), nn.Tanh(), nn.Linear(representation, classes))
     return nn.Linear(dim, classes)
+
+
+# What the other vision transformers have too.
+
+
+def check_patches(image_size: int, patch_size: int, stride: int) -> None:
+    """Raise ValueError if the image is not a whole number of patches."""
+    if image_size < patch_size:
+        raise ValueError(f"patch_size {patch_size} is larger than image_size {image_size}")
+    if (image_size - patch_size) % stride:
+        every = f" every {stride} px (patch_stride)" if stride != patch_size else ""
+        raise ValueError(f"image_size {image_size} is not a whole number of patches of {patch_size} px{every}")
+
+
+def check_images(images: Tensor, image_size: int) -> None:
+    """Raise ValueError for images of another size than that of the learned positions."""
+    if images.shape[-2:] != (image_size, image_size):
+        raise ValueError(f"images are {tuple(images.shape[-2:])}, the model was built for {image_size} px")
+
+
+def patches(embedding: nn.Module, images: Tensor) -> Tensor:
+    """x_p E of every patch, row by row from the top left: (B, channels, H, W) -> (B, N, dim)."""
+    z: Tensor = embedding(images)  # (B, dim, H / stride, W / stride)
+    return z.flatten(2).transpose(1, 2)
+
+
+def as_map(z: Tensor, height: int) -> Tensor:
+    """The patches' tokens where the patches are: (B, N, dim) -> (B, dim, height, N / height)."""
+    return z.transpose(1, 2).unflatten(2, (height, -1))
+
+
+def attend_all(encoder: nn.ModuleList, z: Tensor, *positions: Tensor) -> dict[str, Tensor]:
+    """z through every block on the readable attention path: block name -> weights (B, h, N, N)."""
+    weights: dict[str, Tensor] = {}
+    for i, block in enumerate(encoder):
+        attend: Any = block.attend
+        z, weights[f"encoder.{i}"] = attend(z, *positions)
+    return weights
 
 
 # Tables 1 of Dosovitskiy et al. 2021 (base, large, huge) and of Touvron et al. 2021 (tiny, small): patch, D, L, heads.

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from vitnext.card import METADATA_KEY, Card, read_card
 from vitnext.errors import InputError, WorkError
+from vitnext.files import atomic_write
 from vitnext.models import catalog
 
 
 def save_artifact(path: Path, model: nn.Module, card: Card) -> None:
-    """Write weights and card to a temporary name, then rename it. Raises WorkError if the disk does not take it."""
-    temporary = path.with_name(path.name + ".tmp")
+    """Write weights and card, whole or not at all. Raises WorkError if the disk does not take it."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    try:
-        save_file(tensors, temporary, metadata={METADATA_KEY: card.to_json()})
+    with atomic_write(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata={METADATA_KEY: card.to_json()})
+        except SafetensorError as error:  # input/output errors come in a class of its own
+            raise WorkError(f"{path}: cannot be written ({error})") from error
         os.umask(umask := os.umask(0))  # the only way to read it
         temporary.chmod(0o666 & ~umask)  # safetensors lets nobody but the owner read
-        os.replace(temporary, path)
-    except Exception as error:  # safetensors wraps input/output errors in a class of its own
-        raise WorkError(f"the artifact {path} could not be written ({error})") from error
-    finally:
-        with contextlib.suppress(OSError):  # it is there only if something went wrong
-            temporary.unlink()
 
 
 def load_artifact(path: Path) -> tuple[nn.Module, Card]:

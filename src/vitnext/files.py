@@ -1,0 +1,122 @@
+"""Files: which are images, what lies below a folder, what may be written, and writing it whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import AnyStr
+
+from vitnext.errors import InputError, WorkError
+
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+
+
+def is_image(name: str | bytes) -> bool:
+    """Whether a file of this name is taken for an image; hidden files are not."""
+    name = os.fsdecode(name)
+    return name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith(".")
+
+
+def files_below(folder: AnyStr) -> Iterator[os.DirEntry[AnyStr]]:
+    """Every visible file in ``folder`` at any depth, in the order of names, a folder's own files first.
+
+    Hidden files and folders are passed over; links are followed, each folder once. Raises InputError for a folder that
+    cannot be listed.
+    """
+    seen: set[tuple[int, int]] = set()
+    waiting = [folder]
+    while waiting:
+        here = waiting.pop()
+        try:
+            status = os.stat(here)
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(here) as listed:
+                entries = sorted((e for e in listed if os.fsencode(e.name)[:1] != b"."), key=lambda e: e.name)
+            folders = [entry.path for entry in entries if entry.is_dir()]
+        except OSError as error:
+            raise InputError(f"{os.fsdecode(here)}: cannot be listed ({error.strerror})") from error
+        yield from (entry for entry in entries if not entry.is_dir())
+        waiting += reversed(folders)
+
+
+def existing_file(path: Path) -> Path:
+    """``path``, or InputError if there is no such file."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, but a model file is needed, for example {path / 'model.safetensors'}")
+    if not path.exists():
+        raise InputError(f"{path} does not exist")
+    return path
+
+
+def writable_folder(path: Path) -> Path:
+    """``path``, or InputError if it can be neither written to nor created. Leaves nothing behind."""
+    folder = path
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise InputError(f"cannot write to {path}: {folder} is a file, not a folder")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return path
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror}") from error
+
+
+def writable_file(path: Path) -> Path:
+    """``path``, or InputError if no such file can be written. Leaves nothing behind."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, but a file is needed, for example {path / 'model.onnx'}")
+    writable_folder(path.parent)
+    return path
+
+
+@contextmanager
+def atomic_write(path: Path, *, shared: bool = False) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; what the block writes there is called ``path`` once it is complete.
+
+    When the block fails, Ctrl-C included, what it wrote is removed, and a file that had the name already stays as it
+    was. A kill leaves NAME.tmp behind, which the next write replaces; with ``shared`` the temporary name is the
+    process's own, for a file that several processes may write at once.
+
+    Raises WorkError with the path when the disk does not take it (any OSError of the block).
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp" if shared else f"{path.name}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise WorkError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        with suppress(OSError):  # it is there only if something went wrong
+            temporary.unlink()
+
+
+@contextmanager
+def held(path: Path, otherwise: str) -> Iterator[None]:
+    """Hold the lock file ``path``. Raises InputError with ``otherwise`` if another process holds it.
+
+    The system releases the lock when the process ends, however it ends. Where files cannot be locked, all hold it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    with open(path, "w", encoding="utf-8") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise InputError(otherwise) from error
+        except OSError:  # a file system without locks
+            pass
+        if not os.fstat(file.fileno()).st_nlink:  # who held it has just removed it, and another may hold a new one
+            raise InputError(otherwise)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)

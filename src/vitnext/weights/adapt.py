@@ -1,0 +1,168 @@
+"""Weights of one configuration for another: each step is explicit and says in a line what it did.
+
+A step takes weights in our names and returns new ones with its line; ``adapt`` takes the steps that a model asks for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vitnext.errors import InputError
+from vitnext.weights.rename import listed
+
+State = dict[str, Tensor]
+
+POSITIONS = "position_embedding"  # (1, prefix tokens + grid * grid, dim)
+PATCHES = "patch_embedding.weight"  # (dim, channels, patch, patch)
+BIAS_TABLE = "bias_table"  # ((2 window - 1)^2, heads), one in every windowed attention of Swin
+HEADS = ("head.", "distillation_head.")
+
+# How position embeddings are resized: (antialiased, offset). "antialias" is timm's way and DINOv2's with registers;
+# "offset" DINOv2's without: the scale is (new + 0.1) / old, and not antialiased; "plain" is transformers'.
+Resize = Literal["antialias", "offset", "plain"]
+RESIZES: dict[Resize, tuple[bool, float]] = {"antialias": (True, 0.0), "offset": (False, 0.1), "plain": (False, 0.0)}
+
+
+def resize_positions(state: State, grid: int, prefix: int, resize: Resize = "antialias") -> tuple[State, str]:
+    """Position embeddings for a grid of ``grid`` x ``grid`` patches, bicubic; the first ``prefix`` tokens keep theirs.
+
+    Dosovitskiy et al. 2021, section 3.2: "2D interpolation of the pre-trained position embeddings".
+    """
+    if resize not in RESIZES:
+        raise InputError(f'position embeddings cannot be resized in the way "{resize}": give {", ".join(RESIZES)}')
+    antialias, offset = RESIZES[resize]
+    tokens, dim = state[POSITIONS].shape[1:]
+    old = round((tokens - prefix) ** 0.5)
+    if old < 1 or old * old + prefix != tokens:
+        raise InputError(f"{POSITIONS} has {tokens} tokens, which are no square of patches and {prefix} more")
+    patches = state[POSITIONS][:, prefix:].reshape(1, old, old, dim).permute(0, 3, 1, 2)  # (1, dim, old, old)
+    if offset:
+        scale = (grid + offset) / old
+        patches = F.interpolate(patches, scale_factor=(scale, scale), mode="bicubic", antialias=antialias)
+    else:
+        patches = F.interpolate(patches, size=(grid, grid), mode="bicubic", antialias=antialias)
+    patches = patches.permute(0, 2, 3, 1).reshape(1, grid * grid, dim)
+    how = f"bicubic{', antialiased' if antialias else ''}{f', offset {offset}' if offset else ''}"
+    new = torch.cat([state[POSITIONS][:, :prefix], patches], dim=1)
+    return state | {POSITIONS: new}, f"position embedding: {old}x{old} -> {grid}x{grid} patches, {how}"
+
+
+def resize_patches(state: State, size: int) -> tuple[State, str]:
+    """Patch embedding for patches of ``size`` x ``size`` pixels: PI-resize (Beyer et al. 2023, FlexiViT, section 3.4).
+
+    w' = (B^T)^+ w, where B resizes a patch: the tokens <Bx, w'> of resized images are as near to <x, w> as can be, and
+    equal if the patch grows.
+    """
+    weight = state[PATCHES]  # (dim, channels, old, old)
+    old = weight.shape[-1]
+    basis = torch.eye(old * old, dtype=torch.float64).reshape(-1, 1, old, old)  # every pixel of a patch, one at a time
+    transposed = F.interpolate(basis, size=(size, size), mode="bicubic", antialias=True).flatten(1)  # B^T
+    new = weight.double().flatten(2) @ torch.linalg.pinv(transposed).T  # (dim, channels, size * size)
+    new = new.reshape(*weight.shape[:2], size, size).to(weight.dtype)
+    return state | {PATCHES: new}, f"patch embedding: {old} -> {size} px, resized by pseudo-inverse"
+
+
+def resize_window_bias(state: State, sizes: Mapping[str, int]) -> tuple[State, str]:
+    """Relative position bias tables for other windows, bicubic: name -> rows (Liu et al. 2021, section 3.2)."""
+    new = dict(state)
+    before, after = set(), set()
+    for name, rows in sizes.items():
+        table = state[name]  # ((2 M - 1)^2, heads)
+        old, side = (round(count**0.5) for count in (len(table), rows))
+        if old * old != len(table) or side * side != rows:
+            raise InputError(f"{name} has {len(table)} rows, {rows} are needed: these are no windows")
+        grid = table.T.reshape(1, -1, old, old)
+        new[name] = F.interpolate(grid, size=(side, side), mode="bicubic").reshape(-1, rows).T.contiguous()
+        before.add((old + 1) // 2)
+        after.add((side + 1) // 2)
+    windows = [", ".join(f"{size}x{size}" for size in sorted(found)) for found in (before, after)]
+    return new, f"relative position bias: windows of {windows[0]} -> {windows[1]}, bicubic"
+
+
+def change_channels(state: State, name: str, channels: int) -> tuple[State, str]:
+    """The first convolution for images of ``channels`` channels, as timm does it.
+
+    One channel: the sum over the old ones, which sees a grey picture as they saw it. More: the old ones again and
+    again, times old / new, so that the sum stays.
+    """
+    weight = state[name]  # (out, old, k, k)
+    old = weight.shape[1]
+    if channels == 1:
+        return state | {name: weight.sum(dim=1, keepdim=True)}, f"{name}: summed over its {old} channels"
+    again = weight.repeat(1, -(-channels // old), 1, 1)[:, :channels] * (old / channels)
+    return state | {name: again}, f"{name}: {old} channels repeated for {channels}, times {old}/{channels}"
+
+
+def replace_head(state: State, fresh: Mapping[str, Tensor]) -> tuple[State, str]:
+    """The weights with ``fresh`` as their head (empty: none)."""
+    old = head_of(state)
+    body = {key: tensor for key, tensor in state.items() if key not in old}
+    before = f"that of {_classes(state)} classes is left out" if old else "the weights have none"
+    if not fresh:
+        return body, f"head: none; {before}"
+    return body | dict(fresh), f"head: new, for {_classes(fresh)} classes; {before}"
+
+
+def adapt(state: State, model: nn.Module, resize: Resize = "antialias") -> tuple[State, list[str]]:
+    """``state`` for ``model``, which is initialised (a new head is taken from it), and a line for each step.
+
+    What no step can mend stays as it is, for ``misfits`` to name.
+    """
+    wanted = model.state_dict()
+    lines: list[str] = []
+
+    def differs(name: str) -> bool:
+        return name in state and name in wanted and state[name].shape != wanted[name].shape
+
+    stem = stem_of(wanted)
+    if differs(stem) and state[stem].shape[1] != wanted[stem].shape[1]:
+        state, line = change_channels(state, stem, wanted[stem].shape[1])
+        lines.append(line)
+    if differs(PATCHES) and state[PATCHES].shape[:2] == wanted[PATCHES].shape[:2]:
+        state, line = resize_patches(state, wanted[PATCHES].shape[-1])
+        lines.append(line)
+    if differs(POSITIONS) and state[POSITIONS].shape[2] == wanted[POSITIONS].shape[2]:
+        grid: int = model.config.grid  # type: ignore[union-attr, assignment]
+        state, line = resize_positions(state, grid, wanted[POSITIONS].shape[1] - grid**2, resize)
+        lines.append(line)
+    tables = {name: len(wanted[name]) for name in wanted if name.endswith(BIAS_TABLE) and differs(name)}
+    if tables and all(state[name].shape[1] == wanted[name].shape[1] for name in tables):
+        state, line = resize_window_bias(state, tables)
+        lines.append(line)
+    if any(key not in wanted or differs(key) for key in head_of(state)) or head_of(wanted).keys() - state.keys():
+        state, line = replace_head(state, head_of(wanted))
+        lines.append(line)
+    return state, lines
+
+
+def head_of(state: Mapping[str, Tensor]) -> State:
+    """The weights of the head or heads."""
+    return {key: tensor for key, tensor in state.items() if key.startswith(HEADS)}
+
+
+def stem_of(state: Mapping[str, Tensor]) -> str:
+    """The name of the first convolution's weight: what sees the image's channels."""
+    return next((name for name, tensor in state.items() if tensor.ndim == 4), "")
+
+
+def misfits(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], name: str) -> list[str]:
+    """Everything that keeps ``state`` out of a model with the weights ``wanted``, called ``name``: [] if it fits."""
+    found: list[str] = []
+    if left := sorted(state.keys() - wanted.keys()):
+        found.append(f"left over: {listed(left)}")
+    if missing := sorted(wanted.keys() - state.keys()):
+        found.append(f"missing: {listed(missing)}")
+    for key in wanted:
+        if key in state and state[key].shape != wanted[key].shape:
+            found.append(f"{key} is {tuple(state[key].shape)}, {name} has {tuple(wanted[key].shape)}")
+    return found
+
+
+def _classes(state: Mapping[str, Tensor]) -> int:
+    """The rows of the head's last Linear."""
+    return [len(tensor) for key, tensor in state.items() if key.startswith("head.") and tensor.ndim == 2][-1]

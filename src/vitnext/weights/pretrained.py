@@ -1,0 +1,160 @@
+"""A model filled with weights from anywhere: found, read, recognised, renamed, adapted, loaded strictly, all said."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from vitnext.card import Card, read_card
+from vitnext.errors import InputError
+from vitnext.models import catalog
+from vitnext.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from vitnext.weights import hub, sources
+from vitnext.weights.adapt import Resize, adapt, misfits
+from vitnext.weights.read import READERS, read_weights
+from vitnext.weights.recognise import recognise
+from vitnext.weights.sources import Source
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """The model, and what is known of its weights.
+
+    name: the catalog's; path: the file; lines: what was done, for the log; licence: of the weights, with what it
+    restricts; preprocess: how their images are prepared, None if not known; classes: the names of the head's outputs,
+    None if not known; source: the row of the published weights.
+    """
+
+    model: nn.Module
+    name: str
+    path: Path
+    lines: tuple[str, ...]
+    licence: str
+    preprocess: Preprocess | None
+    classes: tuple[str, ...] | None
+    source: Source | None
+
+
+def load(
+    where: str | Path,
+    name: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    *,
+    resize: Resize = "antialias",
+    as_published: bool = False,
+) -> Pretrained:
+    """Build the catalog's ``name`` with ``config`` and fill it with the weights at ``where``.
+
+    Args:
+        where: a file (READERS lists the kinds; a vitnext artifact is one too), or a name on the hub.
+        name: the model; recognised from the weights if not given.
+        config: fields of the family's config. What it does not say is as in the weights (classes, image size,
+            channels, windows), what it says they are adapted to.
+        resize: how position embeddings are resized; see ``adapt.RESIZES``.
+        as_published: take the image size at which published weights are evaluated, instead of that of their positions.
+
+    Raises InputError when the weights cannot be found or read, or fit nothing, and WorkError when the hub fails.
+    """
+    asked = dict(config or {})
+    path, source = locate(where)
+    card = _card(path)
+    label = source.name if source else str(where)
+    lines = [f"weights: {label}"]
+    state, did = read_weights(path)
+    base: dict[str, Any] = {}
+    given = name
+    if as_published and source and _known(source.model) and catalog.resolve(source.model)[0].has("image_size"):
+        asked.setdefault("image_size", source.preprocess.image_size[0])
+    if card is not None and name in (None, card.architecture):
+        name, base = card.architecture, card.config
+    elif source is not None and name is None and _known(source.model):
+        name = source.model
+    found = recognise(state, label, name, {**base, **asked})
+    lines += [*did, found.line]
+    target = {**base, **found.config, **asked}
+    if given is not None and "patch_size" not in asked:
+        target.pop("patch_size", None)  # the name says it
+    if target.get("classes") != found.config.get("classes", _classes(found.name)) and "representation" not in asked:
+        target.pop("representation", None)  # a layer of the old head
+    model = catalog.build(found.name, **target)
+    weights, steps = adapt(found.state, model, resize)
+    if problems := misfits(weights, model.state_dict(), found.name):
+        raise InputError(f"{label} does not fit this {found.name}: {'; '.join(problems)}")
+    model.load_state_dict(weights, strict=True)
+    kept = bool(target.get("classes")) and not any(step.startswith("head:") for step in steps)
+    licence = source.terms if source else card.licence if card else f"unknown: that of {path.name}"
+    lines += [*steps, f"licence of the weights: {licence}"]
+    return Pretrained(
+        model=model,
+        name=found.name,
+        path=path,
+        lines=tuple(lines),
+        licence=f"{licence}; of {source.name}" if source else licence,
+        preprocess=source.preprocess if source else card.preprocess if card else None,
+        classes=card.classes if card and kept else None,
+        source=source,
+    )
+
+
+def locate(where: str | Path) -> tuple[Path, Source | None]:
+    """The file at ``where``, from the hub if it is a name there, and the published weights it is, if known.
+
+    Raises InputError when there is none, and WorkError when the hub fails.
+    """
+    path = Path(where)
+    if path.is_dir():
+        path = next((path / name for name in hub.FILES if (path / name).is_file()), path)
+    if path.exists() or path.suffix.lower() in READERS or path.is_absolute():
+        return path, _source_of(path)
+    return hub.fetch(str(where)), sources.find(str(where))
+
+
+def _source_of(path: Path) -> Source | None:
+    """Of a file in a folder of the repository's name, or in the hub's cache (below "models--timm--NAME")."""
+    *_, above, folder, _ = ("", "", *path.absolute().parts)
+    names = [f"{above}/{folder}"]
+    names += [part.removeprefix("models--").replace("--", "/", 1) for part in path.parts if part.startswith("models--")]
+    return next((source for name in names if (source := sources.find(name))), None)
+
+
+def _card(path: Path) -> Card | None:
+    with contextlib.suppress(InputError):
+        return read_card(path) if path.suffix.lower() == ".safetensors" else None
+    return None
+
+
+def _known(name: str) -> bool:
+    """Whether the catalog has this model."""
+    with contextlib.suppress(InputError):
+        return bool(catalog.family_of(name))
+    return False
+
+
+def customary(config: Mapping[str, Any], path: Path) -> Preprocess:
+    """How images are prepared for weights of which nothing is known: as for ImageNet's, or as for Google's .npz.
+
+    Raises InputError for a network that sees neither 1 nor 3 channels.
+    """
+    size, channels = config.get("image_size", 224), config["channels"]
+    if channels not in (1, 3):
+        raise InputError(f"{path}: its network sees {channels} channels, but images have 1 or 3")
+    half = path.suffix.lower() == ".npz" or channels == 1
+    return Preprocess(
+        (size, size),
+        "crop",
+        crop_fraction=size / round(size * 8 / 7),  # 224 of 256
+        interpolation="bicubic",
+        color="RGB" if channels == 3 else "L",
+        mean=(0.5,) * channels if half else IMAGENET_MEAN,
+        std=(0.5,) * channels if half else IMAGENET_STD,
+    )
+
+
+def _classes(name: str) -> int:
+    classes: int = catalog.resolve(name)[1].classes
+    return classes

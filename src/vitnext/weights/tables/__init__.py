@@ -1,0 +1,104 @@
+"""Literal tables of names: one file a family, one table for each source of its weights; TABLES has them all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vitnext.weights.rename import Table
+from vitnext.weights.tables import convnext, convnextv2, deit, dinov2, dinov3, mit, mobilenet, resnet, swin, swinv2, vit
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One way in which a source stores a family: the names, and what of the config these names tell."""
+
+    table: Table
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+MEAN_NORM = {"pool": "mean_norm"}
+TOKEN_MEAN = {"pool": "token_mean"}  # DINOv2's classifiers: the head takes the class token and the patches' mean
+TENSORFLOW = {"same_padding": True, "norm_eps": 1e-3}  # what transformers has of MobileNetV2 was trained so
+
+# Family, as in catalog.FAMILIES -> source -> the ways in which it stores the family.
+TABLES: dict[str, dict[str, tuple[Stored, ...]]] = {
+    "vit": {
+        "timm": (Stored(vit.TIMM), Stored(vit.TIMM_MEAN_NORM, MEAN_NORM)),
+        "torchvision": (Stored(vit.TORCHVISION), Stored(vit.TORCHVISION_REPRESENTATION)),
+        "transformers": (Stored(vit.TRANSFORMERS),),
+        "original": (
+            Stored(vit.TIMM),  # DeiT, DINO
+            Stored(vit.TIMM_MEAN_NORM, MEAN_NORM),  # MAE
+            Stored(vit.ORIGINAL_MAE),
+            Stored(vit.ORIGINAL),  # Google's .npz
+            Stored(vit.ORIGINAL_REPRESENTATION),
+        ),
+    },
+    "deit": {
+        "timm": (Stored(deit.TIMM),),
+        "transformers": (Stored(deit.TRANSFORMERS),),
+        "original": (Stored(deit.ORIGINAL),),
+    },
+    "deit3": {
+        "timm": (Stored(deit.DEIT3_TIMM),),
+        "original": (Stored(deit.DEIT3_ORIGINAL),),
+    },
+    "dinov2": {
+        "timm": (Stored(dinov2.TIMM), Stored(dinov2.TIMM_REGISTERS)),
+        "transformers": (
+            Stored(dinov2.TRANSFORMERS),
+            Stored(dinov2.TRANSFORMERS, TOKEN_MEAN),
+            Stored(dinov2.TRANSFORMERS_SWIGLU),
+            Stored(dinov2.TRANSFORMERS_SWIGLU, TOKEN_MEAN),
+            Stored(dinov2.TRANSFORMERS_REGISTERS),
+            Stored(dinov2.TRANSFORMERS_REGISTERS, TOKEN_MEAN),
+            Stored(dinov2.TRANSFORMERS_REGISTERS_SWIGLU),
+            Stored(dinov2.TRANSFORMERS_REGISTERS_SWIGLU, TOKEN_MEAN),
+        ),
+        "original": (Stored(dinov2.ORIGINAL), Stored(dinov2.ORIGINAL_SWIGLU)),
+    },
+    "dinov3": {
+        "timm": (Stored(dinov3.TIMM), Stored(dinov3.TIMM_SWIGLU)),
+        "transformers": (Stored(dinov3.TRANSFORMERS), Stored(dinov3.TRANSFORMERS_SWIGLU)),
+        "original": (Stored(dinov3.ORIGINAL), Stored(dinov3.ORIGINAL_SWIGLU)),
+    },
+    "swin": {
+        "timm": (Stored(swin.TIMM),),
+        "torchvision": (Stored(swin.TORCHVISION),),
+        "transformers": (Stored(swin.TRANSFORMERS), Stored(swin.TRANSFORMERS_5)),
+        "original": (Stored(swin.ORIGINAL),),
+    },
+    "swinv2": {
+        "timm": (Stored(swinv2.TIMM),),
+        "torchvision": (Stored(swinv2.TORCHVISION),),
+        "transformers": (Stored(swinv2.TRANSFORMERS),),
+        "original": (Stored(swinv2.ORIGINAL),),
+    },
+    "convnext": {
+        "timm": (Stored(convnext.TIMM), Stored(convnext.TIMM_CONV_MLP)),
+        "torchvision": (Stored(convnext.TORCHVISION),),
+        "transformers": (Stored(convnext.TRANSFORMERS), Stored(convnext.TRANSFORMERS_DINOV3)),
+        "original": (Stored(convnext.ORIGINAL), Stored(convnext.ORIGINAL_DINOV3)),
+    },
+    "convnextv2": {
+        "timm": (Stored(convnextv2.TIMM), Stored(convnextv2.TIMM_CONV_MLP)),
+        "transformers": (Stored(convnextv2.TRANSFORMERS),),
+        "original": (Stored(convnextv2.ORIGINAL),),
+    },
+    "resnet": {
+        "torchvision": (Stored(resnet.TORCHVISION),),
+        "timm": (Stored(resnet.TIMM),),
+        "transformers": (Stored(resnet.TRANSFORMERS),),
+    },
+    "mobilenet": {
+        "timm": (Stored(mobilenet.TIMM),),
+        "torchvision": (Stored(mobilenet.TORCHVISION),),
+        "transformers": (Stored(mobilenet.TRANSFORMERS, TENSORFLOW),),
+    },
+    "mit": {
+        "transformers": (Stored(mit.TRANSFORMERS),),
+        "original": (Stored(mit.ORIGINAL),),
+    },
+}
