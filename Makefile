@@ -10,7 +10,7 @@ PYTEST := $(BIN)/pytest -n 2
 test: export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test lint format bench catalog clean
 
 help:  ## list the targets
 	@awk -F ':.*  ## ' '/^[a-z]+:.*  ## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ format: $(VENV)/.dev  ## mend what ruff can mend
 
 bench: $(VENV)/.dev  ## run the benchmarks (long)
 	@for name in heap depthwise fashion_mnist; do echo "$$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
+
+catalog: $(VENV)/.dev  ## count every model anew, for `vitnext models`
+	@$(BIN)/python -m vitnext.models.catalog > catalog.json.tmp && mv catalog.json.tmp src/vitnext/models/catalog.json
 
 clean:  ## remove the virtual environment and the caches, keep runs/
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage* htmlcov dist build

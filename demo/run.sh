@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train two small models on scikit-learn's handwritten digits, measure them, and predict without PyTorch.
+# Train two small models on scikit-learn's handwritten digits, export one, and measure and predict without PyTorch.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=runs/demo
@@ -11,10 +11,10 @@ step() {
 }
 
 for model in vit convnext; do
-    step vitnext train digits --model "$model" --out "$out/$model"
-    step vitnext evaluate "$out/$model/model.safetensors" digits --out "$out/$model/evaluation"
+    step vitnext train digits --model "$model" --out "$out/$model"  # measures the model at its end
 done
 step vitnext export "$out/convnext/model.safetensors" --to onnx --images digits
+step vitnext evaluate "$out/convnext/model.onnx" digits --out "$out/convnext/export"
 
 python demo/digit_images.py "$out/images"
 step vitnext predict "$out/convnext/model.onnx" "$out/images"
@@ -23,8 +23,9 @@ cat <<END
 
 Done. The files are named TRUTH_NUMBER.png: compare them with the labels above.
 
-  reports   $out/vit/evaluation/report.html
-            $out/convnext/evaluation/report.html   (open in a browser)
+  reports   $out/vit/report.html
+            $out/convnext/report.html              (open in a browser)
+            $out/convnext/export/report.html       (of model.onnx: the same figures)
   models    $out/vit/model.safetensors
             $out/convnext/model.safetensors
             $out/convnext/model.onnx               (predicts without PyTorch)

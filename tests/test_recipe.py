@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -17,12 +19,14 @@ OTHER = {
     "paper": "arXiv:2010.11929",
     "expected": "97%",
     "model.name": "vit_tiny",
+    "model.pretrained": "timm/vit_tiny",
     "model.config": "{depths: [2, 2], layer_scale: 0.0}",
     "data.image_size": "28",
     "data.resize": "stretch",
     "data.crop_fraction": "0.875",
     "data.color": "L",
     "data.val_fraction": "0.2",
+    "data.skip_unreadable": "true",
     "augment.crop_scale": "[0.35, 1.0]",
     "augment.crop_padding": "2",
     "augment.horizontal_flip": "0.5",
@@ -52,12 +56,14 @@ WRONG = {
     "paper": ["[a]"],
     "expected": ["0.97"],
     "model.name": ["3", "null"],
+    "model.pretrained": ["3", "null"],
     "model.config": ["3", "[patch_size]", "{1: 2}"],
     "data.image_size": ["0", "-8", "8.5", "big", "true", "null", "[8, 8]"],
     "data.resize": ["squash", "1"],
     "data.crop_fraction": ["0", "1.1", ".nan", "true"],
     "data.color": ["RGBA", "l"],
     "data.val_fraction": ["1", "-0.1", "ten", "false"],
+    "data.skip_unreadable": ["sometimes", "2"],
     "augment.crop_scale": ["0.5", "[0.5]", "[0, 1]", "[0.5, 1, 1]", "[1.0, 0.35]", "[0.5, 1.5]", "[a, b]"],
     "augment.crop_padding": ["-1", "0.5", "true"],
     "augment.horizontal_flip": ["1.5", "-0.5", "true", "half"],
@@ -117,6 +123,22 @@ def test_the_tables_of_this_test_are_complete():
     assert set(OTHER) == set(WRONG) == set(LEAVES)
 
 
+# ---- the page of the documentation
+
+PAGE = (Path(__file__).parents[1] / "docs" / "recipe.md").read_text(encoding="utf-8")
+
+
+def test_the_page_lists_every_field_with_its_default():
+    rows = re.findall(r"^\| `([\w.]+)` \| `(.+?)` \|", PAGE, re.MULTILINE)
+    remarks = ("title", "paper", "expected")
+    assert {path: yaml.safe_load(text) for path, text in rows} == {k: v for k, v in LEAVES.items() if k not in remarks}
+    assert all(f"`{name}`" in PAGE for name in remarks)
+
+
+def test_the_page_lists_every_builtin_recipe():
+    assert set(re.findall(r"`(\w+_(?:convnext|vit|finetune))`", PAGE)) == set(builtin_names())
+
+
 # ---- the recipes that come with the package
 
 
@@ -171,8 +193,8 @@ def test_all_fields_at_once_survive_the_round_trip():
     recipe = override(Recipe(), [f"{path}={value}" for path, value in OTHER.items()])
     assert from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
     assert recipe.augment == Augment((0.35, 1.0), 2, 0.5, 0.4, True, 0.25)
-    assert recipe.model == Model("vit_tiny", {"depths": [2, 2], "layer_scale": 0.0})
-    assert recipe.data == Data(28, "stretch", 0.875, "L", 0.2)
+    assert recipe.model == Model("vit_tiny", "timm/vit_tiny", {"depths": [2, 2], "layer_scale": 0.0})
+    assert recipe.data == Data(28, "stretch", 0.875, "L", 0.2, True)
     assert recipe.optimizer.learning_rate == 2e-3 and isinstance(recipe.batch_size, int)
 
 

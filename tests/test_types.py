@@ -26,9 +26,13 @@ def test_top_orders_and_stops_at_the_number_of_classes():
 
 
 def test_to_dict_is_plain_json():
-    expected = {"source": "a.jpg", "label": "b", "score": 0.5, "scores": {"a": 0.25, "b": 0.5, "c": 0.25}}
-    assert json.loads(json.dumps(classification(0.25, 0.5, 0.25).to_dict())) == expected
-    assert Failure("x.jpg", "x.jpg: no such file").to_dict() == {"source": "x.jpg", "error": "x.jpg: no such file"}
+    scores = {"a": 0.25, "b": 0.5, "c": 0.25}
+    expected = {"source": "a.jpg", "label": "b", "score": 0.5, "error": None, "scores": scores}
+    row = json.loads(json.dumps(classification(0.25, 0.5, 0.25).to_dict()))
+    assert row == expected
+    failed = json.loads(json.dumps(Failure("x.jpg", "x.jpg: no such file").to_dict()))
+    assert failed == dict.fromkeys(row) | {"source": "x.jpg", "error": "x.jpg: no such file"}
+    assert list(failed) == list(row)
 
 
 def test_scores_of_another_length_are_refused():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.metadata
-import os
+import logging
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from vitnext.card import Card
 from vitnext.data import doctor
 from vitnext.data.dataset import Dataset, Split, held_out, open_dataset
 from vitnext.errors import InputError, require
+from vitnext.files import atomic_write, held, writable_folder
 from vitnext.inference.predictor import Predictor, load
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import Recipe, override, read
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from vitnext.data.facts import Facts
     from vitnext.export.onnx import ExportReport
+    from vitnext.weights.adapt import Resize
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,26 @@ class TrainResult:
     out: Path
 
 
-def create_model(name: str, classes: int | Sequence[str] | None = None, **config: Any) -> nn.Module:
-    """A freshly initialised model: ``create_model("convnext_tiny", classes=10)``.
+def create_model(
+    name: str,
+    classes: int | Sequence[str] | None = None,
+    *,
+    pretrained: str | Path | None = None,
+    resize: Resize = "antialias",
+    **config: Any,
+) -> nn.Module:
+    """A model, freshly initialised or with weights: ``create_model("convnext_tiny", classes=10)``.
 
-    ``classes`` is a count or a list of names (default: the family's, 1000; 0 gives the pooled feature); ``config``
-    overrides fields of the family's config. The model maps normalised float images (B, C, H, W) to logits
-    (B, classes). Raises InputError for an unknown name, field or value.
+    ``classes`` is a count or a list of names (default: the weights', else the family's; 0 gives the pooled feature);
+    ``config`` overrides fields of the family's config. ``pretrained`` is a file of weights, in whose names whatever
+    (timm's, torchvision's, transformers', the authors', our own), or a name on the hub: "timm/convnext_tiny.fb_in1k".
+    What they do not fit, they are adapted to (image size, channels, windows, a new head); ``resize`` says how position
+    embeddings are: "antialias", "offset" (as DINOv2's authors) or "plain". What was done is logged by
+    ``logging.getLogger("vitnext")`` at level INFO. The model maps normalised float images (B, C, H, W) to logits
+    (B, classes).
+
+    Raises InputError for an unknown name, field or value and for weights that cannot be read or do not fit, and
+    WorkError when they cannot be downloaded.
     """
     require("torch", "train")
     from vitnext.models import catalog
@@ -54,13 +70,21 @@ def create_model(name: str, classes: int | Sequence[str] | None = None, **config
         raise InputError(f"classes is {classes!r}: give a count or a list of names")
     if classes is not None:
         config["classes"] = classes if isinstance(classes, int) else len(classes)
-    return catalog.build(name, **config)
+    if pretrained is None:
+        return catalog.build(name, **config)
+    from vitnext.weights.pretrained import load as load_weights
+
+    loaded = load_weights(pretrained, name, config, resize=resize)
+    for line in loaded.lines:
+        logging.getLogger("vitnext").info(line)
+    return loaded.model
 
 
 def train(
     data: str | Path,
     *,
     model: str | None = None,
+    pretrained: str | Path = "auto",
     out: str | Path | None = None,
     recipe: str | None = None,
     epochs: int | None = None,
@@ -72,8 +96,11 @@ def train(
 ) -> TrainResult:
     """Train a classifier on ``data`` and leave model, recipe, journal, metrics and report in ``out``.
 
-    What is not given is chosen from the images and the machine, and said on ``console``. With ``resume`` the run in
-    ``out`` goes on where it was stopped; its own recipe is used.
+    What is not given is chosen from the images and the machine, and said on ``console``. ``pretrained`` is "none", a
+    file of weights or a name on the hub; "auto" takes, for photographs and without a ``recipe``, published weights of
+    the model that allow any use, if they are in the cache or can be fetched, else none. With ``resume`` the run in
+    ``out`` goes on where it was stopped; its own recipe is used. Mistakes in the arguments are found first, then those
+    in the layout of the data, then in ``out``; only then is every image read.
 
     Raises InputError for wrong input, WorkError for a run that fails, and KeyboardInterrupt (after the run was saved)
     for Ctrl-C.
@@ -86,31 +113,38 @@ def train(
     from vitnext.data.loaders import training_batches
     from vitnext.models import catalog
     from vitnext.training.console import ConsoleWatcher
-    from vitnext.training.defaults import choose, model_config
+    from vitnext.training.defaults import choose, model_config, starting_point
     from vitnext.training.hardware import choose_device, choose_precision, keep_heap, suitable_threads
     from vitnext.training.loop import Interrupted, Metrics, Normalize, Progress, fit
     from vitnext.training.validation import Validator
     from vitnext.weights.artifact import load_artifact, save_artifact
+    from vitnext.weights.pretrained import customary
+    from vitnext.weights.pretrained import load as load_weights
 
     say = _speaker(console)
     folder = Path(out) if out is not None else Path("runs") / Path(data).resolve().name
     said = list(overrides)
     said += [f"schedule.epochs={epochs}"] if epochs is not None else []
     said += [f"seed={seed}"] if seed is not None else []
+    said += ["data.skip_unreadable=true"] if skip_unreadable else []
     if resume:
         full = _recipe_of_run(folder, model, recipe, said)
         dataset = open_dataset(data, seed=full.seed, val_fraction=full.data.val_fraction)
         say(dataset.line)
     else:
-        if (folder / "last.pt").exists():
-            raise InputError(f"{folder} holds a run already: add --resume to go on with it, or choose another --out")
-        if (folder / "model.safetensors").exists():
-            raise InputError(f"{folder} holds a model already: choose another --out")
+        if model is not None:
+            catalog.family_of(model)
+        override(read(recipe) if recipe is not None else Recipe(), said)
         dataset = open_dataset(data, seed=seed or 0)
+        _require_free(folder)
+        facts = look_at(dataset.splits["train"])
+        start = starting_point(str(pretrained), facts, model=model, recipe=recipe, overrides=said)
+        said += start.overrides
         choice = choose(
-            look_at(dataset.splits["train"]),
-            model=model,
+            facts,
+            model=start.model,
             recipe=recipe,
+            pretrained=start.pretrained,
             gpu=torch.cuda.is_available(),
             overrides=said,
         )
@@ -118,9 +152,9 @@ def train(
         if full.data.val_fraction is not None or full.seed != (seed or 0):
             dataset = open_dataset(data, seed=full.seed, val_fraction=full.data.val_fraction)
         say(dataset.line)
-        for reason in choice.reasons:
+        for reason in (*start.reasons, *choice.reasons):
             say(reason)
-    dataset = _checked(dataset, skip_unreadable, say)
+    dataset = _checked(dataset, full.data.skip_unreadable, say)
     facts = look_at(dataset.splits["train"])
 
     device = choose_device(full.device)
@@ -128,7 +162,19 @@ def train(
     torch.manual_seed(full.seed)
     config = model_config(full, len(dataset.classes))
     preprocess = _preprocess(full, facts)
-    network = catalog.build(full.model.name, **config).to(device)
+    licence = "none: trained from scratch; the licence of the training images applies"
+    if full.model.pretrained == "none":
+        network = catalog.build(full.model.name, **config).to(device)
+    else:
+        loaded = load_weights(full.model.pretrained, full.model.name, config)
+        for line in loaded.lines:
+            say(line)
+        network, licence = loaded.model.to(device), loaded.licence
+        theirs = loaded.preprocess or customary(config, loaded.path)  # the colours that the weights have learnt to see
+        if len(theirs.mean) == len(preprocess.mean):
+            preprocess = dataclasses.replace(
+                preprocess, mean=theirs.mean, std=theirs.std, interpolation=theirs.interpolation
+            )
     _fits(network, preprocess, full.model.name)
     if catalog.FAMILIES[catalog.family_of(full.model.name)].channels_last:
         network = network.to(memory_format=torch.channels_last)
@@ -166,7 +212,7 @@ def train(
         },
         recipe=full.to_dict(),
         versions=_versions(),
-        licence="none: trained from scratch; the licence of the training images applies",
+        licence=licence,
     )
 
     def keep(network: nn.Module, progress: Progress, metrics: Metrics) -> None:
@@ -174,46 +220,55 @@ def train(
         save_artifact(artifact, network, dataclasses.replace(card, metrics=values))
 
     folder.mkdir(parents=True, exist_ok=True)
-    if not resume:  # fit may yet refuse what was said with --resume; the run's recipe stays as it is
-        temporary = folder / "recipe.yaml.tmp"
-        temporary.write_text(yaml.safe_dump(full.to_dict(), sort_keys=False), encoding="utf-8")
-        os.replace(temporary, folder / "recipe.yaml")
-    watcher = ConsoleWatcher(console or Console(quiet=True), full.schedule.epochs, watched)
-    with watcher, suitable_threads(macs):
-        try:
-            end = fit(
-                network,
-                batches,
-                Validator(dataset.splits[watched], preprocess),
-                full,
-                preprocess,
-                precision,
-                folder=folder,
-                keep=keep,
-                watch=watcher,
-                fingerprint=dataset.fingerprint,
-                select=select,
-                resume=resume,
-            )
-        except Interrupted:
-            again = f"vitnext train {shlex.quote(str(data))} --out {shlex.quote(str(folder))} --resume"
-            again += " --skip-unreadable" if skip_unreadable else ""
-            raise KeyboardInterrupt(f"stopped and saved; go on with: {again}") from None
-    if end.epoch < full.schedule.epochs:
-        say(f"stopped early: no better validation top-1 since epoch {end.best_epoch}")
+    with held(folder / "last.pt.lock", f"another training is writing to {folder}: choose another --out"):
+        if not resume:  # fit may yet refuse what was said with --resume; the run's recipe stays as it is
+            _require_free(folder)  # another run may have come and gone since
+            with atomic_write(folder / "recipe.yaml") as temporary:
+                temporary.write_text(yaml.safe_dump(full.to_dict(), sort_keys=False), encoding="utf-8")
+        elif not artifact.exists():
+            _require_weights(folder, full, select)
+        watcher = ConsoleWatcher(console or Console(quiet=True), full.schedule.epochs, watched)
+        with watcher, suitable_threads(macs):
+            try:
+                end = fit(
+                    network,
+                    batches,
+                    Validator(dataset.splits[watched], preprocess),
+                    full,
+                    preprocess,
+                    precision,
+                    folder=folder,
+                    keep=keep,
+                    watch=watcher,
+                    fingerprint=dataset.fingerprint,
+                    select=select,
+                    resume=resume,
+                )
+            except Interrupted:
+                again = f"vitnext train {shlex.quote(str(data))} --out {shlex.quote(str(folder))} --resume"
+                raise KeyboardInterrupt(f"stopped and saved; go on with: {again}") from None
+        if not artifact.exists():  # the kept epoch is the last one
+            keep(network, end, {"top1": end.kept_top1, "loss": end.kept_loss})
+        if end.epoch < full.schedule.epochs:
+            say(f"stopped early: no better validation top-1 since epoch {end.best_epoch}")
 
-    # The measured thing is the served thing: the artifact is read back and predicts the held-out images.
-    from vitnext.evaluation import classification
+        # The measured thing is the served thing: the artifact is read back and predicts the held-out images.
+        from vitnext.evaluation import classification
 
-    name, split = held_out(dataset)
-    metrics = classification.evaluate(
-        load(artifact), split, out=folder, name=dataset.name, split_name=name, skip_unreadable=skip_unreadable
-    )
-    measured: dict[str, Any] = {watched: {"top1": end.kept_top1, "loss": end.kept_loss}}
-    measured[name] = {key: metrics[key] for key in ("n", "top1", "top1_interval", "top5", "macro_f1", "ece")}
-    measured |= {"epoch": end.kept_epoch, "seconds": end.seconds}
-    trained, _ = load_artifact(artifact)
-    save_artifact(artifact, trained, dataclasses.replace(card, metrics=measured))
+        name, split = held_out(dataset)
+        metrics = classification.evaluate(
+            load(artifact),
+            split,
+            out=folder,
+            name=dataset.name,
+            split_name=name,
+            skip_unreadable=full.data.skip_unreadable,
+        )
+        measured: dict[str, Any] = {watched: {"top1": end.kept_top1, "loss": end.kept_loss}}
+        measured[name] = {key: metrics[key] for key in ("n", "top1", "top1_interval", "top5", "macro_f1", "ece")}
+        measured |= {"epoch": end.kept_epoch, "seconds": end.seconds}
+        trained, _ = load_artifact(artifact)
+        save_artifact(artifact, trained, dataclasses.replace(card, metrics=measured))
     low, high = metrics["top1_interval"]
     say(f"{name} top-1 {100 * metrics['top1']:.2f}% (95%: {100 * low:.1f}-{100 * high:.1f}) of {metrics['n']:,} images")
     say(f"trained in {end.seconds:,.0f} s; report {folder / 'report.html'}")
@@ -241,15 +296,11 @@ def evaluate(
     from vitnext.evaluation import classification
 
     predictor = model if isinstance(model, Predictor) else load(model, engine=engine)
-    dataset, trained_on = _as_trained(data, predictor.card)
-    if split is not None:
-        if split not in dataset.splits:
-            raise InputError(f"{data} has no {split} split; there are {', '.join(dataset.splits)}")
-        name, images = split, dataset.splits[split]
-    elif set(dataset.split_rule["fractions"]) == {"train", "val", "test"} and not trained_on:
-        name, images = "all", _all(dataset)
-    else:
-        name, images = held_out(dataset)
+    dataset = _as_trained(data, predictor.card) or open_dataset(data, whole=split is None)
+    if split is not None and split not in dataset.splits:
+        raise InputError(f"{data} has no {split} split; there are {', '.join(dataset.splits)}")
+    name = split or ("all" if "all" in dataset.splits else held_out(dataset)[0])
+    images = dataset.splits[name]
     say = _speaker(console)
     say(f"{dataset.name}: {name} split, {len(images):,} images")
     if name == "all" and dataset.name == predictor.card.data.get("name"):
@@ -287,6 +338,106 @@ def export(
             _, split = held_out(open_dataset(images))
             sources = [split.image(i) for i in range(len(split))]
     return export_onnx(Path(model), Path(out) if out is not None else Path(model).with_suffix(".onnx"), sources)
+
+
+def _require_free(folder: Path) -> None:
+    """Raises InputError if no new run can be kept in ``folder``."""
+    writable_folder(folder)
+    if (folder / "last.pt").exists():
+        raise InputError(f"{folder} holds a run already: add --resume to go on with it, or choose another --out")
+    if (folder / "model.safetensors").exists():
+        raise InputError(f"{folder} holds a model already: choose another --out")
+
+
+def _require_weights(folder: Path, recipe: Recipe, select: bool) -> None:
+    """Of a run whose model file is gone: raises InputError if neither last.pt nor the epochs to come can replace it."""
+    from vitnext.training.checkpoint import load_checkpoint
+    from vitnext.training.loop import ANEW
+
+    stopped = load_checkpoint(folder / "last.pt").get("progress", {})
+    kept, epoch = stopped.get("kept_epoch"), stopped.get("epoch")
+    if select and kept and not kept == epoch == recipe.schedule.epochs:
+        raise InputError(f"{folder / 'model.safetensors'} is gone, and with it the weights of epoch {kept}: {ANEW}")
+
+
+def convert(
+    weights: str | Path,
+    out: str | Path,
+    *,
+    model: str | None = None,
+    classes: str | Path | Sequence[str] | None = None,
+    console: Console | None = None,
+) -> Path:
+    """Write other people's weights, a file or a name on the hub, as an artifact; what was done is said on ``console``.
+
+    ``model`` is recognised if not given. ``classes`` names the outputs of the head in their order: a list, or a file
+    with a name a line; outputs without names are numbered. Images are prepared as is published of these weights, or,
+    if nothing is known of them, in the customary way, which is said.
+
+    Raises InputError for wrong input and WorkError when the weights cannot be downloaded or ``out`` not be written.
+    """
+    require("torch", "train")
+    from vitnext.models import catalog
+    from vitnext.weights import pretrained
+    from vitnext.weights.artifact import save_artifact
+    from vitnext.weights.hub import sha256
+
+    say = _speaker(console)
+    loaded = pretrained.load(weights, model, as_published=True)
+    for line in loaded.lines:
+        say(line)
+    full = catalog.config_dict(loaded.model)
+    preprocess = loaded.preprocess
+    if preprocess is None:
+        preprocess = pretrained.customary(full, loaded.path)
+        size = preprocess.image_size[0]
+        say(
+            f"images: how these weights want them is not known; customary is taken: {size} px from the centre of "
+            f"{round(size / preprocess.crop_fraction)}, mean {preprocess.mean}, std {preprocess.std}"
+        )
+    _fits(loaded.model, preprocess, loaded.name)
+    names = _class_names(classes, loaded.classes, full["classes"])
+    if not names:
+        say("there is no head, so nothing is predicted: train from it, with --pretrained")
+    elif names == tuple(map(str, range(len(names)))):
+        say(f"the classes have no names: they are numbered 0 to {len(names) - 1} (--classes FILE names them)")
+    card = Card(
+        task="classification" if names else "features",
+        architecture=loaded.name,
+        config=full,
+        classes=names,
+        preprocess=preprocess,
+        metrics=loaded.source.published if loaded.source else {},
+        data={"name": str(weights), "kind": "weights", "sha256": sha256(loaded.path)},
+        recipe={},
+        versions=_versions(),
+        licence=loaded.licence,
+    )
+    out = Path(out)
+    save_artifact(out, loaded.model, card)
+    return out
+
+
+def _class_names(
+    given: str | Path | Sequence[str] | None, known: tuple[str, ...] | None, outputs: int
+) -> tuple[str, ...]:
+    """A name for each of a head's outputs: the given ones, those that the weights came with, or numbers."""
+    if given is None:
+        return known if known is not None else tuple(map(str, range(outputs)))
+    if isinstance(given, str | Path):
+        try:
+            lines = Path(given).read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "is no text in UTF-8"
+            raise InputError(f"{given}: the names of the classes cannot be read ({reason})") from error
+        names = tuple(line.strip() for line in lines if line.strip())
+    else:
+        names = tuple(given)
+    if len(names) != outputs:
+        raise InputError(f"{len(names)} names of classes for a head of {outputs}: give one for each output, in order")
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise InputError(f'two classes are called "{twice}": give each a name of its own')
+    return names
 
 
 def _recipe_of_run(folder: Path, model: str | None, recipe: str | None, overrides: Sequence[str]) -> Recipe:
@@ -362,8 +513,8 @@ def _fits(network: nn.Module, preprocess: Preprocess, name: str) -> None:
         raise InputError(f"{name}: {error}") from error
 
 
-def _as_trained(data: str | Path, card: Card) -> tuple[Dataset, bool]:
-    """``data`` divided as it was for training if these are the very images, and whether they are."""
+def _as_trained(data: str | Path, card: Card) -> Dataset | None:
+    """``data`` divided as it was for training, or None if these are not the very images."""
     split = card.data.get("split", {})
     fractions = split.get("fractions", {})
     # A run without a val split must not be given one now: its images were trained on.
@@ -371,19 +522,8 @@ def _as_trained(data: str | Path, card: Card) -> tuple[Dataset, bool]:
         with contextlib.suppress(InputError):  # data with a val split of its own takes None alone
             dataset = open_dataset(data, seed=split.get("seed", 0), val_fraction=val_fraction)
             if dataset.fingerprint == card.data.get("fingerprint"):
-                return dataset, True
-    return open_dataset(data), False
-
-
-def _all(dataset: Dataset) -> Split:
-    """Every image of a tree that was divided, in one split."""
-    splits = list(dataset.splits.values())
-    together: dict[str, Any] = {
-        key: np.concatenate([getattr(split, key) for split in splits]) for key in ("labels", "names", "sizes")
-    }
-    if splits[0].arrays is not None:
-        together["arrays"] = np.concatenate([split.arrays for split in splits])
-    return dataclasses.replace(splits[0], **together)
+                return dataset
+    return None
 
 
 def _versions() -> dict[str, str]:

@@ -54,6 +54,7 @@ class Model:
 
     __pydantic_config__ = _STRICT
     name: str = "convnext"
+    pretrained: str = "none"  # weights to start from: a file, or a name on the hub
     config: dict[str, Any] = field(default_factory=dict)
 
 
@@ -67,6 +68,7 @@ class Data:
     crop_fraction: Share = 1.0  # central share of the short side that is kept
     color: Literal["RGB", "L"] = "RGB"
     val_fraction: Fraction | None = None  # share of train held out when the data has no val; None: the data set's own
+    skip_unreadable: bool = False  # images that cannot be read are left out; else they stop the training
 
 
 @dataclass(frozen=True)
@@ -230,7 +232,7 @@ def _paths() -> tuple[str, ...]:
 
 
 def _suggest(path: str) -> str:
-    """What was meant by ``path``, which names no field: one of its name anywhere, else one like it; else what there is."""
+    """What was meant by ``path``, which names no field: one of that name anywhere, one like it, or what there is."""
     known, keys = _paths(), path.split(".")
     right = next(i for i in range(len(keys)) if ".".join(keys[: i + 1]) not in known)  # so many keys exist
     here = [other.rpartition(".")[2] for other in known if other.split(".")[:-1] == keys[:right]]

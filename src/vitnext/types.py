@@ -46,9 +46,9 @@ class Classification:
         return [(self.classes[i], float(self.scores[i])) for i in order]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: source, label, score, and ``scores`` as {class: probability}."""
+        """Plain values for JSON: source, label, score, error (None), and ``scores`` as {class: probability}."""
         scores = {name: float(score) for name, score in zip(self.classes, self.scores, strict=True)}
-        return {"source": self.source, "label": self.label, "score": self.score, "scores": scores}
+        return {"source": self.source, "label": self.label, "score": self.score, "error": None, "scores": scores}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +58,9 @@ class Failure:
     source: str
     error: str
 
-    def to_dict(self) -> dict[str, str]:
-        return {"source": self.source, "error": self.error}
+    def to_dict(self) -> dict[str, Any]:
+        """The keys of ``Classification.to_dict``; all but source and error are None."""
+        return {"source": self.source, "label": None, "score": None, "error": self.error, "scores": None}
 
 
 Prediction = Classification | Failure

@@ -21,6 +21,19 @@ def test_compared_on_real_images(capsys, artifact, tmp_path):
     assert "same labels on 359 images" in capsys.readouterr().out
 
 
+def test_a_broken_image_is_passed_over_and_said(capsys, artifact, images, tmp_path):
+    out = tmp_path / "out.onnx"
+    assert main(["export", str(artifact), "--images", str(images), "--out", str(out)]) == 0
+    assert "same labels on 4 images (1 could not be read), largest" in capsys.readouterr().out
+    out.unlink()
+    for path in images.glob("*/*.png"):
+        path.write_text("no image")
+    assert main(["export", str(artifact), "--images", str(images), "--out", str(out)]) == 2
+    err = capsys.readouterr().err
+    assert "none of the 5 images can be read" in err and err.count("\n") == 1
+    assert not out.exists()
+
+
 def test_mistakes(capsys, artifact, tmp_path):
     for arguments, message in (
         (["nothing.safetensors"], "nothing.safetensors does not exist"),

@@ -43,7 +43,13 @@ def test_the_terminal_and_the_file_agree(capsys, onnx, images, tmp_path):
     labels = [row.split()[1] for row in capsys.readouterr().out.splitlines()[1:]]
     assert main(["predict", str(onnx), str(images), "--out", str(tmp_path / "labels.jsonl")]) == 0
     rows = [json.loads(line) for line in (tmp_path / "labels.jsonl").read_text().splitlines()]
-    assert labels == [row.get("label", "error:") for row in rows]
+    assert labels == [row["label"] or "error:" for row in rows]
+
+
+def test_help_says_the_exit_codes(capsys):
+    assert main(["predict", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "The exit code is 0 also if some images could not be read, and 1 if none could." in text
 
 
 @pytest.mark.parametrize("flags", [[], ["--out", "labels.csv"]])

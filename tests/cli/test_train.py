@@ -71,7 +71,9 @@ def test_a_folder_that_holds_a_run_is_left_alone(capsys, artifact):
     assert artifact.read_bytes() == before
 
 
-def test_out_is_checked_before_the_data(capsys, tmp_path):
+def test_data_is_checked_before_out(capsys, tmp_path):
     (tmp_path / "file").touch()
     assert main(["train", "nothing", "--out", str(tmp_path / "file" / "run")]) == 2
+    assert "nothing: no such folder" in capsys.readouterr().err
+    assert main(["train", "digits", "--out", str(tmp_path / "file" / "run")]) == 2
     assert "is a file, not a folder" in capsys.readouterr().err

@@ -150,6 +150,17 @@ def test_too_few_images_to_split(tmp_path):
         open_dataset(tree(tmp_path, a=5, b=2, c=0))
 
 
+def test_whole_divides_nothing(tmp_path):
+    dataset = open_dataset(tree(tmp_path / "tree", a=5, b=2, c=0), whole=True)
+    assert counts(dataset) == {"all": [5, 2, 0]}
+    assert dataset.split_rule == {"rule": "given", "seed": 0, "fractions": {}}
+    assert dataset.line == "tree: class folders, 3 classes, all 7 images (not divided)"
+    tree(tmp_path / "given" / "train", a=20, b=20)
+    tree(tmp_path / "given" / "test", a=3, b=3)
+    assert counts(open_dataset(tmp_path / "given", whole=True)) == {"train": [20, 20], "test": [3, 3]}
+    assert len(open_dataset("digits", whole=True).splits["all"]) == 1797
+
+
 def test_neither_test_nor_val():
     split = Split(("a",), np.zeros(1, np.int64), np.array([b"x"]), np.zeros(1, np.int64))
     dataset = Dataset("d", "image_folder", ("a",), {"train": split}, {}, "", "")

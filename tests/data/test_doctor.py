@@ -178,6 +178,16 @@ def test_ignored_files(data):
     assert finding.message.startswith("4 files passed over: ") and finding.message.endswith("train/a/3.txt, ...")
 
 
+def test_loose_images_and_unused_folders_are_named(data):
+    (data / "extra").mkdir()
+    for name in ("train/1.png", "test/2.png"):
+        (data / name).touch()
+    assert [(finding.severity, finding.kind, finding.message) for finding in check(open_dataset(data)).findings] == [
+        ("warning", "loose_images", "2 images passed over: not in a class folder: test/2.png, train/1.png"),
+        ("warning", "unused_folders", "1 folder passed over: neither train, val nor test: extra"),
+    ]
+
+
 def test_errors_come_first(data):
     (data / "train/a/1.txt").touch()
     (data / "train/a/000.png").write_text("text")

@@ -64,8 +64,16 @@ def test_train_may_be_a_class(tmp_path):
 
 
 def test_other_folders_beside_given_splits_are_not_classes(tmp_path):
-    touch(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "val/a/1.jpg", "annotations/1.jpg")
-    assert read_image_folder(tmp_path).classes == ("a", "b")
+    touch(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "val/a/1.jpg", "extra/1.jpg", "annotations/x/1.jpg", ".git/1")
+    folder = read_image_folder(tmp_path)
+    assert (folder.classes, folder.unused) == (("a", "b"), ("annotations", "extra"))
+
+
+def test_images_beside_the_class_folders_are_named(tmp_path):
+    touch(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "train/2.jpg", "val/a/1.jpg", "val/3.png", "4.gif", "notes.txt")
+    folder = read_image_folder(tmp_path)
+    assert (folder.loose, folder.ignored, folder.unused) == (("4.gif", "train/2.jpg", "val/3.png"), 0, ())
+    assert len(folder.parts["train"].names) == 2
 
 
 def test_images_at_any_depth_and_every_extension(tmp_path):
@@ -87,7 +95,8 @@ def test_hidden_files_and_folders_are_passed_over(tmp_path):
 def test_other_files_are_counted(tmp_path):
     touch(tmp_path, "a/1.jpg", "b/1.jpg", "a/notes.txt", "a/2.heic", "b/x/3.json", "b/jpg", "loose.png", "README.md")
     folder = read_image_folder(tmp_path)
-    assert folder.ignored == 5  # README.md beside the classes is nothing to mention
+    assert folder.ignored == 4  # README.md beside the classes is nothing to mention
+    assert (folder.loose, folder.unused) == (("loose.png",), ())
     assert folder.ignored_examples == ("a/2.heic", "a/notes.txt", "b/jpg")
 
 

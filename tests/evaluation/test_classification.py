@@ -292,15 +292,18 @@ def test_another_task_an_empty_split_and_a_bad_folder_are_refused_before_any_pre
     (tmp_path / "file").write_text("")
     predictor = FakePredictor(["cat"], [])
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(InputError, match="cannot be used as the output folder"):
+        with pytest.raises(InputError, match="is a file, not a folder"):
             evaluate(predictor, FakeSplit(["cat"], [0]), out=out, name="pets", split_name="test")
     with pytest.raises(InputError, match="empty"):
         evaluate(predictor, FakeSplit(["cat"], []), name="pets", split_name="test")
 
 
 def test_a_folder_without_permission_is_refused(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # chmod does not stop root, who runs many a container
-    with pytest.raises(InputError, match="not writable"):
+    def refuse(dir):  # chmod does not stop root, who runs many a container
+        raise PermissionError(13, "Permission denied", str(dir))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with pytest.raises(InputError, match="cannot write to .*: Permission denied"):
         evaluate(FakePredictor(["cat"], []), FakeSplit(["cat"], [0]), out=tmp_path, name="p", split_name="val")
 
 

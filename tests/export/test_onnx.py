@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from vitnext.card import METADATA_KEY, Card
-from vitnext.errors import ImageError, InputError, WorkError
+from vitnext.errors import InputError, WorkError
 from vitnext.inference.engines import OnnxRuntimeEngine
 from vitnext.preprocess import Preprocess
 
@@ -99,9 +99,9 @@ def test_images_of_the_user_are_used(written, artifact, tmp_path):
     assert (report.images, report.synthetic) == (10, False)
 
 
-@pytest.mark.parametrize("images, error", [([], InputError), (["nowhere.png"], ImageError)])
-def test_images_that_cannot_be_used_leave_no_file(written, artifact, tmp_path, images, error):
-    with pytest.raises(error):
+@pytest.mark.parametrize("images", [[], ["nowhere.png"]])
+def test_images_that_cannot_be_used_leave_no_file(written, artifact, tmp_path, images):
+    with pytest.raises(InputError):
         export.export_onnx(artifact, tmp_path / "m.onnx", images)
     assert not list(tmp_path.iterdir())
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from vitnext.card import Card
-from vitnext.errors import ImageError, InputError, WorkError
-from vitnext.export.verify import synthetic_images, verify
+from vitnext.errors import InputError, WorkError
+from vitnext.export.verify import Agreement, synthetic_images, verify
 from vitnext.preprocess import Preprocess
 
 
@@ -28,14 +28,14 @@ def grey_images(count):
 @pytest.mark.parametrize("count, batches", [(1, [1, 3]), (2, [1, 6]), (8, [1, 8]), (20, [1, 8, 8, 4])])
 def test_one_image_alone_and_all_in_batches(count, batches):
     engine = Recorded()
-    assert verify(engine, engine, iter(grey_images(count))) == (count, 0.0)
+    assert verify(engine, engine, iter(grey_images(count))) == Agreement(count, 0, 0.0)
     assert engine.batches == [size for size in batches for _ in range(2)]
 
 
 def test_largest_difference_is_of_probabilities():
-    images, difference = verify(Recorded(), Recorded(lambda logits: logits + np.float32([3e-4, 0, 0])), grey_images(9))
-    assert images == 9
-    assert 5e-5 < difference < 7.5e-5  # p (1 - p) times the change of the logit
+    agreement = verify(Recorded(), Recorded(lambda logits: logits + np.float32([3e-4, 0, 0])), grey_images(9))
+    assert agreement.images == 9
+    assert 5e-5 < agreement.max_difference < 7.5e-5  # p (1 - p) times the change of the logit
 
 
 @pytest.mark.parametrize(
@@ -67,11 +67,20 @@ def test_card_must_be_the_same():
         verify(Recorded(), Recorded(licence="Apache-2.0"), grey_images(3))
 
 
+@pytest.mark.parametrize("broken", [[0], [3, 8], [10]])
+def test_images_that_cannot_be_read_are_passed_over_and_counted(broken):
+    images, engine = grey_images(10), Recorded()
+    for place in broken:
+        images.insert(place, "nowhere.jpg")
+    assert verify(engine, engine, images) == Agreement(10, len(broken), 0.0)
+    assert engine.batches == [1, 1, 8, 8, 2, 2]
+
+
 def test_images_that_cannot_be_compared():
-    with pytest.raises(InputError, match="no images"):
+    with pytest.raises(InputError, match="^there are no images; "):
         verify(Recorded(), Recorded(), [])
-    with pytest.raises(ImageError, match=r"nowhere\.jpg"):
-        verify(Recorded(), Recorded(), ["nowhere.jpg"])
+    with pytest.raises(InputError, match=r"^none of the 2 images can be read: nowhere\.jpg: .*; "):
+        verify(Recorded(), Recorded(), ["nowhere.jpg", "nowhere.png"])
 
 
 def test_synthetic_images_are_varied_and_always_the_same():

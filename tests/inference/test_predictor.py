@@ -23,6 +23,15 @@ def files(tmp_path, grey):
     return paths
 
 
+def test_it_says_what_it_is(predictor, model_files):
+    what = "none, classification, 2 classes (dark, bright), Brightness"
+    assert repr(predictor) == f"<Predictor {predictor.path}: {what}>"
+    for path, engine in zip(model_files, ("torch", "onnxruntime"), strict=True):
+        loaded = load(path)
+        text = f"<Predictor {path}: {loaded.card.architecture}, classification, 3 classes (one, två, 3), {engine}>"
+        assert repr(loaded) == text
+
+
 @pytest.mark.parametrize("batch", [1, 2, 7, 32, 100])
 def test_order_is_kept_and_broken_images_stand_in_their_place(predictor, files, batch):
     predictions = list(predictor.predict_many(files, batch=batch))

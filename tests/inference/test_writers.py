@@ -129,6 +129,6 @@ def test_full_disk_is_one_line(tmp_path):
         yield PREDICTIONS[0]
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(WorkError, match=r"p.csv: writing stopped: No space left on device$"):
+    with pytest.raises(WorkError, match=r"p.csv: cannot be written \(No space left on device\)$"):
         write_predictions(tmp_path / "p.csv", full(), CLASSES)
     assert not list(tmp_path.iterdir())

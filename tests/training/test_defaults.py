@@ -67,9 +67,20 @@ def test_every_size_of_image_gets_a_recipe_that_runs(side, gpu, model):
 @pytest.mark.parametrize("model", ["vit_tiny", "convnext_atto", "vit_small_patch8", "convnext_tiny"])
 @pytest.mark.parametrize("side", [8, 16, 17, 28, 50, 63, 64, 65, 100, 500])
 def test_every_size_of_image_gets_a_published_model_that_runs(side, model):
-    if model == "vit_small_patch8" and side in (17, 28, 50, 63):
-        return  # patches of 8 px do not divide these; what is asked for is not changed
     assert check(choose(facts(side), model=model)).model.name == model
+
+
+OTHERS = [
+    *("deit_tiny", "deit_tiny_distilled", "deit3_small", "vit_small_patch14_dinov2", "vit_small_patch16_dinov3"),
+    *("swin_tiny", "swinv2_tiny", "mit_b0", "convnextv2_atto", "resnet18", "mobilenet_v2", "roadmap_r50_06"),
+]
+
+
+@pytest.mark.parametrize("model", OTHERS)
+@pytest.mark.parametrize("side", [16, 28, 300])
+def test_every_family_gets_a_recipe_that_runs(side, model):
+    recipe = check(choose(facts(side), model=model))
+    assert recipe.model.name == model
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 8, 10, 63, 64, 100, 511, 512, 1023, 1024, 5000, 60_000, 10**7])

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from vitnext.cli.paths import existing_file, writable_folder
 from vitnext.cli.terminal import print_table, progress_bar, progress_console
+from vitnext.files import existing_file, writable_folder
 
 WORST = 5  # classes shown; the report has all
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vitnext.cli.paths import existing_file, writable_file
+from vitnext.files import existing_file, writable_file
 
 
 def export(
@@ -23,6 +23,7 @@ def export(
     """Write a model file that predicts without PyTorch.
 
     The file is kept only if it gives the same labels as MODEL, and probabilities that differ by at most 0.0001.
+    Images that cannot be read are passed over and counted.
 
     \b
     Examples:
@@ -38,4 +39,6 @@ def export(
         out.parent.mkdir(parents=True, exist_ok=True)
     report = api.export(model, to, out=out, images=images)
     compared = f"{report.images} {'generated ' if report.synthetic else ''}images"
+    if report.unreadable:
+        compared += f" ({report.unreadable} could not be read)"
     print(f"{report.path}  same labels on {compared}, largest difference of a probability {report.max_difference:.1e}")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vitnext.cli import check, evaluate, export, models, predict, train
+from vitnext.cli import check, convert, evaluate, export, models, predict, roadmap, train
 from vitnext.errors import InputError, WorkError
 
 # Plain help pages: rich ones take twice as long to appear, and their boxes break when they are piped or narrow.
@@ -19,8 +19,10 @@ app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(predict.predict)
 app.command()(export.export)
+app.command()(convert.convert)
 app.command()(check.check)
 app.command()(models.models)
+app.command()(roadmap.roadmap)
 
 EXTRA_OF = {
     "torch": "train",
@@ -30,6 +32,7 @@ EXTRA_OF = {
     "onnxscript": "train",
     "pyarrow": "parquet",
     "openvino": "openvino",
+    "huggingface_hub": "train",
 }
 
 

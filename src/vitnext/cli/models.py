@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import fnmatch
+import json
 from typing import Annotated
 
 import typer
@@ -18,7 +18,8 @@ def models(
 ) -> None:
     """List the models with their size and published accuracy.
 
-    MACs are the multiply-adds for one image of the size shown. --json adds the exact numbers and the papers.
+    MACs are the multiply-adds for one image of the size shown. The accuracy is what the papers report for their own
+    weights; vitnext has not measured it. --json adds the exact numbers and the papers.
 
     \b
     Examples:
@@ -26,26 +27,23 @@ def models(
       vitnext models convnext
       vitnext models "vit_*" --json
     """
-    from vitnext.models import catalog
+    from vitnext.models import listing
 
-    names = [name for name in catalog.NAMES if fnmatch.fnmatchcase(name, pattern) or pattern in name]
-    if not names:
+    rows = [row for row in listing.rows() if fnmatch.fnmatchcase(row["name"], pattern) or pattern in row["name"]]
+    if not rows:
         raise InputError(f"no model matches {pattern}: `vitnext models` lists all of them")
-    rows = [catalog.describe(name) for name in names]
     if as_json:
-        import json
-
-        print(json.dumps([dataclasses.asdict(row) for row in rows], indent=2))
+        print(json.dumps(rows, indent=2))
     else:
         print_table(
             ["model", "parameters", "MACs", "image", "ImageNet top-1"],
             [
                 [
-                    row.name,
-                    f"{row.parameters / 1e6:.1f} M",
-                    f"{row.macs / 1e9:.2f} G",
-                    f"{row.image_size} px",
-                    f"{row.top1:.1f}%" if row.top1 else "-",
+                    row["name"],
+                    f"{row['parameters'] / 1e6:.1f} M",
+                    f"{row['macs'] / 1e9:.2f} G",
+                    f"{row['image_size']} px",
+                    f"{row['top1']:.1f}%" if row["top1"] else "-",
                 ]
                 for row in rows
             ],

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vitnext.cli.paths import existing_file, writable_file
 from vitnext.cli.terminal import progress_bar, progress_console
+from vitnext.files import existing_file, writable_file
 
 if TYPE_CHECKING:
     from vitnext.types import Prediction
@@ -28,6 +28,7 @@ def predict(
     """Predict the class of images.
 
     The order of the images is kept. An image that cannot be read becomes a row with an error; the others are predicted.
+    The exit code is 0 also if some images could not be read, and 1 if none could.
 
     \b
     Examples:

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from vitnext.cli.paths import writable_folder
 from vitnext.cli.terminal import progress_console
 
 
@@ -16,6 +15,12 @@ def train(
     model: Annotated[
         str | None, typer.Option(metavar="NAME", help="A name from `vitnext models`; chosen to suit DATA if not given.")
     ] = None,
+    pretrained: Annotated[
+        str,
+        typer.Option(
+            metavar="WEIGHTS", help="none, a file, a name on the hub, or auto: published ones for photographs."
+        ),
+    ] = "auto",
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where the run is kept: runs/ and the name of DATA if not given.")
     ] = None,
@@ -39,19 +44,23 @@ def train(
     some images of every class are held out. The model and the recipe are chosen to suit the images and this machine
     unless you name them; the choice is printed. Ctrl-C saves the run, and --resume continues it.
 
+    Each epoch prints a line; "kept" in it means that its model was written to DIR/model.safetensors. All that --set can
+    change stands in DIR/recipe.yaml; docs/recipe.md explains the fields and lists the built-in recipes.
+
     \b
     Examples:
       vitnext train digits
       vitnext train photos --out runs/photos
+      vitnext train photos --pretrained none
       vitnext train photos --model vit_tiny --set optimizer.learning_rate=5e-4
       vitnext train photos --out runs/photos --resume
     """
-    out = writable_folder(out or Path("runs") / Path(data).resolve().name)
     from vitnext import api
 
     result = api.train(
         data,
         model=model,
+        pretrained=pretrained,
         out=out,
         recipe=recipe,
         epochs=epochs,

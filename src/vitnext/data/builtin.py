@@ -7,12 +7,10 @@ fashion-mnist  70,000 garments, 28x28, 10 classes, train 60,000 and test 10,000 
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import hashlib
 import io
 import os
-import tempfile
 import urllib.request
 import zlib
 from pathlib import Path
@@ -20,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from vitnext.errors import InputError, require
+from vitnext.files import atomic_write
 
 NAMES = ("digits", "fashion-mnist")
 DIGITS = tuple("0123456789")
@@ -59,7 +58,8 @@ def fashion_mnist(folder: Path | None = None) -> dict[str, tuple[np.ndarray, np.
     that the environment variable VITNEXT_FASHION_MNIST names, Debian's /usr/share/datasets/fashion-mnist, the cache;
     else downloads them into the cache.
 
-    Raises InputError when a folder that was named lacks a file, a file is damaged, or no copy can be had.
+    Raises InputError when a folder that was named lacks a file, a file is damaged, or no copy can be had; WorkError
+    when the cache cannot be written.
     """
     named = folder or os.environ.get("VITNEXT_FASHION_MNIST")
     if named:
@@ -107,7 +107,8 @@ def _read_idx(folder: Path, name: str, dimensions: int) -> np.ndarray:
 
 
 def _download(folder: Path) -> None:
-    """The four files into ``folder``, each checked and then renamed into place."""
+    """The four files into ``folder``, each checked first. Raises InputError if no mirror has one, WorkError if the disk
+    does not take it."""
     for name in FILES:
         if _find(folder, name):
             continue
@@ -119,7 +120,6 @@ def _download(folder: Path) -> None:
                 unpacked = gzip.GzipFile(fileobj=io.BytesIO(packed)).read(MOST_BYTES)
                 if hashlib.sha256(unpacked).hexdigest() != FILES[name]:
                     raise ValueError("its sha256 is not the published one")
-                _write(folder / f"{name}.gz", packed)
                 break
             except (OSError, EOFError, ValueError, zlib.error) as error:  # URLError is an OSError
                 failures.append(f"{mirror}: {getattr(error, 'reason', None) or error}")
@@ -128,16 +128,6 @@ def _download(folder: Path) -> None:
                 f"fashion-mnist: no copy here, and {name}.gz could not be downloaded ({'; '.join(failures)}); "
                 f"'apt install dataset-fashion-mnist' or put the four .gz files into {folder}"
             )
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+        with atomic_write(folder / f"{name}.gz", shared=True) as temporary:
+            folder.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(packed)

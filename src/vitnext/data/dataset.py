@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,11 +68,13 @@ class Split:
 class Dataset:
     """A data set, recognised and split.
 
-    splits:      Split by name, among train, val and test
+    splits:      Split by name, among train, val and test; only "all" for one that is whole
     split_rule:  {"rule": "given" or "stratified", "seed": int, "fractions": {split: share of the images divided}}
     fingerprint: sha256 (hex) over class names and, per split, every file's name, size and label (or the arrays' bytes)
     line:        what was recognised, in one line
     ignored:     how many files in class folders are not images, and up to three of them
+    loose:       images beside the class folders: they have no class
+    unused:      folders beside train/, val/ and test/
     """
 
     name: str
@@ -84,6 +86,8 @@ class Dataset:
     line: str
     ignored: int = 0
     ignored_examples: tuple[str, ...] = ()
+    loose: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
 
 
 def open_dataset(
@@ -92,12 +96,14 @@ def open_dataset(
     seed: int = 0,
     fashion_mnist_dir: Path | None = None,
     val_fraction: float | None = None,
+    whole: bool = False,
 ) -> Dataset:
     """Recognise ``data`` by looking: a folder of images that exists, else the built-in "digits" or "fashion-mnist".
 
     What comes undivided is split per class (stratified): one class-folder tree into train, val and test 80/10/10,
     digits 72/8/20; a train/ with test/ but no val/ gives 10% to val, Fashion-MNIST's train 5%.
     ``val_fraction`` replaces that share of val; 0 means no val split. ``seed`` decides who goes where.
+    ``whole`` divides nothing: the splits are those that were given, or the only one is "all".
 
     Raises InputError for data that cannot be recognised, and for a ``val_fraction`` when val/ is given.
     """
@@ -115,7 +121,7 @@ def open_dataset(
         if "val" in found.parts:
             raise InputError(f"{data}: has a val split of its own, val_fraction cannot change it; leave it out")
         fractions = fractions | {"val": val_fraction}
-    splits, split_rule, how = _divide(found, fractions, seed)
+    splits, split_rule, how = _divide(found, {} if whole else fractions, seed)
     counts = ", ".join(f"{split} {len(splits[split]):,}" for split in splits)
     what = "class folders" if found.kind == "image_folder" else "built-in"
     return Dataset(
@@ -126,8 +132,7 @@ def open_dataset(
         split_rule=split_rule,
         fingerprint=_fingerprint(found.classes, splits),
         line=f"{found.name}: {what}, {len(found.classes)} classes, {counts} images ({how})",
-        ignored=found.ignored,
-        ignored_examples=found.ignored_examples,
+        **found.left_out,
     )
 
 
@@ -148,8 +153,7 @@ class _Found:
     classes: tuple[str, ...]
     parts: dict[str, Split]
     fractions: dict[str, float]
-    ignored: int = 0
-    ignored_examples: tuple[str, ...] = ()
+    left_out: dict[str, Any] = field(default_factory=dict)  # the fields of Dataset that say so
 
 
 def _folder(path: Path) -> _Found:
@@ -162,7 +166,8 @@ def _folder(path: Path) -> _Found:
     }
     fractions = TREE_FRACTIONS if "all" in parts else {"val": CARVED_VAL}
     name = path.resolve().name
-    return _Found(name, "image_folder", listed.classes, parts, fractions, listed.ignored, listed.ignored_examples)
+    left_out = {key: getattr(listed, key) for key in ("ignored", "ignored_examples", "loose", "unused")}
+    return _Found(name, "image_folder", listed.classes, parts, fractions, left_out)
 
 
 def _builtin(name: str, fashion_mnist_dir: Path | None) -> _Found:
@@ -194,7 +199,8 @@ def _divide(found: _Found, fractions: dict[str, float], seed: int) -> tuple[dict
     shares = {split: share for split, share in fractions.items() if split not in parts and share > 0}
     if not shares:
         rule: dict[str, Any] = {"rule": "given", "seed": seed, "fractions": {}}
-        return {split: parts[split] for split in SPLITS if split in parts}, rule, "split as given"
+        given = {split: parts[split] for split in ("all", *SPLITS) if split in parts}
+        return given, rule, "split as given" if source == "train" else "not divided"
     whole = parts.pop(source)
     if source == "all":
         counts = np.bincount(whole.labels, minlength=len(found.classes))

@@ -2,7 +2,8 @@
 
 errors    files that cannot be read, classes without a training image
 warnings  the same image in two splits (measured numbers will be too good), with two labels, or twice in one split;
-          classes missing from val or test; classes of very unequal size; very few images of a class; ignored files
+          classes missing from val or test; classes of very unequal size; very few images of a class; files, loose
+          images and folders that are passed over
 """
 
 from __future__ import annotations
@@ -113,8 +114,14 @@ def _classes(dataset: Dataset) -> Iterator[Finding]:
 
 def _ignored(dataset: Dataset) -> Iterator[Finding]:
     if dataset.ignored:
-        what = f"{_count(dataset.ignored, 'file')} passed over: not an image file, or not in a class folder"
+        what = f"{_count(dataset.ignored, 'file')} passed over: not an image file"
         yield _finding("warning", "ignored_files", what, list(dataset.ignored_examples), dataset.ignored)
+    if dataset.loose:
+        what = f"{_count(len(dataset.loose), 'image')} passed over: not in a class folder"
+        yield _finding("warning", "loose_images", what, list(dataset.loose))
+    if dataset.unused:
+        what = f"{_count(len(dataset.unused), 'folder')} passed over: neither train, val nor test"
+        yield _finding("warning", "unused_folders", what, list(dataset.unused))
 
 
 def _read(

@@ -1,22 +1,21 @@
 """Folders of images, one folder per class: with train/, val/ and test/ above them, or without.
 
-Images may lie at any depth inside a class folder. Hidden files and folders are passed over; other files that are not
-images are counted, so that the dataset doctor can mention them. Classes are sorted by name ("10" before "2"), and it
+Images may lie at any depth inside a class folder. Hidden files and folders are passed over; what else is left out is
+noted, so that the dataset doctor can mention it. Classes are sorted by name ("10" before "2"), and it
 is the name that an artifact stores.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from vitnext.errors import InputError
+from vitnext.files import IMAGE_EXTENSIONS, files_below, is_image
 
-EXTENSIONS = (b".jpg", b".jpeg", b".png", b".webp", b".bmp", b".tif", b".tiff", b".gif")
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 LAYOUTS = "give train/CLASS/*.jpg with val/ and test/ beside train/, or one folder per class: CLASS/*.jpg"
 
@@ -37,12 +36,20 @@ class Files:
 
 @dataclass(frozen=True, eq=False)
 class ImageFolder:
-    """What a folder holds: ``parts`` has the keys train, val, test as they exist, or only "all" for one tree."""
+    """What a folder holds.
+
+    parts:   its images; the keys are train, val, test as they exist, or only "all" for one tree
+    ignored: how many files in class folders are not images, and up to three of them
+    loose:   images beside the class folders: they have no class
+    unused:  folders beside train/, val/ and test/
+    """
 
     classes: tuple[str, ...]
     parts: dict[str, Files]
     ignored: int
     ignored_examples: tuple[str, ...]
+    loose: tuple[str, ...]
+    unused: tuple[str, ...]
 
 
 def read_image_folder(root: Path) -> ImageFolder:
@@ -65,6 +72,7 @@ def read_image_folder(root: Path) -> ImageFolder:
         only = next(iter(splits.values()))
         raise InputError(f"{root}: has {only}/ but no train/; add train/, or give {root / only} itself")
     ignored: list[str] = []
+    loose, unused = _loose_images(root, ""), []
     if "train" in splits and (len(splits) > 1 or len(folders) == 1):
         classes = _class_names(root / splits["train"])
         for folder in splits.values():
@@ -78,6 +86,8 @@ def read_image_folder(root: Path) -> ImageFolder:
         # train/ alone is one tree to be split
         names = {"train": "all"} if len(splits) == 1 else {split: split for split in splits}
         parts = {names[split]: _list(root, folder, classes, ignored) for split, folder in splits.items()}
+        loose += [name for folder in splits.values() for name in _loose_images(root, f"{folder}/")]
+        unused = [folder for folder in folders if folder not in splits.values()]
     else:
         classes = _class_names(root)
         parts = {"all": _list(root, "", classes, ignored)}
@@ -86,7 +96,7 @@ def read_image_folder(root: Path) -> ImageFolder:
         nested = "all" in parts and bool(_subfolders(inner))
         hint = f"did you mean {inner}?" if nested else "a classifier needs at least two"
         raise InputError(f"{root}: only one class folder, '{classes[0]}': {hint}")
-    return ImageFolder(classes, parts, len(ignored), tuple(sorted(ignored)[:3]))
+    return ImageFolder(classes, parts, len(ignored), tuple(sorted(ignored)[:3]), tuple(loose), tuple(unused))
 
 
 def _subfolders(folder: Path) -> list[str]:
@@ -96,6 +106,12 @@ def _subfolders(folder: Path) -> list[str]:
             return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith(".") and e.name != "__MACOSX")
     except OSError as error:
         raise InputError(f"{folder}: cannot be listed ({error.strerror})") from error
+
+
+def _loose_images(root: Path, below: str) -> list[str]:
+    """The images that lie in ``root/below`` itself."""
+    with os.scandir(root / below) as entries:
+        return sorted(f"{below}{e.name}" for e in entries if is_image(e.name) and not e.is_dir())
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
@@ -113,50 +129,26 @@ def _list(root: Path, folder: str, classes: tuple[str, ...], ignored: list[str])
     below = f"{folder}/" if folder else ""
     names, sizes, labels = [], [], []
     for label, name in enumerate(classes):
-        found = sorted(_walk(root, os.fsencode(f"{below}{name}"), ignored)) if (root / folder / name).is_dir() else []
+        found = sorted(_images(root, f"{below}{name}", ignored)) if (root / folder / name).is_dir() else []
         names.append(np.array([path for path, _ in found], dtype=np.bytes_))
         sizes.append(np.array([size for _, size in found], dtype=np.int64))
         labels.append(np.full(len(found), label, dtype=np.int64))
-    with os.scandir(root / folder) as entries:  # an image beside the class folders has no class
-        ignored += [f"{below}{e.name}" for e in entries if _is_image(os.fsencode(e.name)) and not e.is_dir()]
     if not any(map(len, names)):
-        wanted = ", ".join(extension.decode() for extension in EXTENSIONS)
+        wanted = ", ".join(IMAGE_EXTENSIONS)
         raise InputError(f"{root / folder}: no image in any of its {len(classes)} class folders (wanted: {wanted})")
     return Files(np.concatenate(names), np.concatenate(sizes), np.concatenate(labels))
 
 
-def _is_image(name: bytes) -> bool:
-    return os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith(b".")
-
-
-def _walk(root: Path, folder: bytes, ignored: list[str]) -> Iterator[tuple[bytes, int]]:
-    """(path below the root, size) of every image in ``folder``, at any depth; links are followed, each folder once."""
-    top = os.fsencode(root)
-    seen: set[tuple[int, int]] = set()
-    waiting = [folder]
-    while waiting:
-        folder = waiting.pop()
-        path = os.path.join(top, folder)
-        try:
-            status = os.stat(path)
-            if (status.st_dev, status.st_ino) in seen:
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            with os.scandir(path) as entries:
-                inner = []
-                for entry in entries:
-                    name = folder + b"/" + entry.name
-                    if entry.name.startswith(b"."):
-                        continue
-                    if entry.is_dir():
-                        inner.append(name)
-                    elif _is_image(entry.name):
-                        yield name, _size(entry)
-                    else:
-                        ignored.append(os.fsdecode(name))
-        except OSError as error:
-            raise InputError(f"{os.fsdecode(path)}: cannot be listed ({error.strerror})") from error
-        waiting += sorted(inner, reverse=True)  # sorted, so that of two links to one folder always the same counts
+def _images(root: Path, folder: str, ignored: list[str]) -> list[tuple[bytes, int]]:
+    """(path below the root, size) of every image in ``folder``, at any depth; other files go to ``ignored``."""
+    found = []
+    start = len(os.fsencode(root / folder)) - len(os.fsencode(folder))
+    for file in files_below(os.fsencode(root / folder)):
+        if is_image(file.name):
+            found.append((file.path[start:], _size(file)))
+        else:
+            ignored.append(os.fsdecode(file.path[start:]))
+    return found
 
 
 def _size(entry: os.DirEntry[bytes]) -> int:

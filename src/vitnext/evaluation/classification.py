@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -14,6 +13,7 @@ import numpy as np
 
 from vitnext.errors import InputError, WorkError
 from vitnext.evaluation import report
+from vitnext.files import atomic_write, writable_folder
 from vitnext.types import Failure
 
 if TYPE_CHECKING:
@@ -107,8 +107,8 @@ def evaluate(
             f"{predictor.path}: this is a {card.task} model; only classification models can be evaluated here"
         )
     truth = _labels_by_name(split, card.classes, name)
-    if out is not None:
-        _require_writable(out)
+    if out is not None:  # nobody should wait an hour for a result that has no place to go
+        writable_folder(out).mkdir(parents=True, exist_ok=True)
 
     total = len(split)
     scores = np.empty((total, len(card.classes)), dtype=np.float32)
@@ -255,27 +255,10 @@ def _require_readable(skipped: list[dict[str, str]], total: int, skip_unreadable
         raise InputError(f"{len(skipped)} of {total} images cannot be read{remedy}: {errors}")
 
 
-def _require_writable(out: Path) -> None:
-    """Before the pass rather than after it: nobody should wait an hour for a result that has no place to go."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out}: cannot be used as the output folder ({error.strerror}); choose another") from error
-    if not os.access(out, os.W_OK):
-        raise InputError(f"{out}: this folder is not writable; choose another")
-
-
 def _write(path: Path, text: str) -> None:
-    """Write under a temporary name, then rename: a full disk or a kill leaves the previous file whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with atomic_write(path, shared=True) as temporary:
         # A file name that is no valid text arrives as a lone surrogate, which UTF-8 cannot hold but \udc80 in JSON can.
         temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
-        os.replace(temporary, path)
-    except OSError as error:
-        raise WorkError(f"{path}: cannot be written ({error.strerror})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _json(metrics: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import logging
 import os
@@ -31,12 +32,14 @@ class ExportReport:
     """What was written, and how closely it agrees with the model.
 
     images:         how many images both were run on
+    unreadable:     how many of those given could not be read
     max_difference: the largest difference between two probabilities
     synthetic:      the images were generated, because none were given
     """
 
     path: Path
     images: int
+    unreadable: int
     max_difference: float
     synthetic: bool
 
@@ -46,11 +49,12 @@ def export_onnx(
 ) -> ExportReport:
     """Write the artifact as ``out`` (``.onnx``): input "images" (batch, C, H, W), output "logits" (batch, classes).
 
-    Both are run on ``images`` (synthetic ones if None); a file that does not give the same labels, and the same
-    probabilities to 1e-4, is not kept. ``out`` appears only when it is complete and checked.
+    Both are run on ``images`` (synthetic ones if None; those that cannot be read are passed over and counted); a file
+    that does not give the same labels, and the same probabilities to 1e-4, is not kept. ``out`` appears only when it is
+    complete and checked.
 
     Raises:
-        InputError: the artifact cannot be loaded, ``out`` cannot be written, or an image cannot be read.
+        InputError: the artifact cannot be loaded, ``out`` cannot be written, or no image can be read.
         WorkError: torch cannot export the model, the disk is full, or the export does not agree with the model.
     """
     artifact, out = Path(artifact), Path(out)
@@ -65,12 +69,12 @@ def export_onnx(
         draft = folder / out.name  # its own name already: the file records the name of its .data file
         _write(model.model, model.card, draft)
         try:
-            count, difference = verify(model, OnnxRuntimeEngine(draft), sources)
+            agreement = verify(model, OnnxRuntimeEngine(draft), sources)
         except WorkError as error:
             raise WorkError(f"{out}: not written: {error}") from error
         for file in sorted(folder.iterdir(), reverse=True):  # the .data file first
             os.replace(file, out.with_name(file.name))
-    return ExportReport(out, count, difference, synthetic=images is None)
+    return ExportReport(out, **dataclasses.asdict(agreement), synthetic=images is None)
 
 
 @contextlib.contextmanager

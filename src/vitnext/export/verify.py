@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
-from vitnext.errors import InputError, WorkError
+from vitnext.errors import ImageError, InputError, WorkError
 from vitnext.inference.engines import Engine
 from vitnext.inference.predictor import softmax
 from vitnext.preprocess import Preprocess, Source
@@ -17,21 +18,38 @@ TIE = 1e-6  # classes this close are equally probable: rounding in float32 choos
 BATCH = 8
 
 
-def verify(reference: Engine, exported: Engine, sources: Iterable[Source]) -> tuple[int, float]:
+@dataclass(frozen=True)
+class Agreement:
+    """How many images were compared and how many could not be read; the largest difference of two probabilities."""
+
+    images: int
+    unreadable: int
+    max_difference: float
+
+
+def verify(reference: Engine, exported: Engine, sources: Iterable[Source]) -> Agreement:
     """Compare the probabilities that two engines give for ``sources``: the first image alone, then all in batches.
 
-    Returns:
-        How many images were compared, and the largest difference between two probabilities.
+    Images that cannot be read are passed over and counted.
 
     Raises:
         WorkError: a label differs, a probability differs by more than 1e-4, or the cards are not the same.
-        InputError: there are no images, or one cannot be read (ImageError).
+        InputError: there are no images, or none of them can be read.
     """
     if exported.card.to_json() != reference.card.to_json():
         raise WorkError("the export does not carry the card of the model")
-    sources, prepare = iter(sources), reference.card.preprocess
+    errors: list[ImageError] = []
+
+    def readable() -> Iterator[np.ndarray]:
+        for source in sources:
+            try:
+                yield reference.card.preprocess(source)
+            except ImageError as error:
+                errors.append(error)
+
+    prepared = readable()
     images, labels, changed, largest = 0, 0, 0, 0.0
-    while batch := [prepare(source) for source in itertools.islice(sources, BATCH)]:
+    while batch := list(itertools.islice(prepared, BATCH)):
         trials = [batch] if images else [batch[:1], (batch * 3)[:BATCH]]  # a lone image is repeated to make a batch
         for trial in map(np.stack, trials):
             p, q = softmax(reference.run(trial)), softmax(exported.run(trial))  # (B, classes)
@@ -41,13 +59,14 @@ def verify(reference: Engine, exported: Engine, sources: Iterable[Source]) -> tu
             labels += len(trial)
         images += len(batch)
     if images == 0:
-        raise InputError("there are no images to check the export with")
+        none = f"none of the {len(errors)} images can be read: {errors[0]}" if errors else "there are no images"
+        raise InputError(f"{none}; the export cannot be checked without one")
     if changed or not largest <= TOLERANCE:
         raise WorkError(
             f"the export does not agree with the model: probabilities differ by up to {largest:.2g} "
             f"(allowed: {TOLERANCE:g}) and {changed} of {labels} labels changed"
         )
-    return images, float(largest)
+    return Agreement(images, len(errors), float(largest))
 
 
 def synthetic_images(preprocess: Preprocess, count: int = BATCH) -> list[np.ndarray]:

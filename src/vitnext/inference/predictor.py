@@ -75,6 +75,13 @@ class Predictor:
     def card(self) -> Card:
         return self.engine.card
 
+    def __repr__(self) -> str:
+        card, kind = self.card, type(self.engine)
+        engine = next((name for name, known in ENGINES.items() if known is kind), kind.__name__)
+        names = ", ".join(card.classes[:3]) + (", ..." if len(card.classes) > 3 else "")
+        classes = f"{len(card.classes)} classes ({names})"
+        return f"<Predictor {self.path}: {card.architecture}, {card.task}, {classes}, {engine}>"
+
     def predict(self, source: Source) -> Classification:
         """Classify one image: a path, an encoded file's bytes, uint8 pixels (H, W) or (H, W, 3), or a Pillow image.
 

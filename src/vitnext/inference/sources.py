@@ -7,8 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 
 from vitnext.errors import InputError
-
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+from vitnext.files import IMAGE_EXTENSIONS, files_below, is_image
 
 
 def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[str]:
@@ -49,18 +48,4 @@ def _expand(path: str) -> Iterator[str]:
 
 
 def _images_below(folder: str) -> Iterator[str]:
-    seen: set[str] = set()  # real paths of the folders visited, so that a link to a parent does not loop
-    for here, folders, files in os.walk(folder, onerror=_unreadable, followlinks=True):
-        real = os.path.realpath(here)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith("."):
-                yield os.path.join(here, name)
-
-
-def _unreadable(error: OSError) -> None:
-    raise InputError(f"{error.filename}: cannot read this folder: {error.strerror}") from error
+    return (file.path for file in files_below(folder) if is_image(file.name))

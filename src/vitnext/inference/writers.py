@@ -10,14 +10,13 @@ import csv
 import itertools
 import json
 import os
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from vitnext.errors import InputError, WorkError, require
+from vitnext.errors import InputError, require
+from vitnext.files import atomic_write
 from vitnext.types import Classification, Failure, Prediction
 
 PARQUET_ROWS = 2048  # rows in one row group, the unit that Parquet holds in memory
@@ -39,11 +38,15 @@ def write_predictions(
         How many images were predicted and how many failed.
 
     Raises:
-        InputError: the extension is not known, the folder cannot be written, or ``.parquet`` lacks pyarrow.
-        WorkError: writing stopped half-way (a full disk).
+        InputError: the extension is not known, there is no such folder, or ``.parquet`` lacks pyarrow.
+        WorkError: the file cannot be written, or not to its end (a full disk).
     """
     path = Path(path)
     write = _writer_for(path)
+    if path.is_dir():
+        raise InputError(f"{path}: this is a folder: name a file")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: there is no folder {path.parent}")
     predicted = failed = 0
 
     def counted() -> Iterator[Prediction]:
@@ -55,7 +58,7 @@ def write_predictions(
                 predicted += 1
             yield prediction
 
-    with _complete_or_absent(path) as temporary:
+    with atomic_write(path, shared=True) as temporary:
         write(temporary, counted(), classes)
     return predicted, failed
 
@@ -72,25 +75,6 @@ def _writer_for(path: Path) -> Writer:
     if writer is _write_parquet:
         require("pyarrow", "parquet")
     return writer
-
-
-@contextmanager
-def _complete_or_absent(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; rename it to ``path`` at the end, or remove it when the block fails."""
-    if path.is_dir():
-        raise InputError(f"{path}: this is a folder: name a file")
-    temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
-    try:
-        temporary.touch(exist_ok=False)
-    except OSError as error:
-        raise InputError(f"{path}: cannot write here: {error.strerror}") from error
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise WorkError(f"{path}: writing stopped: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _write_csv(path: Path, predictions: Iterable[Prediction], classes: Sequence[str]) -> None:

@@ -9,20 +9,19 @@ from typing import Any
 import torch
 
 from vitnext.errors import InputError, WorkError
+from vitnext.files import atomic_write
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write ``state`` (tensors and plain values). Raises WorkError if the disk does not take it."""
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        with open(temporary, "wb") as file:
+        with atomic_write(path) as temporary, open(temporary, "wb") as file:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        temporary.unlink(missing_ok=True)
-        raise WorkError(f"the checkpoint {path} could not be written ({error}); the last good one is kept") from error
+    except RuntimeError as error:  # a WorkError, or what torch makes of a full disk
+        reason = error.__cause__ or error
+        raise WorkError(f"the checkpoint {path} could not be written ({reason}); the last good one is kept") from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

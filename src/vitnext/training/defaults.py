@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from vitnext.data.facts import Facts
-from vitnext.errors import InputError
+from vitnext.errors import InputError, WorkError
 from vitnext.models import catalog
 from vitnext.recipe import Model, Recipe, override, read
 
@@ -27,35 +29,88 @@ class Choice:
     reasons: list[str]
 
 
+@dataclass(frozen=True)
+class Start:
+    """The weights that a run starts from, as what they add to the recipe, and the model that this decides."""
+
+    pretrained: bool
+    model: str | None
+    overrides: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
+
+
+def starting_point(
+    asked: str, facts: Facts, *, model: str | None, recipe: str | None, overrides: Sequence[str] = ()
+) -> Start:
+    """``asked`` is "none", a file, a name on the hub, or "auto": published weights for photographs.
+
+    Of the published weights of a model those are taken whose licence allows any use; if they are neither in the cache
+    nor to be had, the run starts from scratch and says why. Raises InputError for weights that are named and cannot be
+    read, WorkError when they cannot be fetched.
+    """
+    from vitnext.weights import hub, pretrained, sources
+
+    if asked == "none" or any(assignment.startswith("model.pretrained=") for assignment in overrides):
+        return Start(False, model)
+    if asked != "auto":
+        name = model or pretrained.load(asked).name
+        where = str(Path(asked).resolve()) if Path(asked).exists() else asked
+        return Start(True, name, (f"model.pretrained={json.dumps(where)}",))
+    if recipe is not None or facts.short_side <= SMALL:
+        return Start(False, model)
+    name = model or read("photos_finetune").model.name
+    if any(assignment.startswith("model.") for assignment in overrides):
+        return Start(False, model, reasons=("from scratch: the network is changed by --set",))
+    source = sources.default_for(name)
+    if source is None:
+        return Start(False, model, reasons=(f"from scratch: no weights of {name} are published for any use",))
+    try:
+        hub.fetch(source.name)
+    except (InputError, WorkError) as error:
+        return Start(False, model, reasons=(f"from scratch: {error}",))
+    reason = f"from published weights, {source.name} ({source.licence}); --pretrained none starts from scratch"
+    return Start(True, name, (f"model.pretrained={json.dumps(source.name)}",), (reason,))
+
+
 def choose(
     facts: Facts,
     *,
     model: str | None = None,
     recipe: str | None = None,
+    pretrained: bool = False,
     gpu: bool = False,
     overrides: Sequence[str] = (),
 ) -> Choice:
     """Fill in what the user left open: recipe, model, image size, patch or stem, epochs.
 
-    A given ``recipe`` is taken as it stands but for ``model`` and ``overrides``. Raises InputError for names that do
+    With ``pretrained`` weights the network keeps its published patches or stem, and sees colours. A given ``recipe`` is
+    taken as it stands but for ``model`` and ``overrides``. Raises InputError for names that do
     not exist and for overrides that do not fit.
     """
     if recipe is not None:
         return Choice(override(_with_model(read(recipe), model), overrides), [f"recipe {recipe} as given"])
-    family = catalog.family_of(model) if model else "convnext"
+    family = catalog.FAMILIES[catalog.family_of(model)].recipe if model else "convnext"
     band = "digits" if facts.short_side <= TINY else "fashion_mnist" if facts.short_side <= SMALL else "photos"
-    chosen = _with_model(read(f"{band}_{family}"), model)
+    band = "photos" if pretrained else band
+    name = "photos_finetune" if pretrained else f"{band}_{family}"
+    chosen = _with_model(read(name), model)
     machine = "gpu" if gpu else "cpu"
     if band == "photos":
-        size = min(PHOTO_SIZE[machine], facts.short_side // 32 * 32)
+        size = min(PHOTO_SIZE[machine], max(32, facts.short_side // 32 * 32))
     else:
         multiple = 2 if band == "digits" else 4
         size = max(multiple, facts.short_side // multiple * multiple)
+    if "_patch" in chosen.model.name or (
+        pretrained and catalog.FAMILIES[catalog.family_of(chosen.model.name)].has("image_size")
+    ):
+        patch = catalog.resolve(chosen.model.name)[1].patch_size
+        size = max(patch, size // patch * patch)
     more = GPU_EPOCHS if band == "photos" and gpu else 1
     epochs = more * max(5, min(EPOCHS[band], round(chosen.schedule.epochs * MEASURED_WITH[band] / facts.count)))
     warmup = chosen.schedule.warmup_epochs * epochs / chosen.schedule.epochs
     chosen = replace(chosen, schedule=replace(chosen.schedule, epochs=epochs, warmup_epochs=warmup))
-    data = replace(chosen.data, image_size=size, color="L" if facts.grey else "RGB", val_fraction=None)
+    grey = facts.grey and not pretrained
+    data = replace(chosen.data, image_size=size, color="L" if grey else "RGB", val_fraction=None)
     chosen = replace(chosen, data=data)
     batch = max(8, 1 << (max(1, facts.count // 8).bit_length() - 1))
     few = facts.count < 8 * chosen.batch_size
@@ -64,13 +119,13 @@ def choose(
         optimizer = replace(chosen.optimizer, learning_rate=chosen.optimizer.learning_rate * scale**0.5)
         chosen = replace(chosen, batch_size=batch, optimizer=optimizer)
     size = override(chosen, overrides).data.image_size  # what is asked for decides what follows from it
-    grain = _patches(chosen.model, size) if family == "vit" else {"stem_stride": stem_for(size)}
+    grain = {} if pretrained else _grain(chosen.model, size)
     config = {**chosen.model.config, **grain}
     if any(assignment.partition("=")[0] == "model.config.patch_size" for assignment in overrides):
         config.pop("patch_stride", None)  # chosen for other patches; without it they do not overlap
     chosen = override(replace(chosen, model=replace(chosen.model, config=config)), overrides)
 
-    reasons = [f"recipe {band}_{family}: the images' short side is {facts.short_side} px"]
+    reasons = [f"recipe {name}: the images' short side is {facts.short_side} px"]
     where = f" on a {machine.upper()}" if band == "photos" else ""
     reasons.append(f"{size} px, {chosen.schedule.epochs} epochs: {facts.count:,} training images{where}")
     if few and chosen.batch_size == batch:
@@ -82,21 +137,30 @@ def choose(
 
 def _with_model(recipe: Recipe, name: str | None) -> Recipe:
     """A family's name keeps the recipe's own model of it; another model brings its own widths and depths, and of the
-    recipe keeps what regularises it, if it is of the same family."""
+    recipe keeps what regularises it, if the recipe suits its family."""
     family = catalog.family_of(recipe.model.name)
     if name is None or name in (recipe.model.name, family):
         return recipe
-    same = catalog.family_of(name) == family  # raises InputError for a name that does not exist
-    kept = {key: value for key, value in recipe.model.config.items() if same and key in REGULARISERS}
-    return replace(recipe, model=Model(name, kept))
+    other = catalog.FAMILIES[catalog.family_of(name)]  # raises InputError for a name that does not exist
+    alike = other.recipe == catalog.FAMILIES[family].recipe
+    regularisers = [key for key in recipe.model.config if key in REGULARISERS and alike and other.has(key)]
+    kept = {key: recipe.model.config[key] for key in regularisers}
+    return replace(recipe, model=Model(name, config=kept))
 
 
-def _patches(model: Model, image_size: int) -> dict[str, int]:
-    """Patches that suit the image; a size in the model's name stays."""
+def _grain(model: Model, image_size: int) -> dict[str, int]:
+    """Patches or a stem that suit the image; a patch size in the model's name stays."""
+    family = catalog.FAMILIES[catalog.family_of(model.name)]
     if "_patch" in model.name:
         return {}
+    if family.has("stem_stride"):
+        return {"stem_stride": min(stem_for(image_size), family.config().stem_stride)}
+    if not family.has("image_size"):  # the hierarchical transformers: their patches are what a stem is elsewhere
+        return {"patch_size": stem_for(image_size)}
     patch, stride = patches_for(image_size)
-    return {"patch_size": patch, "patch_stride": stride}
+    if family.has("patch_stride"):
+        return {"patch_size": patch, "patch_stride": stride}
+    return {"patch_size": stride or patch}
 
 
 def _why(grain: Mapping[str, int], image_size: int) -> str:
@@ -104,7 +168,7 @@ def _why(grain: Mapping[str, int], image_size: int) -> str:
         why = f": larger ones would blur {image_size} px images" if image_size <= SMALL else ", as in the paper"
         return f"stem stride {grain['stem_stride']}{why}"
     patch = grain["patch_size"]
-    step = grain["patch_stride"] or patch
+    step = grain.get("patch_stride") or patch
     tokens = ((image_size - patch) // step + 1) ** 2
     return f"patches of {patch} px{f' every {step} px' if step != patch else ''}: {tokens} tokens"
 
@@ -127,12 +191,12 @@ def stem_for(image_size: int) -> int:
 
 
 def model_config(recipe: Recipe, classes: int) -> Mapping[str, Any]:
-    """The recipe's model config with what the data decides: channels, classes and, for a ViT, the image size.
+    """The recipe's model config with what the data decides: channels, classes and, where a config has it, image size.
 
     Raises InputError if the recipe sets one of them to something else.
     """
     decided: dict[str, Any] = {"classes": classes, "channels": 1 if recipe.data.color == "L" else 3}
-    if catalog.family_of(recipe.model.name) == "vit":
+    if catalog.FAMILIES[catalog.family_of(recipe.model.name)].has("image_size"):
         decided["image_size"] = recipe.data.image_size
     for key, value in decided.items():
         given = recipe.model.config.get(key, value)

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from vitnext.data.loaders import Batches, place_seed
 from vitnext.errors import InputError, WorkError
 from vitnext.preprocess import Preprocess
-from vitnext.recipe import Recipe
+from vitnext.recipe import Recipe, from_dict
 from vitnext.training.checkpoint import load_checkpoint, save_checkpoint
 from vitnext.training.hardware import Precision
 from vitnext.training.interrupt import deferred_interrupt
@@ -228,7 +228,7 @@ def _same_run(saved: dict[str, Any], recipe: Recipe, fingerprint: str) -> None:
         raise InputError(f"the checkpoint is not one of this version of vitnext: {ANEW}")
     if saved["fingerprint"] != fingerprint:
         raise InputError(f"the images or labels have changed since the run was stopped: {ANEW}")
-    changed = _differences(saved["recipe"], recipe.to_dict())
+    changed = _differences(from_dict(saved["recipe"]).to_dict(), recipe.to_dict())  # fields it did not know: defaults
     if changed:
         raise InputError(f"the recipe has changed since the run was stopped ({'; '.join(changed)}): {ANEW}")
 

@@ -1,0 +1,45 @@
+"""`vitnext convert`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vitnext.cli.terminal import progress_console
+from vitnext.errors import InputError
+from vitnext.files import writable_file
+
+
+def convert(
+    weights: Annotated[
+        str,
+        typer.Argument(metavar="FILE", help="A .safetensors, .pth, .pt, .bin, .ckpt or .npz, or a name on the hub."),
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The artifact to write, a .safetensors.")],
+    model: Annotated[str | None, typer.Option(metavar="NAME", help="The model; recognised if not given.")] = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Names of the head's outputs, one a line; else they are numbered."),
+    ] = None,
+) -> None:
+    """Turn other people's weights into a model file of vitnext.
+
+    The names may be timm's, torchvision's, transformers' or those of the authors' repositories; which they are is
+    recognised and said. No file can run code: a pickle that needs to is refused. The licence of published weights goes
+    into the model file.
+
+    \b
+    Examples:
+      vitnext convert timm/convnext_tiny.fb_in1k --out convnext.safetensors
+      vitnext convert dinov2_vits14_pretrain.pth --out dinov2.safetensors
+      vitnext convert checkpoint.pth --model vit_small --classes names.txt --out mine.safetensors
+    """
+    if out.suffix != ".safetensors":
+        raise InputError(f"--out {out}: give a name that ends in .safetensors")
+    writable_file(out)
+    from vitnext import api
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    print(api.convert(weights, out, model=model, classes=classes, console=progress_console()))
