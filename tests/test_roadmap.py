@@ -78,7 +78,8 @@ def test_every_step_is_trained_read_back_and_drawn(short, tmp_path):
         assert low <= point.own_top1 <= high
     written = json.loads((tmp_path / "roadmap.json").read_text())
     assert [point["own_top1"] for point in written] == [point.own_top1 for point in points]
-    assert Image.open(tmp_path / "roadmap.png").width > 1000
+    with Image.open(tmp_path / "roadmap.png") as figure:
+        assert figure.width > 1000
     assert "<svg" in (tmp_path / "roadmap.svg").read_text()
 
     # Again: what is there is read, what is missing is trained.

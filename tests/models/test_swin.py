@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from vitnext.models import swin
+from vitnext.models import windows as windows_module
 from vitnext.models.macs import count_macs
-from vitnext.models.swin import SIZES, SwinConfig, SwinTransformer, Windows, neighbours
+from vitnext.models.swin import SIZES, SwinConfig, SwinTransformer, neighbours
+from vitnext.models.windows import Windows
 
 TINY = {"channels": 2, "classes": 5, "patch_size": 2, "dim": 8, "depths": (2, 3), "heads": (1, 2), "window": 3}
 # Sides of the first stage's map: whole windows, padded ones, one window or less along one side or both.
@@ -20,8 +22,10 @@ SIDES = [(6, 9), (7, 10), (5, 5), (3, 7), (2, 8), (7, 1), (3, 3), (2, 2), (1, 1)
 
 @pytest.fixture
 def build(randomise):
-    """A tiny model without a zero in it, in float64 and evaluation mode."""
-    return lambda **config: randomise(SwinTransformer(SwinConfig(**TINY | config))).double().eval()
+    """A tiny model without a zero in it, in float64 and evaluation mode; without gradients: on the fused path."""
+    return lambda **config: (
+        randomise(SwinTransformer(SwinConfig(**TINY | config))).double().eval().requires_grad_(False)
+    )
 
 
 def images(height=14, width=None):
@@ -249,20 +253,28 @@ def test_attend_drops_as_forward_does(build):
         torch.testing.assert_close(block.attend(x)[0], plain)
 
 
-def test_attention_dropout_acts_on_the_weights_in_training(build):
-    block = build(attention_dropout=0.5).stages[0].blocks[1].train()
-    x = torch.randn(2, 6, 6, 8, dtype=torch.float64)
-    plain = block.eval()(x)
-    block.train()
-    for run in (block, lambda x: block.attend(x)[0]):
-        runs = torch.stack([run(x) for _ in range(200)])
-        assert not torch.equal(runs[0], runs[1])
+def test_training_takes_the_steps_and_prediction_the_fused_kernel(build):
+    model = build()
+    assert not any(swin.steps_are_faster(b.attention.bias_table) for stage in model.stages for b in stage.blocks)
+    predicted = model(images())
+    model.requires_grad_(True)
+    assert all(swin.steps_are_faster(b.attention.bias_table) for stage in model.stages for b in stage.blocks)
+    assert not swin.steps_are_faster(model.stages[0].blocks[0].attention.bias_table.bfloat16())
+    torch.testing.assert_close(model(images()), predicted)
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_attention_dropout_acts_on_the_weights_in_training(build, gradients):
+    """Half of the weights are dropped and the others doubled, so that the mean over many runs is the same."""
+    attention = build(attention_dropout=0.5).stages[0].blocks[1].attention.requires_grad_(gradients)
+    x = torch.randn(1, 6, 6, 8, dtype=torch.float64).expand(500, -1, -1, -1)
     windows = Windows.of(x, 3, shifted=True)
-    normalised = windows.cut(block.norm1(x))
-    kept = torch.stack([block.attention(normalised, windows) for _ in range(3000)]).mean(dim=0)
-    block.eval()
-    torch.testing.assert_close(kept, block.attention(normalised, windows), rtol=0, atol=0.15)
-    assert torch.equal(block(x), plain)
+    expected = attention(windows.cut(x), windows).unflatten(0, (500, -1))
+    assert torch.equal(expected, expected[:1].expand_as(expected))
+    found = attention.train()(windows.cut(x), windows).unflatten(0, (500, -1))
+    error = found.std(dim=0) / 500**0.5
+    assert (error > 0).all()
+    assert ((found.mean(dim=0) - expected[0]).abs() <= 6 * error).all()
 
 
 def test_macs_are_those_of_equation_2():
@@ -306,27 +318,18 @@ def test_no_classes_gives_the_feature_that_the_head_takes(build):
     torch.testing.assert_close(model.head(feature), model(images()))
 
 
-def test_indices_and_masks_are_computed_once_for_a_size(build, monkeypatch):
-    computed = []
-    for name in ("places", "places_in_windows", "shift_mask", "relative_position_index"):
-        function = getattr(swin, name)
-
-        def counted(*arguments, function=function):
-            computed.append((function.__name__, arguments))
-            return function(*arguments)
-
-        monkeypatch.setattr(swin, name, counted)
+def test_places_masks_and_offsets_are_computed_once_for_a_size(build):
     model = build()
-    for size in (12, 18, 12):
+    windows_module._constant.cache_clear()
+    computed = []
+    for size in (12, 18, 12, 18):
         model(images(size))
-    assert computed and len(computed) == len(set(computed))
-    count = len(computed)
-    model(images(18))
-    assert len(computed) == count
+        computed.append(windows_module._constant.cache_info().misses)
+    assert 0 < computed[0] < computed[1] == computed[2] == computed[3]
 
 
 def test_prediction_leaves_nothing_behind_that_training_cannot_use():
-    swin._constant.cache_clear()
+    windows_module._constant.cache_clear()
     model = SwinTransformer(SwinConfig(**TINY))
     batch = images().float()
     with torch.inference_mode():
@@ -347,7 +350,7 @@ def test_bfloat16(build):
 
 @pytest.mark.filterwarnings("ignore")  # the exporter's own
 def test_onnx(build, tmp_path):
-    swin._constant.cache_clear()  # a graph that is traced first must not leave its symbols in the cache
+    windows_module._constant.cache_clear()  # a graph that is traced first must not leave its symbols in the cache
     model = build().float()
     batch = images(13, 18).float()
     program = torch.onnx.export(

@@ -264,7 +264,7 @@ def test_another_model_for_a_recipe_that_is_given(recipe, model, name, config):
         {"model": "vit_enormous"},
         {"model": "convnext_tiny_patch4"},
         {"recipe": "no.yaml"},
-        {"recipe": "digits_vit", "model": "resnet"},
+        {"recipe": "digits_vit", "model": "alexnet"},
         {"overrides": ["optimizer.lr=1"]},
         {"overrides": ["seed=-1"]},
         {"overrides": ["data.image_size=0"]},

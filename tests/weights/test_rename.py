@@ -4,7 +4,18 @@ import pytest
 import torch
 
 from vitnext.errors import InputError
-from vitnext.weights.rename import CONV1X1, DERIVED, DROPPED, HWIO, TRANSPOSED, Layout, listed, rename
+from vitnext.weights.rename import (
+    CONV1X1,
+    DERIVED,
+    DROPPED,
+    HWIO,
+    TRANSPOSED,
+    Layout,
+    leftovers,
+    listed,
+    rename,
+    theirs,
+)
 
 TABLE = [
     ("cls_token", "class_token"),
@@ -196,3 +207,21 @@ def test_what_is_dropped_is_left_behind_with_all_below_it():
     assert list(rename({key: torch.ones(1) for key in keys}, table)) == ["norm.weight"]
     assert list(rename({"norm.weight": torch.ones(1)}, table, reverse=True)) == ["norm.weight"]
     assert message(["decoder_norm.weight"], table) == "1 weight has no place in this model: decoder_norm.weight"
+
+
+def test_a_derived_buffer_whose_weights_are_missing():
+    table = [("last", DERIVED(lambda numbers, ours: ours["norm.weight"])), ("norm", "norm"), ("fc", "fc")]
+    assert message(["last"], table) == "last cannot be made: norm.weight is missing"
+    assert message(["fc.weight"], table, reverse=True) == "last cannot be made: norm.weight is missing"
+
+
+def test_names_without_weights():
+    table = [*JOINED, ("norm", "last_norm"), ("mask", DROPPED)]
+    assert list(leftovers(["0.q.bias", "norm.weight", "mask.x", "y"], table)) == ["y"]
+    assert theirs(["encoder.3.qkv.bias", "last_norm.weight", "y"], table) == [
+        "3.q.bias",
+        "3.k.bias",
+        "3.v.bias",
+        "norm.weight",
+        "y",
+    ]

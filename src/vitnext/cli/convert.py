@@ -34,7 +34,7 @@ def convert(
     Examples:
       vitnext convert timm/convnext_tiny.fb_in1k --out convnext.safetensors
       vitnext convert dinov2_vits14_pretrain.pth --out dinov2.safetensors
-      vitnext convert checkpoint.pth --model vit_small --classes names.txt --out mine.safetensors
+      vitnext convert mine.pth --classes names.txt --out mine.safetensors
     """
     if out.suffix != ".safetensors":
         raise InputError(f"--out {out}: give a name that ends in .safetensors")

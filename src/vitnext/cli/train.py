@@ -42,7 +42,7 @@ def train(
 
     DATA has one folder of images per class, either directly or inside train/, val/ and test/. Without val/ and test/
     some images of every class are held out. The model and the recipe are chosen to suit the images and this machine
-    unless you name them; the choice is printed. Ctrl-C saves the run, and --resume continues it.
+    unless you name them; the choice is printed. Ctrl-C saves the run; continue it with --resume.
 
     Each epoch prints a line; "kept" in it means that its model was written to DIR/model.safetensors. All that --set can
     change stands in DIR/recipe.yaml; docs/recipe.md explains the fields and lists the built-in recipes.

@@ -8,9 +8,11 @@
 
 Paper -> here: M -> window, C -> dim, B-hat -> bias_table, W-MSA and SW-MSA -> WindowAttention in Windows whose shift is
 (0, 0) or (M // 2, M // 2), linear embedding -> patch_embedding and embedding_norm, patch merging -> merging.
-Deviations: what section 3.2 says of windows fits maps of a whole number of windows. For the others, as in the authors'
-code: a map is padded with zeros at the right and bottom, before the shift, and the padding is attended to; along a side
-that one window covers, the window is as long as the side and not shifted. Masked pairs get -100, not minus infinity.
+Deviations: section 3.2 speaks of maps that are a whole number of windows. Others are treated as in the authors' code
+for dense prediction: padded with zeros at the right and bottom, before the shift, and the padding is attended to (so do
+torchvision and transformers; timm shifts before it pads). Along a side that one window covers, the window is as long as
+the side and not shifted (so do the authors' classifier, timm and transformers; torchvision pads to a whole window).
+Masked pairs get -100, not minus infinity, as everywhere.
 """
 
 from __future__ import annotations
@@ -85,8 +87,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float, dropout:
     return F.dropout(weights, dropout, training=dropout > 0.0) @ v, weights
 
 
+def steps_are_faster(bias: Tensor) -> bool:
+    """Whether to take eq. 4's steps: on the CPU torch's fused kernel gives B no gradient, and what it falls back to is
+    slower in float32 (though not in bfloat16)."""
+    return bias.requires_grad and bias.device.type == "cpu" and bias.dtype != torch.bfloat16
+
+
 def attend_fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float, dropout: float = 0.0) -> Tensor:
-    """The same on torch's fused kernel."""
+    """The same as ``attend`` on torch's fused kernel."""
     if bias.shape[0] > 1:  # the windows' masks, for each image
         bias = bias.expand(q.shape[0] // bias.shape[0], *bias.shape).flatten(0, 1)  # (B * windows, h, N, N)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale)
@@ -112,7 +120,7 @@ class WindowAttention(nn.Module):
         mask = windows.mask(like=q)
         bias = bias if mask is None else bias + mask
         dropout = self.attention_dropout if self.training else 0.0
-        if return_weights:
+        if return_weights or steps_are_faster(bias):
             heads, weights = attend(q, k, v, bias, q.shape[-1] ** -0.5, dropout)
         else:
             heads = attend_fused(q, k, v, bias, q.shape[-1] ** -0.5, dropout)

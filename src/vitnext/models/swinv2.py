@@ -28,13 +28,13 @@ from vitnext.models.swin import (
     Mlp,
     SwinConfig,
     SwinTransformer,
-    Windows,
     attend,
     attend_fused,
-    constant,
     neighbours,
     relative_position_index,
+    steps_are_faster,
 )
+from vitnext.models.windows import Windows, constant
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class CosineWindowAttention(nn.Module):
         mask = windows.mask(like=q)
         bias = bias if mask is None else bias + mask
         dropout = self.attention_dropout if self.training else 0.0
-        if return_weights:
+        if return_weights or steps_are_faster(bias):
             heads, weights = attend(q, k, v, bias, 1.0, dropout)
         else:
             heads = attend_fused(q, k, v, bias, 1.0, dropout)
@@ -174,7 +174,7 @@ class SwinTransformerV2(SwinTransformer):
                 nn.init.zeros_(module.norm2.weight)
 
 
-# Section 3.5 (as V1); windows of 8 at 256 px: table 4.
+# Section 3.6: V1's stages. With windows of 8, at 256 px.
 SIZES: dict[str, dict[str, int | tuple[int, ...]]] = {
     "swinv2_tiny": {"dim": 96, "depths": (2, 2, 6, 2), "heads": (3, 6, 12, 24)},
     "swinv2_small": {"dim": 96, "depths": (2, 2, 18, 2), "heads": (3, 6, 12, 24)},

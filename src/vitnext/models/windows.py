@@ -20,10 +20,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Windows:
-    """How a map is cut into windows (section 3.2): the sides of the map, of a window, and how far it is shifted first.
-
-    All pairs are (rows, columns).
-    """
+    """How a map is cut: its sides, those of a window, and how far the map is shifted first; all (rows, columns)."""
 
     map: tuple[int, int]
     size: tuple[int, int]

@@ -6,10 +6,11 @@ that family. What the image size, the channels, the classes or the windows chang
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor
 from vitnext.errors import InputError
 from vitnext.models import catalog
 from vitnext.weights.adapt import BIAS_TABLE, PATCHES, POSITIONS, State, head_of, misfits, stem_of
-from vitnext.weights.rename import Table, leftovers, listed, rename
+from vitnext.weights.rename import Table, leftovers, listed, rename, theirs
 from vitnext.weights.tables import TABLES, Stored
 
 OURS = "vitnext"  # the source of what has our own names
@@ -55,17 +56,16 @@ class Naming:
             return dict(state)
         return rename({self.prefix + key: tensor for key, tensor in state.items()}, self.table)
 
-    def leftovers(self, state: Mapping[str, Tensor]) -> list[str]:
+    def leftovers(self, state: Mapping[str, Tensor]) -> Iterator[str]:
+        """The keys that these names do not know, one by one; our own names know all."""
         if self.table is None:
-            return []
-        left = leftovers([self.prefix + key for key in state], self.table)
-        return [key.removeprefix(self.prefix) for key in left]
+            return iter(())
+        left = leftovers((self.prefix + key for key in state), self.table)
+        return (key.removeprefix(self.prefix) for key in left)
 
-    def theirs(self, weights: Mapping[str, Tensor]) -> list[str]:
+    def theirs(self, keys: Iterable[str]) -> list[str]:
         """The names in the file of weights of ours."""
-        if self.table is None:
-            return list(weights)
-        return [key.removeprefix(self.prefix) for key in rename(weights, self.table, reverse=True)]
+        return [key.removeprefix(self.prefix) for key in theirs(keys, self.table or ())]
 
     def __str__(self) -> str:
         return f"{WHOSE[self.source]} layout"
@@ -115,6 +115,8 @@ def _fits(
 ) -> Iterator[tuple[Naming, str, dict[str, Any]]]:
     """Every naming and model, with its config, whose names and shapes are exactly these."""
     for naming in _namings(meta, name, ours):
+        if any(naming.leftovers(meta)):
+            continue
         try:
             renamed = naming.rename(meta)
         except InputError:
@@ -122,7 +124,9 @@ def _fits(
         told = {**naming.stored.config, **fixed} if naming.stored else fixed
         for size in [name] if name else catalog.FAMILIES[naming.family].sizes:
             asked = _config(size, renamed, told)
-            if asked is not None and not misfits(renamed, _weights(size, asked), size):
+            with contextlib.suppress(InputError):  # shapes that ask for a config that cannot be
+                if asked is None or misfits(renamed, _weights(size, asked), size):
+                    continue
                 if not name and "patch_size" in asked and "_patch" not in size:
                     size += f"_patch{asked.pop('patch_size')}"
                 yield naming, size, asked
@@ -236,8 +240,8 @@ def _nearest(meta: Mapping[str, Tensor], label: str, name: str | None, fixed: Ma
     namings = list(_namings(meta, name, ours=False))
     if not namings:
         return f"{label} does not fit {name}, and other libraries' names of it are not known"
-    naming = min(namings, key=lambda each: len(each.leftovers(meta)))
-    left = naming.leftovers(meta)
+    naming = min(namings, key=lambda each: len(list(each.leftovers(meta))))
+    left = list(naming.leftovers(meta))
     kept = {key: tensor for key, tensor in meta.items() if key not in left}
     if len(kept) < len(meta) / 2 and name:
         return f"{label} does not hold {name}; {_nearest(meta, 'it', None, {})}"
@@ -257,14 +261,15 @@ def _nearest(meta: Mapping[str, Tensor], label: str, name: str | None, fixed: Ma
         )
 
     sizes = [name] if name else list(catalog.FAMILIES[naming.family].sizes)
-    wanted = {size: _weights(size, _config(size, ours, fixed) or fixed) for size in sizes}
+    told = {**naming.stored.config, **fixed} if naming.stored else fixed
+    wanted = {size: _weights(size, _config(size, ours, told) or told) for size in sizes}
     size = min(sizes, key=distance)
-    over = left + naming.theirs({key: ours[key] for key in ours if key not in wanted[size]})
-    missing = naming.theirs({key: tensor for key, tensor in wanted[size].items() if key not in ours})
+    over = left + naming.theirs(key for key in ours if key not in wanted[size])
+    missing = naming.theirs(key for key in wanted[size] if key not in ours)
     problems = [f"left over: {listed(over)}"] if over else []
     problems += [f"missing: {listed(missing)}"] if missing else []
     shapes = [
-        f"{naming.theirs({key: ours[key]})[0]} is {tuple(ours[key].shape)} as {key}, {size} has {tuple(tensor.shape)}"
+        f"{naming.theirs([key])[0]} is {tuple(ours[key].shape)} as {key}, {size} has {tuple(tensor.shape)}"
         for key, tensor in wanted[size].items()
         if key in ours and ours[key].shape != tensor.shape
     ]

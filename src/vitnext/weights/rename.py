@@ -18,7 +18,7 @@ import functools
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -93,10 +93,25 @@ def rename(state: Mapping[str, Tensor], table: Table, *, reverse: bool = False) 
     return _to_theirs(state, table) if reverse else _to_ours(state, table)
 
 
-def leftovers(keys: Iterable[str], table: Table) -> list[str]:
-    """The keys of theirs that no entry of ``table`` names."""
+def leftovers(keys: Iterable[str], table: Table) -> Iterator[str]:
+    """The keys of theirs that no entry of ``table`` names, one by one."""
     patterns = [_pattern(name, entry) for entry in table for name in _names(entry)]
-    return [key for key in keys if not any(pattern.fullmatch(key) for pattern in patterns)]
+    return (key for key in keys if not any(pattern.fullmatch(key) for pattern in patterns))
+
+
+def theirs(keys: Iterable[str], table: Table) -> list[str]:
+    """What ``table`` calls weights of ours; those that it does not name keep our names."""
+    rules = [(_pattern(entry[1], entry), entry) for entry in table if isinstance(entry[1], str)]
+    names: list[str] = []
+    for key in keys:
+        hits = ((match, entry) for pattern, entry in rules if (match := pattern.fullmatch(key)))
+        match, entry = next(hits, (None, None))
+        if match is None or entry is None:
+            names.append(key)
+        else:
+            hit = _Hit(entry, 0, _numbers(match), match["rest"] or "")
+            names += [hit.theirs(place) for place in range(len(_names(entry)))]
+    return names
 
 
 def listed(keys: Iterable[str]) -> str:
@@ -167,10 +182,7 @@ def _to_ours(state: Mapping[str, Tensor], table: Table) -> dict[str, Tensor]:
         )
     for key, hit in hits.items():
         if isinstance(hit.entry[1], DERIVED):
-            try:
-                made = hit.entry[1].make(hit.numbers, renamed)
-            except KeyError as error:
-                raise InputError(f"{key} cannot be checked: {error.args[0]} is missing") from error
+            made = _made(hit.entry[1], key, hit.numbers, renamed)
             if made is None or made.is_meta or state[key].is_meta:
                 continue
             if made.shape != state[key].shape or not torch.equal(made.to(state[key].dtype), state[key]):
@@ -195,9 +207,16 @@ def _to_theirs(state: Mapping[str, Tensor], table: Table) -> dict[str, Tensor]:
         if isinstance(entry[1], DERIVED):
             [name] = _names(entry)
             for numbers in _places(name, renamed):
-                if (made := entry[1].make(numbers, state)) is not None:
+                if (made := _made(entry[1], name.format(**numbers), numbers, state)) is not None:
                     renamed[name.format(**numbers)] = made
     return renamed
+
+
+def _made(derived: DERIVED, key: str, numbers: dict[str, int], ours: Mapping[str, Tensor]) -> Tensor | None:
+    try:
+        return derived.make(numbers, ours)
+    except KeyError as error:
+        raise InputError(f"{key} cannot be made: {error.args[0]} is missing") from error
 
 
 def _look_up(keys: Iterable[str], rules: Sequence[tuple[re.Pattern[str], Entry, int]], where: str) -> dict[str, _Hit]:
