@@ -1,25 +1,27 @@
-"""The dense path of the depthwise convolution against torch's own convolution, in value and gradient."""
+"""The depthwise convolution for small maps against torch's own, in value and gradient."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from vitnext.models.depthwise import DepthwiseConv2d, dense_depthwise
+from vitnext.models import depthwise
+from vitnext.models.depthwise import DepthwiseConv2d, SmallMapConvolution
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "kernel"), [(3, 3, 7), (6, 6, 7), (1, 1, 7), (2, 5, 7), (4, 3, 5), (9, 8, 3)]
+    ("height", "width", "kernel"), [(3, 3, 7), (6, 6, 7), (7, 7, 7), (1, 1, 7), (2, 5, 7), (4, 3, 5), (9, 8, 3)]
 )
 @pytest.mark.parametrize("bias", [True, False])
-def test_dense_path_is_the_convolution(height: int, width: int, kernel: int, bias: bool) -> None:
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_it_is_the_convolution(height, width, kernel, bias, layout):
     torch.manual_seed(0)
-    x = torch.randn(5, 4, height, width, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(5, 4, height, width, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
     weight = torch.randn(4, 1, kernel, kernel, dtype=torch.float64, requires_grad=True)
     b = torch.randn(4, dtype=torch.float64, requires_grad=True) if bias else None
     inputs = [x, weight] + ([b] if b is not None else [])
     expected = torch.nn.functional.conv2d(x, weight, b, padding=kernel // 2, groups=4)
-    got = dense_depthwise(x, weight, b)
+    got = SmallMapConvolution.apply(x, weight, b)
     torch.testing.assert_close(got, expected)
     out_gradient = torch.randn_like(expected)
     for ours, theirs in zip(
@@ -28,22 +30,38 @@ def test_dense_path_is_the_convolution(height: int, width: int, kernel: int, bia
         torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize(("size", "batch", "dense"), [(3, 16, True), (3, 15, False), (7, 16, False)])
-def test_the_dense_path_is_for_training_on_maps_smaller_than_the_kernel(
-    monkeypatch: pytest.MonkeyPatch, size: int, batch: int, dense: bool
-) -> None:
-    taken = []
+def test_it_trains_in_bfloat16():
+    layer, x = DepthwiseConv2d(4, 7), torch.randn(16, 4, 5, 5, requires_grad=True)
+    gradients = []
+    for precision in (torch.float32, torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision is torch.bfloat16):
+            out = layer(x)
+        assert out.dtype is precision
+        gradients.append(torch.autograd.grad(out.float().square().sum(), [x, layer.weight, layer.bias]))
+    for exact, rounded in zip(*gradients, strict=True):
+        assert rounded.dtype is torch.float32
+        assert (rounded - exact).abs().max() <= 0.03 * exact.abs().max()
 
-    def spy(*arguments: torch.Tensor) -> torch.Tensor:
-        taken.append(True)
-        return dense_depthwise(*arguments)
 
-    monkeypatch.setattr("vitnext.models.depthwise.dense_depthwise", spy)
-    layer, x = DepthwiseConv2d(2, 7), torch.randn(batch, 2, size, size)
+@pytest.mark.parametrize(
+    ("size", "kernel", "batch", "taken"),
+    [(7, 7, 16, True), (8, 7, 16, False), (3, 7, 15, False), (5, 5, 16, True), (3, 3, 16, False), (2, 3, 16, True)],
+)
+def test_it_is_for_training_on_maps_no_larger_than_the_kernel(monkeypatch, size, kernel, batch, taken):
+    calls = []
+
+    def spy(*arguments):
+        calls.append(True)
+        return filter_gradient(*arguments)
+
+    filter_gradient = depthwise.filter_gradient
+    monkeypatch.setattr(depthwise, "filter_gradient", spy)
+    layer, x = DepthwiseConv2d(2, kernel), torch.randn(batch, 2, size, size)
     trained = layer(x)
-    assert bool(taken) is dense
-    taken.clear()
+    trained.sum().backward()
+    assert bool(calls) is taken
+    calls.clear()
     with torch.no_grad():
         torch.testing.assert_close(layer(x), trained)
-    torch.testing.assert_close(layer.eval()(x), trained)
-    assert not taken
+    layer.eval()(x).sum().backward()
+    assert not calls

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from vitnext.models.backbone import Stage
 from vitnext.models.depthwise import DepthwiseConv2d
 from vitnext.models.layers import StochasticDepth, check_at_least, check_rates, initialize, stochastic_depth_rates
+from vitnext.models.patches import PatchConv2d
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class ConvNeXtStage(nn.Module):
         self.downsample = nn.Sequential()
         if width_in:
             self.downsample.append(ChannelLayerNorm(width_in, eps=1e-6))
-            self.downsample.append(nn.Conv2d(width_in, stage.channels, 2, stride=2))
+            self.downsample.append(PatchConv2d(width_in, stage.channels, 2))
         self.blocks = nn.Sequential(*blocks)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,14 +1,17 @@
 """Depthwise convolution: one k x k filter a channel (ConvNeXt, section 2.3).
 
-On the CPU, torch's backward pass is slow where the map is smaller than the kernel, as in the last stages of a network
-at low resolution. There the convolution is written as what it nearly is, a dense product: for each channel a matrix
-that holds the filter at every offset (benchmarks/depthwise.py). The result is the same.
+On the CPU, torch's gradient of the filters is slow where the map is no larger than they are, as in the last stages of a
+network at low resolution: 2 to 50 times as long as the convolution itself. There it is taken from what it nearly is, a
+product of matrices for each channel (benchmarks/depthwise.py). The result is the same.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class DepthwiseConv2d(nn.Conv2d):
@@ -18,32 +21,49 @@ class DepthwiseConv2d(nn.Conv2d):
         super().__init__(width, width, kernel_size, padding=kernel_size // 2, groups=width)
 
     def forward(self, x: Tensor) -> Tensor:
-        small = max(x.shape[-2:]) < self.kernel_size[0] and x.shape[0] >= 16
+        size, kernel = max(x.shape[-2:]), self.kernel_size[0]
+        small = (size <= kernel if kernel > 3 else size < kernel) and x.shape[0] >= 16
         if small and x.device.type == "cpu" and self.training and torch.is_grad_enabled():
-            return dense_depthwise(x, self.weight, self.bias)
+            out: Tensor = SmallMapConvolution.apply(x, self.weight, self.bias)
+            return out
         return super().forward(x)
 
 
-def dense_depthwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The convolution of x (B, C, H, W) with weight (C, 1, k, k), padded by k // 2, as one matrix for each channel.
+class SmallMapConvolution(torch.autograd.Function):
+    """The same convolution of x (B, C, H, W) with weight (C, 1, k, k); its backward pass is ours."""
 
-    out[b, c, p] = sum over positions q of matrix[c, p, q] x[b, c, q], where matrix[c, p, q] is the filter's value at
-    the offset q - p, and 0 outside of the filter.
-    """
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return convolve(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        x, weight = (tensor.to(gradient.dtype) for tensor in ctx.saved_tensors)  # of autocast, bfloat16
+        of_x = convolve(gradient, weight.flip(2, 3), None) if ctx.needs_input_grad[0] else None
+        of_bias = gradient.sum(dim=(0, 2, 3)) if ctx.needs_input_grad[2] else None
+        return of_x, filter_gradient(x, gradient, weight.shape[-1]), of_bias
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Without the filter's far ends, which a small map never touches: torch is slow with them on 1 x 1 maps."""
+    middle = weight.shape[-1] // 2
+    y, z = (min(middle, size - 1) for size in x.shape[-2:])
+    weight = weight[:, :, middle - y : middle + y + 1, middle - z : middle + z + 1]
+    return F.conv2d(x, weight, bias, padding=(y, z), groups=weight.shape[0])
+
+
+def filter_gradient(x: Tensor, gradient: Tensor, kernel: int) -> Tensor:
+    """(C, 1, k, k): for each offset o of the filter the sum of gradient[b, c, p] x[b, c, p + o] over b and p."""
+    height, width = x.shape[-2:]
+    products = by_channel(gradient).transpose(1, 2) @ by_channel(x)  # (C, HW, HW): every p with every q, over all b
+    # Those with the same q - p are added up: F.fold adds where q + p' is the same, and p' counts backwards.
+    offsets = F.fold(products.flip(1), (2 * height - 1, 2 * width - 1), (height, width))  # (C, 1, 2 H - 1, 2 W - 1)
+    y, z = kernel // 2 + 1 - height, kernel // 2 + 1 - width  # what is beyond the filter is cut, what is missing is 0
+    return F.pad(offsets, (z, z, y, y))
+
+
+def by_channel(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (C, B, HW), contiguous."""
     batch, channels, height, width = x.shape
-    kernel = weight.shape[-1]
-    dy = _offsets(height, kernel, x.device)[:, None, :, None]  # (H, 1, H, 1): rows of p, of q
-    dx = _offsets(width, kernel, x.device)[None, :, None, :]  # (1, W, 1, W)
-    inside = (dy >= 0) & (dy < kernel) & (dx >= 0) & (dx < kernel)
-    index = (dy.clamp(0, kernel - 1) * kernel + dx.clamp(0, kernel - 1)).flatten()  # (HW * HW,)
-    positions = height * width
-    matrix = (weight.flatten(1)[:, index] * inside.flatten()).reshape(channels, positions, positions)
-    columns = x.permute(1, 2, 3, 0).reshape(channels, positions, batch)
-    out = matrix @ columns if bias is None else torch.baddbmm(bias[:, None, None], matrix, columns)  # (C, HW, B)
-    return out.reshape(channels, height, width, batch).permute(3, 0, 1, 2)
-
-
-def _offsets(size: int, kernel: int, device: torch.device) -> Tensor:
-    """(size, size): q - p, counted from the filter's first row or column."""
-    place = torch.arange(size, device=device)
-    return place[None, :] - place[:, None] + kernel // 2
+    return x.permute(0, 2, 3, 1).reshape(-1, channels).t().contiguous().view(channels, batch, height * width)

@@ -26,6 +26,7 @@ from vitnext.models.attention import scaled_dot_product_attention
 from vitnext.models.backbone import Stage
 from vitnext.models.depthwise import DepthwiseConv2d
 from vitnext.models.layers import StochasticDepth, check_at_least, check_rates, initialize, stochastic_depth_rates
+from vitnext.models.patches import PatchConv2d
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class EfficientSelfAttention(nn.Module):
         self.attention_dropout = attention_dropout
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
-        self.reduction = nn.Conv2d(width, width, reduction, stride=reduction) if reduction > 1 else None
+        self.reduction = PatchConv2d(width, width, reduction) if reduction > 1 else None
         self.norm = nn.LayerNorm(width) if reduction > 1 else None
         self.output = nn.Linear(width, width)
 
