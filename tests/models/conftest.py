@@ -8,17 +8,33 @@ from torch import nn
 @pytest.fixture
 def tiny():
     """A configuration of each family that is built and run in milliseconds."""
+    common = {"channels": 2, "classes": 5}
+    tokens = common | {"patch_size": 4, "dim": 24, "depth": 3, "heads": 2}
+    windows = common | {"patch_size": 2, "dim": 8, "depths": (2, 3), "heads": (1, 2), "window": 3}
+    stages = common | {"stem_stride": 2, "depths": (1, 2), "widths": (8, 16)}
     return {
-        "vit": {
-            "image_size": 12,
-            "patch_size": 4,
-            "channels": 2,
-            "classes": 5,
-            "dim": 24,
-            "depth": 3,
-            "heads": 2,
+        "vit": tokens | {"image_size": 12},
+        "deit": tokens | {"image_size": 12},
+        "deit3": tokens | {"image_size": 12, "layer_scale": 0.1},
+        "dinov2": tokens | {"image_size": 12, "layer_scale": 0.1},
+        "dinov3": tokens | {"registers": 2, "layer_scale": 0.1},
+        "swin": windows,
+        "swinv2": windows,
+        "mit": stages | {"widths": (8, 12), "heads": (2, 3), "reductions": (2, 1), "mlp_ratios": (2.0, 3.0)},
+        "convnext": stages,
+        "convnextv2": stages,
+        "resnet": stages | {"stem_stride": 1, "depths": (2, 1), "widths": (4, 6)},
+        "mobilenet": stages
+        | {
+            "stem_stride": 1,
+            "stem_width": 8,
+            "expansions": (1, 2, 3),
+            "widths": (8, 16, 16),
+            "depths": (1, 2, 2),
+            "strides": (1, 2, 1),
+            "feature_width": 24,
         },
-        "convnext": {"channels": 2, "classes": 5, "stem_stride": 2, "depths": (1, 2), "widths": (8, 16)},
+        "roadmap": stages | {"stem_stride": 1, "depths": (2, 1), "widths": (4, 6)},
     }
 
 

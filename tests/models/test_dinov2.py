@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from vitnext.models.dinov2 import DINOv2, DINOv2Config, FeedForward, SwiGLU
@@ -96,19 +95,10 @@ def test_stochastic_depth_has_one_rate_and_acts_in_training_only(build):
     assert not torch.equal(model(images()), model(images()))
 
 
-def test_reset_parameters_sets_every_parameter():
-    model, states = DINOv2(DINOv2Config(**TINY, registers=2, swiglu=True, layer_scale=0.5)), []
-    for before in (torch.nan, 7.0):  # what stands there has no influence on what is set
-        for parameter in model.parameters():
-            nn.init.constant_(parameter, before)
-        torch.manual_seed(0)
-        model.reset_parameters()
-        states.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
-    for name, tensor in states[0].items():
-        assert tensor.isfinite().all() and torch.equal(tensor, states[1][name]), name
-        if "layer_scale" in name:
-            assert (tensor == 0.5).all(), name
-    assert 0 < states[0]["class_token"].abs().max() < 1e-5 and 0 < states[0]["registers"].abs().max() < 1e-5
+def test_parameters_of_its_own_start_as_documented():
+    state = DINOv2(DINOv2Config(**TINY, registers=2, layer_scale=0.5)).state_dict()
+    assert all((tensor == 0.5).all() for name, tensor in state.items() if "layer_scale" in name)
+    assert 0 < state["class_token"].abs().max() < 1e-5 and 0 < state["registers"].abs().max() < 1e-5
 
 
 @pytest.mark.parametrize(("dim", "hidden", "width"), [(1536, 6144, 4096), (24, 96, 64), (24, 97, 64), (24, 100, 72)])

@@ -148,20 +148,6 @@ def test_blocks_start_as_the_identity(bottleneck):
 
 
 @KINDS
-def test_reset_parameters_sets_everything(bottleneck):
-    model, states = ResNet(ResNetConfig(**TINY, bottleneck=bottleneck)), []
-    for before in (torch.nan, 7.0):
-        for tensor in [*model.parameters(), *model.buffers()]:
-            tensor.data.fill_(3 if tensor.dtype == torch.int64 else before)
-        torch.manual_seed(0)
-        model.reset_parameters()
-        states.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
-    for name, tensor in states[0].items():
-        assert tensor.isfinite().all() and torch.equal(tensor, states[1][name]), name
-        assert not name.endswith("num_batches_tracked") or tensor == 0
-
-
-@KINDS
 def test_stochastic_depth_and_dropout_act_in_training_alone(build, bottleneck):
     model = build(bottleneck=bottleneck, stochastic_depth=0.4)
     rates = [block.stochastic_depth.rate for stage in model.body.values() for block in stage]

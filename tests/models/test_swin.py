@@ -309,15 +309,6 @@ def test_every_parameter_is_set():
     assert tables.std().item() == pytest.approx(0.02, rel=0.15)
 
 
-def test_no_classes_gives_the_feature_that_the_head_takes(build):
-    model, body = build(), build(classes=0)
-    body.load_state_dict({name: value for name, value in model.state_dict().items() if not name.startswith("head.")})
-    feature = body(images())
-    assert feature.shape == (2, 16)
-    torch.testing.assert_close(feature, model.pooled(images()))
-    torch.testing.assert_close(model.head(feature), model(images()))
-
-
 def test_places_masks_and_offsets_are_computed_once_for_a_size(build):
     model = build()
     windows_module._constant.cache_clear()

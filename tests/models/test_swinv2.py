@@ -190,15 +190,6 @@ def test_a_fresh_network_learns_through_its_zero_norms():
     assert all(parameter.grad.any() for parameter in model.parameters())
 
 
-def test_no_classes_gives_the_feature_that_the_head_takes(build):
-    model, body = build(), build(classes=0)
-    body.load_state_dict({name: value for name, value in model.state_dict().items() if not name.startswith("head.")})
-    feature = body(images())
-    assert feature.shape == (2, 16)
-    torch.testing.assert_close(feature, model.pooled(images()))
-    torch.testing.assert_close(model.head(feature), model(images()))
-
-
 def test_bfloat16(build):
     model = build().float()
     batch = images().float()
