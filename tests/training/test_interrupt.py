@@ -11,6 +11,14 @@ import pytest
 from vitnext.training.interrupt import deferred_interrupt
 
 
+@pytest.fixture(autouse=True)
+def python_s_own_handler():
+    """Where the tests run in the background, a shell has made them ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def press():
     os.kill(os.getpid(), signal.SIGINT)
 
