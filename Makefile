@@ -32,7 +32,7 @@ format: $(VENV)/.dev  ## mend what ruff can mend
 	@$(BIN)/ruff format .
 
 bench: $(VENV)/.dev  ## run the benchmarks (long)
-	@for name in heap depthwise fashion_mnist; do echo "$$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
+	@for name in heap depthwise patches attention families fashion_mnist; do echo "$$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 catalog: $(VENV)/.dev  ## count every model anew, for `vitnext models`
 	@$(BIN)/python -m vitnext.models.catalog > catalog.json.tmp && mv catalog.json.tmp src/vitnext/models/catalog.json

@@ -6,7 +6,7 @@ python benchmarks/attention.py [--json attention.json]
 from __future__ import annotations
 
 import torch
-from measure import interleaved, parse, report
+from measure import interleaved, parser, report
 from torch.nn import functional as F
 
 from vitnext.models.attention import batched_attention
@@ -30,7 +30,7 @@ SHAPES = [
 
 
 def main() -> None:
-    arguments = parse(__doc__)
+    arguments = parser(__doc__).parse_args()
     keep_heap()
     rows = []
     for training in (True, False):

@@ -6,7 +6,7 @@ python benchmarks/depthwise.py [--json depthwise.json]
 from __future__ import annotations
 
 import torch
-from measure import interleaved, parse, report
+from measure import interleaved, parser, report
 from torch.nn import functional as F
 
 from vitnext.models.depthwise import SmallMapConvolution
@@ -20,7 +20,7 @@ SHAPES = [
 
 
 def main() -> None:
-    arguments = parse(__doc__)
+    arguments = parser(__doc__).parse_args()
     keep_heap()
     rows = []
     for batch, channels, size, kernel in SHAPES:

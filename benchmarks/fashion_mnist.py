@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from measure import parse
+from measure import parser
 from rich.console import Console
 
 import vitnext
@@ -21,7 +21,7 @@ RECIPES = ("fashion_mnist_vit", "fashion_mnist_convnext")
 
 
 def main() -> None:
-    arguments = parse(__doc__)
+    arguments = parser(__doc__).parse_args()
     results = {}
     for recipe in RECIPES:
         folder = Path("runs/benchmarks") / recipe

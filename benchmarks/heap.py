@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 
-from measure import parse, report
+from measure import parser, report
 
 STEPS = """
 import sys, time, torch
@@ -36,7 +36,7 @@ print(sorted(times[2:])[3])
 
 
 def main() -> None:
-    arguments = parse(__doc__)
+    arguments = parser(__doc__).parse_args()
     rows: list[dict[str, object]] = []
     for family in ("vit", "convnext"):
         for batch in (128, 512):

@@ -13,22 +13,26 @@ from pathlib import Path
 import torch
 
 
-def parse(description: str | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="also write the table as JSON")
-    return parser.parse_args()
+def parser(description: str | None) -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("--json", type=Path, help="also write the table as JSON")
+    return flags
 
 
 def interleaved(variants: dict[str, Callable[[], object]], rounds: int = 11) -> dict[str, float]:
-    """Median seconds of each variant; the variants take turns, so that a busy moment hits all of them."""
+    """Median seconds of each variant; the variants take turns, so that a busy moment hits all of them.
+
+    With one thread they are seconds of the CPU, which other work on the machine changes little; else of the clock.
+    """
+    now = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     for run in variants.values():
         run()
     times: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):
         for name, run in variants.items():
-            start = time.perf_counter()
+            start = now()
             run()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(now() - start)
     return {name: statistics.median(values) for name, values in times.items()}
 
 

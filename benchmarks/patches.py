@@ -6,7 +6,7 @@ python benchmarks/patches.py [--json patches.json]
 from __future__ import annotations
 
 import torch
-from measure import interleaved, parse, report
+from measure import interleaved, parser, report
 from torch.nn import functional as F
 
 from vitnext.models.patches import patches_linear
@@ -17,7 +17,7 @@ SHAPES = [(128, 40, 80, 14, 2), (128, 80, 160, 7, 2), (8, 96, 192, 56, 2), (8, 3
 
 
 def main() -> None:
-    arguments = parse(__doc__)
+    arguments = parser(__doc__).parse_args()
     keep_heap()
     rows = []
     for batch, width_in, width, map_size, size in SHAPES:

@@ -16,11 +16,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vitnext.api import create_model, evaluate, export, train
+    from vitnext.api import convert, create_model, evaluate, export, train
     from vitnext.errors import ImageError, InputError, WorkError
     from vitnext.inference.predictor import Predictor, load
 
 _HOME = {
+    "convert": "vitnext.api",
     "create_model": "vitnext.api",
     "train": "vitnext.api",
     "evaluate": "vitnext.api",
@@ -37,6 +38,7 @@ __all__ = [
     "InputError",
     "Predictor",
     "WorkError",
+    "convert",
     "create_model",
     "evaluate",
     "export",

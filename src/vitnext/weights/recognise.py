@@ -223,6 +223,8 @@ def _details(name: str, asked: Mapping[str, Any]) -> str:
     details += [f"{config.image_size} px"] if "image_size" in asked else []
     details += [f"{config.channels} channel{'s' if config.channels > 1 else ''}"] if "channels" in asked else []
     details += [f"windows of {config.window}"] if "window" in asked else []
+    if hasattr(config, "pretrained_windows") and "window" not in asked:
+        details.append(f"windows of {config.window}, which these weights do not tell")
     return ", ".join(details)
 
 
