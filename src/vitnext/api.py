@@ -57,19 +57,25 @@ def create_model(
     (timm's, torchvision's, transformers', the authors', our own), or a name on the hub: "timm/convnext_tiny.fb_in1k".
     What they do not fit, they are adapted to (image size, channels, windows, a new head); ``resize`` says how position
     embeddings are: "antialias", "offset" (as DINOv2's authors) or "plain". What was done is logged by
-    ``logging.getLogger("vitnext")`` at level INFO. The model maps normalised float images (B, C, H, W) to logits
-    (B, classes).
+    ``logging.getLogger("vitnext")`` at level INFO, and at WARNING what restricts the use of the weights.
+
+    The model maps normalised float images (B, C, H, W) to logits (B, classes); a segmenter, "convnext_tiny+upernet" or
+    "segformer_b0", to logits (B, classes, H, W). ``pretrained`` does not read segmenters yet.
 
     Raises InputError for an unknown name, field or value and for weights that cannot be read or do not fit, and
     WorkError when they cannot be downloaded.
     """
     require("torch", "train")
-    from vitnext.models import catalog
+    from vitnext.models import catalog, segmenter
 
     if isinstance(classes, str):
         raise InputError(f"classes is {classes!r}: give a count or a list of names")
     if classes is not None:
         config["classes"] = classes if isinstance(classes, int) else len(classes)
+    if segmenter.is_segmenter(name):
+        if pretrained is not None:
+            raise InputError(f"{name}: weights of segmenters cannot be read yet; leave pretrained out")
+        return segmenter.build(name, **config)
     if pretrained is None:
         return catalog.build(name, **config)
     from vitnext.weights.pretrained import load as load_weights
@@ -77,6 +83,8 @@ def create_model(
     loaded = load_weights(pretrained, name, config, resize=resize)
     for line in loaded.lines:
         logging.getLogger("vitnext").info(line)
+    if loaded.source is not None and not loaded.source.permissive:
+        logging.getLogger("vitnext").warning("%s: %s", loaded.source.name, loaded.source.terms)
     return loaded.model
 
 

@@ -9,6 +9,7 @@ import vitnext
 from colours import mistake
 from vitnext import api
 from vitnext.errors import InputError
+from vitnext.models import catalog
 
 
 @pytest.mark.parametrize(("classes", "outputs"), [(7, 7), (["a", "b"], 2), (("a", "b", "c"), 3), (0, 16), (None, 1000)])
@@ -32,3 +33,12 @@ def test_create_model_refuses_what_does_not_exist(given):
 def test_a_single_name_is_not_a_list_of_classes():
     with pytest.raises(InputError, match="classes is 'cat'"):
         api.create_model("vit_tiny", classes="cat")
+
+
+def test_segmenters():
+    model = vitnext.create_model("mit_b0+segformer", classes=["sky", "road"], head={"width": 16})
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 2, 32, 32)
+    with pytest.raises(InputError, match="weights of segmenters cannot be read yet"):
+        vitnext.create_model("segformer_b0", pretrained="x.pth")
+    with pytest.raises(InputError, match=r"^convnext_tiny\+upernet is a segmenter: create_model builds it"):
+        catalog.family_of("convnext_tiny+upernet")

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from vitnext.models.convnext import SIZES, ChannelLayerNorm, ConvNeXt, ConvNeXtConfig
+from vitnext.models.convnext import SIZES, ConvNeXt, ConvNeXtConfig
+from vitnext.models.layers import ChannelLayerNorm
 
 TINY = {"channels": 2, "classes": 5, "stem_stride": 2, "depths": (1, 2), "widths": (8, 16)}
 

@@ -92,7 +92,7 @@ def test_attention_is_equations_1_and_2(randomise, reduction, size):
         expected, expected_weights = equations_1_and_2(attention, image)
         torch.testing.assert_close(its_out, expected)
         torch.testing.assert_close(its_weights, expected_weights)
-    assert attention.attention_macs((x,)) == 2 * 2 * 3 * (size[0] * size[1]) * keys * 4  # images, heads, q, k, d
+    assert attention.own_macs((x,)) == 2 * 2 * 3 * (size[0] * size[1]) * keys * 4  # images, heads, q, k, d
 
 
 def test_mix_ffn_is_equation_3(randomise):

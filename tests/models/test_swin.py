@@ -284,7 +284,7 @@ def test_macs_are_those_of_equation_2():
         block = SwinTransformer(SwinConfig()).stages[0].blocks[0]
         x = torch.empty(1, height, width, dim)
         cut = Windows.of(x, window, shifted=False).cut(x)
-    products = block.attention.attention_macs((cut, None))
+    products = block.attention.own_macs((cut, None))
     assert products == 2 * window**2 * height * width * dim
     linears = height * width * (block.attention.qkv.weight.numel() + block.attention.output.weight.numel())
     assert linears == 4 * height * width * dim**2

@@ -24,7 +24,14 @@ from torch.nn import functional as F
 
 from vitnext.models.backbone import Stage
 from vitnext.models.depthwise import DepthwiseConv2d
-from vitnext.models.layers import StochasticDepth, check_at_least, check_rates, initialize, stochastic_depth_rates
+from vitnext.models.layers import (
+    ChannelLayerNorm,
+    StochasticDepth,
+    check_at_least,
+    check_rates,
+    initialize,
+    stochastic_depth_rates,
+)
 from vitnext.models.patches import PatchConv2d
 
 
@@ -58,13 +65,6 @@ class ConvNeXtConfig:
     def stride(self) -> int:
         """Pixels to one position of the last stage: 32 for the published sizes."""
         return self.stem_stride * 2 ** (len(self.depths) - 1)
-
-
-class ChannelLayerNorm(nn.LayerNorm):
-    """LayerNorm over the channels at each position of (B, C, H, W). (GroupNorm(1) is not it: it mixes positions.)"""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class ConvNeXtBlock(nn.Module):

@@ -22,9 +22,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vitnext.models.backbone import Stage
-from vitnext.models.convnext import ChannelLayerNorm, ConvNeXtStage, check_covers_stride
+from vitnext.models.convnext import ConvNeXtStage, check_covers_stride
 from vitnext.models.depthwise import DepthwiseConv2d
-from vitnext.models.layers import StochasticDepth, check_at_least, check_rates, initialize, stochastic_depth_rates
+from vitnext.models.layers import (
+    ChannelLayerNorm,
+    StochasticDepth,
+    check_at_least,
+    check_rates,
+    initialize,
+    stochastic_depth_rates,
+)
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ class RotaryAttention(nn.Module):
         out = self.output(heads.transpose(1, 2).reshape(batch, tokens, dim))  # (B, N, h * d)
         return (out, weights) if return_weights else out
 
-    def attention_macs(self, inputs: tuple[Tensor, ...]) -> int:
+    def own_macs(self, inputs: tuple[Tensor, ...]) -> int:
         """Multiply-adds of q k^T and A v over all heads."""
         batch, tokens, dim = inputs[0].shape
         return 2 * batch * tokens * tokens * dim

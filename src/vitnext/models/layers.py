@@ -22,6 +22,13 @@ def check_rates(config: object, *fields: str) -> None:
             raise ValueError(f"{field} is {rate}; it must be in [0, 1)")
 
 
+class ChannelLayerNorm(nn.LayerNorm):
+    """LayerNorm over the channels at each position of (B, C, H, W). (GroupNorm(1) is not it: it mixes positions.)"""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
 class StochasticDepth(nn.Module):
     """Drop a residual branch for a whole sample with probability ``rate`` (Huang et al. 2016, eq. 2).
 
@@ -67,6 +74,8 @@ def initialize(model: nn.Module, head: nn.Module) -> None:
             nn.init.xavier_uniform_(module.weight)
         elif isinstance(module, nn.Conv2d):
             nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+        elif isinstance(module, nn.ConvTranspose2d):  # (in, out, k, k): an output of stride k sees one of k x k
+            nn.init.normal_(module.weight, std=module.in_channels**-0.5)
         elif isinstance(module, nn.LayerNorm | nn.BatchNorm2d):
             nn.init.ones_(module.weight)
             if isinstance(module, nn.BatchNorm2d):

@@ -34,8 +34,8 @@ def count_macs(model: nn.Module, image_size: int) -> int:
             z: Tensor = inputs[0]
             batch, tokens, dim = z.shape
             total += 2 * batch * tokens * tokens * dim  # q k^T and A v over all heads
-        else:  # attention in windows or over fewer keys knows its own products
-            own: Callable[[tuple[Any, ...]], int] | None = getattr(module, "attention_macs", None)
+        else:  # attention in windows or over fewer keys, and a split Linear, know their own products
+            own: Callable[[tuple[Any, ...]], int] | None = getattr(module, "own_macs", None)
             total += own(inputs) if own else 0
 
     config: Any = model.config

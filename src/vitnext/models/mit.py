@@ -124,7 +124,7 @@ class EfficientSelfAttention(nn.Module):
         out: Tensor = self.output(heads.transpose(1, 2).reshape(x.shape))  # (B, N, h * d) as a map
         return (out, weights) if return_weights else out
 
-    def attention_macs(self, inputs: tuple[Tensor, ...]) -> int:
+    def own_macs(self, inputs: tuple[Tensor, ...]) -> int:
         """Multiply-adds of q k^T and A v over all heads."""
         batch, height, width, channels = inputs[0].shape
         r = 1 if self.reduction is None else self.reduction.stride[0]

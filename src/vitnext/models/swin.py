@@ -133,7 +133,7 @@ class WindowAttention(nn.Module):
         tokens = windows.size[0] * windows.size[1]
         return self.bias_table[index].reshape(1, tokens, tokens, self.heads).permute(0, 3, 1, 2)
 
-    def attention_macs(self, inputs: tuple[Tensor, ...]) -> int:
+    def own_macs(self, inputs: tuple[Tensor, ...]) -> int:
         """Multiply-adds of q k^T and A v."""
         many, tokens, dim = inputs[0].shape
         return 2 * many * tokens * tokens * dim

@@ -108,7 +108,7 @@ class CosineWindowAttention(nn.Module):
         tokens = windows.size[0] * windows.size[1]
         return table[index].reshape(1, tokens, tokens, self.heads).permute(0, 3, 1, 2)
 
-    def attention_macs(self, inputs: tuple[Tensor, ...]) -> int:
+    def own_macs(self, inputs: tuple[Tensor, ...]) -> int:
         """Multiply-adds of q, k and v, whose Linear is not called as a module, of q k^T and of A v."""
         many, tokens, dim = inputs[0].shape
         return many * tokens * (3 * dim * dim + 2 * tokens * dim)

@@ -1,0 +1,1 @@
+"""Segmentation heads: from a backbone's feature pyramid to the logits of every position."""
