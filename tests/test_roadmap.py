@@ -90,6 +90,11 @@ def test_every_step_is_trained_read_back_and_drawn(short, tmp_path):
     assert (tmp_path / "roadmap_r50_00" / "model.safetensors").stat().st_mtime_ns == before
     assert [point.own_top1 for point in again] == [point.own_top1 for point in points]
 
+    # Another question has no answer there.
+    for other in ({"epochs": 2}, {"seed": 1}, {"overrides": (*FAST, "label_smoothing=0.2")}):
+        with pytest.raises(InputError, match="holds steps trained with .*: choose another --out"):
+            roadmap.train("digits", **{"out": tmp_path, "epochs": 1, "overrides": FAST} | other)
+
 
 def test_the_first_step_is_trained_without_the_modern_recipe(short, tmp_path):
     roadmap.train("digits", out=tmp_path, epochs=1, overrides=FAST)

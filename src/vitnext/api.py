@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from vitnext.card import Card
+from vitnext.card import Card, read_card
 from vitnext.data import doctor
 from vitnext.data.dataset import Dataset, Split, held_out, open_dataset
 from vitnext.errors import InputError, require
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from vitnext.data.facts import Facts
     from vitnext.export.onnx import ExportReport
     from vitnext.weights.adapt import Resize
+
+
+BEGUN = "card.json"  # of a run: the card of its model before anything was measured
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ def train(
     from vitnext.training.hardware import choose_device, choose_precision, keep_heap, suitable_threads
     from vitnext.training.loop import Interrupted, Metrics, Normalize, Progress, fit
     from vitnext.training.validation import Validator
-    from vitnext.weights.artifact import load_artifact, save_artifact
+    from vitnext.weights.artifact import build_model, load_artifact, save_artifact
     from vitnext.weights.pretrained import customary
     from vitnext.weights.pretrained import load as load_weights
 
@@ -136,6 +139,8 @@ def train(
     said += [f"seed={seed}"] if seed is not None else []
     said += ["data.skip_unreadable=true"] if skip_unreadable else []
     if resume:
+        if pretrained != "auto":
+            raise InputError("--resume goes on from the run's own weights: leave --pretrained out")
         full = _recipe_of_run(folder, model, recipe, said)
         dataset = open_dataset(data, seed=full.seed, val_fraction=full.data.val_fraction)
         say(dataset.line)
@@ -173,12 +178,17 @@ def train(
     licence = "none: trained from scratch; the licence of the training images applies"
     if full.model.pretrained == "none":
         network = catalog.build(full.model.name, **config).to(device)
+    elif resume:  # the weights are in last.pt, and where they began is no longer needed
+        begun = _card_of_run(folder)
+        network, licence, preprocess = build_model(begun).to(device), begun.licence, begun.preprocess
     else:
-        loaded = load_weights(full.model.pretrained, full.model.name, config)
+        loaded = load_weights(full.model.pretrained, full.model.name, config, classes=dataset.classes)
         for line in loaded.lines:
             say(line)
         network, licence = loaded.model.to(device), loaded.licence
-        theirs = loaded.preprocess or customary(config, loaded.path)  # the colours that the weights have learnt to see
+        theirs = loaded.preprocess or customary(
+            full.model.name, config, loaded.path
+        )  # the colours that the weights have learnt to see
         if len(theirs.mean) == len(preprocess.mean):
             preprocess = dataclasses.replace(
                 preprocess, mean=theirs.mean, std=theirs.std, interpolation=theirs.interpolation
@@ -233,6 +243,8 @@ def train(
             _require_free(folder)  # another run may have come and gone since
             with atomic_write(folder / "recipe.yaml") as temporary:
                 temporary.write_text(yaml.safe_dump(full.to_dict(), sort_keys=False), encoding="utf-8")
+            with atomic_write(folder / BEGUN) as temporary:
+                temporary.write_text(card.to_json() + "\n", encoding="utf-8")
         elif not artifact.exists():
             _require_weights(folder, full, select)
         watcher = ConsoleWatcher(console or Console(quiet=True), full.schedule.epochs, watched)
@@ -353,8 +365,31 @@ def _require_free(folder: Path) -> None:
     writable_folder(folder)
     if (folder / "last.pt").exists():
         raise InputError(f"{folder} holds a run already: add --resume to go on with it, or choose another --out")
-    if (folder / "model.safetensors").exists():
+    if (folder / "model.safetensors").exists() and not _barely_begun(folder):
         raise InputError(f"{folder} holds a model already: choose another --out")
+
+
+def _barely_begun(folder: Path) -> bool:
+    """Whether the model in ``folder`` is that of a run which was killed before its first last.pt: it may begin anew."""
+    with contextlib.suppress(InputError):
+        return (folder / BEGUN).exists() and not finished(folder)
+    return False
+
+
+def finished(folder: Path) -> bool:
+    """Whether the run in ``folder`` came to its end: its model is measured. Raises InputError for a damaged model."""
+    artifact = folder / "model.safetensors"
+    return artifact.is_file() and (folder / "metrics.json").is_file() and "seconds" in read_card(artifact).metrics
+
+
+def _card_of_run(folder: Path) -> Card:
+    """The card that the run in ``folder`` began with. Raises InputError if there is none, or it is damaged."""
+    from vitnext.training.loop import ANEW
+
+    try:
+        return Card.from_json((folder / BEGUN).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{folder / BEGUN} cannot be read ({error.strerror}): {ANEW}") from error
 
 
 def _require_weights(folder: Path, recipe: Recipe, select: bool) -> None:
@@ -397,7 +432,7 @@ def convert(
     full = catalog.config_dict(loaded.model)
     preprocess = loaded.preprocess
     if preprocess is None:
-        preprocess = pretrained.customary(full, loaded.path)
+        preprocess = pretrained.customary(loaded.name, full, loaded.path)
         size = preprocess.image_size[0]
         say(
             f"images: how these weights want them is not known; customary is taken: {size} px from the centre of "
@@ -421,6 +456,8 @@ def convert(
         versions=_versions(),
         licence=loaded.licence,
     )
+    if loaded.card is not None:  # an artifact of ours, which knows what it was trained and measured on
+        card = dataclasses.replace(loaded.card, config=full, classes=names, preprocess=preprocess)
     out = Path(out)
     save_artifact(out, loaded.model, card)
     return out

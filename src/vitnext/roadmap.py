@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitnext import api
 from vitnext.errors import InputError, require
-from vitnext.files import atomic_write
+from vitnext.files import atomic_write, writable_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -87,7 +87,18 @@ def train(
 
     points = steps(column)
     folder = Path(out) if out is not None else Path("runs") / f"roadmap-{Path(data).resolve().name}"
-    facts = look_at(open_dataset(data, seed=seed or 0).splits["train"])
+    dataset = open_dataset(data, seed=seed or 0)
+    facts = look_at(dataset.splits["train"])
+    _same_question(
+        folder,
+        {
+            "column": column,
+            "data": dataset.fingerprint,
+            "epochs": epochs,
+            "seed": seed,
+            "set": sorted(overrides),
+        },
+    )
     measured = []
     for point, step in zip(points, STEPS[column], strict=True):
         design = variant(step.design, facts)
@@ -135,7 +146,7 @@ def _measure(
     from vitnext.weights.artifact import load_artifact
 
     metrics_file, artifact = folder / "metrics.json", folder / "model.safetensors"
-    if not metrics_file.is_file():
+    if not api.finished(folder):
         resume = (folder / "last.pt").is_file()
         api.train(
             data,
@@ -163,6 +174,17 @@ def _measure(
             "seconds": read_card(artifact).metrics["seconds"],
         }
     )
+
+
+def _same_question(folder: Path, asked: dict[str, Any]) -> None:
+    """Write down what was asked of ``folder``. Raises InputError if its steps were trained for something else."""
+    path = writable_folder(folder) / "asked.json"
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if changed := [f"{key} {before.get(key)!r}" for key in asked if before.get(key) != asked[key]]:
+            raise InputError(f"{folder} holds steps trained with {', '.join(changed)}: choose another --out")
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(asked, indent=1) + "\n", encoding="utf-8")
 
 
 def _literal(value: Any) -> str:

@@ -117,6 +117,7 @@ def test_what_was_said_the_first_time_may_be_said_again(trained, tree, tmp_path)
     [
         ({"model": "convnext"}, "trains vit, not convnext: leave --model out"),
         ({"recipe": "digits_vit"}, "leave --recipe out"),
+        ({"pretrained": "timm/nonsense.x"}, "leave --pretrained out"),
         ({"seed": 4}, "have changed"),  # another seed is another division of the tree
         ({"overrides": ["optimizer.weight_decay=0.5"]}, "optimizer.weight_decay was 0.05, is 0.5"),
         ({"overrides": ["optimizer.decay=0.5"]}, "there is no field optimizer.decay"),
@@ -140,3 +141,28 @@ def test_resuming_nothing_is_refused(tree, tmp_path):
     (tmp_path / "run").mkdir()
     shutil.copy(loop.__file__, tmp_path / "run" / "recipe.yaml")
     assert "recipe.yaml" in mistake(api.train, tree, out=tmp_path / "run", resume=True)
+
+
+def test_a_run_goes_on_without_the_weights_that_it_began_with(trained, tree, tmp_path, monkeypatch):
+    start = shutil.copy(trained.artifact, tmp_path / "start.safetensors")
+    more = {"model": "vit", "pretrained": start, "out": tmp_path / "run", "epochs": 2}
+    sets = ["precision=fp32", "batch_size=10", "data.image_size=16"]
+    with monkeypatch.context() as patched:
+        on_step(patched, press_at(4))
+        with pytest.raises(KeyboardInterrupt):
+            api.train(tree, **more, overrides=sets)
+    whole = api.train(tree, **more | {"out": tmp_path / "whole"}, overrides=sets)
+    (tmp_path / "start.safetensors").unlink()
+    resumed = api.train(tree, out=tmp_path / "run", resume=True)
+    assert same_weights(resumed.artifact, whole.artifact)
+    one, other = (read_card(result.artifact) for result in (whole, resumed))
+    assert (one.licence, one.preprocess, one.config) == (other.licence, other.preprocess, other.config)
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_may_begin_anew(trained, tree, tmp_path):
+    copy = shutil.copytree(trained.out, tmp_path / "copy")
+    assert "holds a run already" in mistake(train, tree, copy)
+    (copy / "last.pt").unlink()
+    assert "holds a model already" in mistake(train, tree, copy)
+    (copy / "metrics.json").unlink()
+    assert same_weights(train(tree, copy, epochs=15).artifact, trained.artifact)

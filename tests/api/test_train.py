@@ -24,7 +24,8 @@ from vitnext.recipe import read
 def test_training_leaves_a_model_that_knows_the_colours(trained, tree):
     assert trained.artifact == trained.out / "model.safetensors"
     found = {path.name for path in trained.out.iterdir()}
-    assert found == {"model.safetensors", "last.pt", "recipe.yaml", "journal.jsonl", "metrics.json", "report.html"}
+    measured = {"metrics.json", "report.html"}
+    assert found == {"model.safetensors", "last.pt", "recipe.yaml", "card.json", "journal.jsonl"} | measured
     assert trained.metrics["top1"] == 1.0
     predictor = vitnext.load(trained.artifact)
     for name in COLORS:

@@ -76,6 +76,7 @@ CHANGES = {
         "swiglu": (True, "parameters"),
         "qkv_bias": (False, "parameters"),
         "registers": (1, "parameters"),
+        "pool": ("mean", "inference"),
         "rope_base": (10.0, "inference"),
         "layer_scale": (0.5, "start"),
     },

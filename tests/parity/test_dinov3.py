@@ -32,7 +32,7 @@ def random_weights(model):
 
 
 def timm_model(name, **options):
-    return random_weights(timm.create_model(name, **TOKEN, **options))
+    return random_weights(timm.create_model(name, **TOKEN | options))
 
 
 def tiny(name, **options):
@@ -86,6 +86,7 @@ def test_timm(name, size):
         ({"channels": 1}, {"in_chans": 1}),
         ({"classes": 0}, {"num_classes": 0}),
         ({"registers": 2}, {"num_reg_tokens": 2}),
+        ({"pool": "mean"}, {"global_pool": "avg"}),
     ],
     ids=str,
 )

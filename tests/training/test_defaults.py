@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from vitnext.errors import InputError
 from vitnext.models import catalog
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import read
-from vitnext.training.defaults import choose, model_config, patches_for, stem_for
+from vitnext.training.defaults import choose, model_config, patches_for, starting_point, stem_for
 
 
 def facts(short_side, count=10_000, grey=False):
@@ -313,3 +315,44 @@ def test_the_data_decide_classes_channels_and_the_size_of_a_vit():
 def test_what_the_data_decide_cannot_be_set(field, value, made):
     with pytest.raises(InputError, match=f"model.config.{field} is {value}, but the data makes it {made}"):
         model_config(read("digits_vit", [f"model.config.{field}={value}"]), 7)
+
+
+# ---- where a run starts from
+
+
+def test_weights_are_named_once(tmp_path):
+    file = tmp_path / "w.pth"
+    file.touch()
+    start = starting_point(str(file), facts(200), model="vit_tiny", recipe=None)
+    assert (start.pretrained, start.model) == (True, "vit_tiny")
+    same = starting_point(
+        "auto", facts(200), model="vit_tiny", recipe=None, overrides=[f"model.pretrained={json.dumps(str(file))}"]
+    )
+    assert same == start
+    with pytest.raises(InputError, match="both name weights"):
+        starting_point(str(file), facts(200), model=None, recipe=None, overrides=["model.pretrained=x"])
+    with pytest.raises(InputError, match=r"nofile\.pth: no such file of weights"):
+        starting_point("nofile.pth", facts(200), model="vit_tiny", recipe=None)
+
+
+def test_none_is_none_whatever_the_recipe_says(tmp_path):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("model: {name: convnext_atto, pretrained: timm/convnext_atto.d2_in1k}")
+    start = starting_point("none", facts(200), model=None, recipe=str(recipe))
+    choice = choose(facts(200), recipe=str(recipe), overrides=start.overrides)
+    assert choice.recipe.model.pretrained == "none"
+    with pytest.raises(InputError, match="starts from timm/convnext_atto.d2_in1k, weights of convnext_atto: with"):
+        choose(facts(200), recipe=str(recipe), model="vit_tiny")
+    assert choose(facts(200), recipe=str(recipe)).recipe.model.pretrained == "timm/convnext_atto.d2_in1k"
+
+
+def test_an_artifact_of_a_family_keeps_its_own_network():
+    choice = choose(facts(28), model="convnext", pretrained=True)
+    assert choice.recipe.model.name == "convnext"
+    assert choice.reasons[0] == "recipe photos_finetune: the run starts from weights"
+    assert choose(facts(8), model="convnext", pretrained=True).recipe.augment.horizontal_flip == 0
+    assert choose(facts(200), model="convnext", pretrained=True).recipe.augment.horizontal_flip == 0.5
+
+
+def test_dinov3_gets_the_patches_of_a_vit():
+    assert choose(facts(224), model="dinov3", gpu=True).recipe.model.config["patch_size"] == 16

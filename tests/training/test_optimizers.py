@@ -155,3 +155,13 @@ def test_muon_s_step_is_torch_s():
         optimizer.step()
     assert (ours - start).norm() > 0.1
     assert (ours - theirs).norm() < 0.05 * (ours - start).norm()  # torch iterates in bf16
+
+
+def test_the_network_of_swin_v2_s_position_bias_is_left_to_adamw_and_not_decayed():
+    sizes = {"patch_size": 2, "dim": 8, "depths": (1,), "heads": (2,), "window": 3, "classes": 5}
+    model = catalog.build("swinv2", **sizes)
+    of_bias = {id(p) for name, p in model.named_parameters() if "bias_network" in name}
+    assert len(of_bias) == 3
+    muon, adamw = optimizers(model, Optimizer(name="muon"))
+    assert not of_bias & {id(p) for p in muon.param_groups[0]["params"]}
+    assert of_bias <= {id(p) for p in adamw.param_groups[1]["params"]} and adamw.param_groups[1]["weight_decay"] == 0

@@ -18,6 +18,7 @@ from vitnext.models import catalog
 from vitnext.preprocess import Preprocess
 from vitnext.weights import hub, pretrained
 from vitnext.weights.artifact import save_artifact
+from vitnext.weights.recognise import recognise
 from vitnext.weights.rename import rename
 from vitnext.weights.sources import find
 from vitnext.weights.tables import TABLES
@@ -141,6 +142,52 @@ def test_an_artifact_is_a_start_too(tmp_path):
     assert other.config.dim == 16 and other.head.weight.shape == (5, 16)
     assert torch.equal(other.norm.weight, model.norm.weight)
     assert pretrained.load(path, "vit", {"classes": 5}).classes is None
+    # Named, it keeps its own patches; for other classes it gets another head; a card is believed, not a folder's name.
+    named = pretrained.load(path, "vit", {"classes": 2}, classes=("cat", "dog"))
+    assert named.model.config == model.config and torch.equal(named.model.head.weight, model.head.weight)
+    swapped = pretrained.load(path, "vit", {"classes": 2}, classes=("dog", "cat"))
+    assert not torch.equal(swapped.model.head.weight, model.head.weight) and swapped.classes is None
+    assert "head: that of cat, dog is left out" in swapped.lines
+    (tmp_path / "timm" / "convnext_atto.d2_in1k").mkdir(parents=True)
+    elsewhere = shutil.copy(path, tmp_path / "timm" / "convnext_atto.d2_in1k" / "model.safetensors")
+    loaded = pretrained.load(elsewhere)
+    assert (loaded.licence, loaded.source, loaded.preprocess) == ("CC0-1.0", None, card.preprocess)
+    assert loaded.card == card
+
+
+def test_what_an_artifact_was_regularised_with_stays_behind(tmp_path):
+    config = {"dim": 16, "depth": 1, "heads": 2, "image_size": 16, "patch_size": 4, "classes": 2}
+    model = catalog.build("vit", **config, dropout=0.4, stochastic_depth=0.5)
+    card = Card(
+        "classification", "vit", catalog.config_dict(model), ("a", "b"), Preprocess((16, 16)), {}, {}, {}, {}, "x"
+    )
+    save_artifact(tmp_path / "m.safetensors", model, card)
+    loaded = pretrained.load(tmp_path / "m.safetensors", "vit", {"classes": 5}).model.config
+    assert (loaded.dropout, loaded.stochastic_depth, loaded.patch_size) == (0.0, 0.0, 4)
+
+
+def test_a_way_of_resizing_that_is_not_there(file):
+    assert message("convnext_atto", pretrained=file, resize="best") == (
+        'position embeddings cannot be resized in the way "best": give antialias, offset, plain'
+    )
+
+
+def test_resnets_weights_in_the_roadmaps_first_step():
+    theirs = timm.create_model("resnet50", num_classes=3).state_dict()
+    ours = recognise(theirs, "FILE", "roadmap_r50_00")
+    assert ours.line == "recognised: torchvision's layout of roadmap_r50_00, 3 classes"
+    assert recognise(theirs, "FILE").name == "resnet50"
+
+
+def test_an_artifact_of_a_late_step_of_the_roadmap(tmp_path):
+    """Its first convolution is not the first by name."""
+    small = {"widths": (8, 16), "depths": (1, 1), "classes": 2}
+    model = catalog.build("roadmap_r50_16", **small)
+    config = catalog.config_dict(model)
+    card = Card("classification", "roadmap_r50_16", config, ("a", "b"), Preprocess((32, 32)), {}, {}, {}, {}, "x")
+    save_artifact(tmp_path / "m.safetensors", model, card)
+    loaded = pretrained.load(tmp_path / "m.safetensors", "roadmap_r50_16").model
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
 
 
 def test_a_head_with_a_tanh_layer_goes_as_a_whole(tmp_path):

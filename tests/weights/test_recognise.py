@@ -9,6 +9,8 @@ from vitnext.models import catalog
 from vitnext.weights.recognise import recognise
 from vitnext.weights.rename import rename
 from vitnext.weights.tables import TABLES
+from vitnext.weights.tables.vit import ORIGINAL_REPRESENTATION
+from vitnext.weights.tables.vit import TRANSFORMERS as VIT_TRANSFORMERS
 
 
 def of_timm(name, **options):
@@ -127,3 +129,65 @@ def test_another_model_than_the_one_that_is_asked_for():
     assert text.startswith(
         "FILE does not hold convnext_tiny; it fits no model; the nearest is timm's layout of vit_tiny"
     )
+
+
+def test_the_order_of_the_keys_tells_nothing():
+    with torch.device("meta"):
+        theirs = rename(
+            catalog.build("vit_tiny", representation=7, classes=3).state_dict(), ORIGINAL_REPRESENTATION, reverse=True
+        )
+    for keys in (sorted(theirs), sorted(theirs, reverse=True)):
+        found = recognise({key: theirs[key] for key in keys}, "FILE")
+        assert found.name == "vit_tiny"
+        assert {key: found.config[key] for key in ("classes", "representation")} == {"classes": 3, "representation": 7}
+
+
+def test_windows_of_swin_v2_are_in_the_name_or_in_a_buffer():
+    state = of_timm("swinv2_tiny_window16_256", num_classes=3)
+    found = recognise(state, "FILE")
+    assert found.line.endswith("swinv2_tiny, 3 classes; windows of 8 are taken, which these weights do not tell")
+    assert recognise(state, "timm/swinv2_tiny_window16_256.ms_in1k").config["window"] == 16
+    assert recognise(state, "FILE", "swinv2_tiny", {"window": 16}).config["window"] == 16
+    found = recognise(state, "timm/swinv2_base_window12to24_192to384.ms_in22k_ft_in1k")
+    assert (found.config["window"], found.config["pretrained_windows"]) == (24, (12, 12, 12, 6))
+    assert "do not tell" not in found.line
+    with torch.device("meta"):
+        buffer = {"layers.0.blocks.0.attn.relative_coords_table": torch.empty(1, 31, 31, 2)}
+        ours = catalog.build("swinv2_tiny", classes=3).state_dict()
+    authors = rename(ours, TABLES["swinv2"]["original"][0].table, reverse=True)
+    assert recognise(authors | buffer, "FILE").config["window"] == 16
+
+
+def test_a_classifier_of_timms_dinov3_pools_the_patches():
+    state = of_timm("vit_small_patch16_dinov3", num_classes=3)
+    assert recognise(state, "FILE").config["pool"] == "mean"
+    assert "pool" not in recognise(of_timm("vit_small_patch16_dinov3", num_classes=0), "FILE").config
+
+
+def test_what_is_no_part_of_the_model_is_named():
+    with torch.device("meta"):
+        state = rename(catalog.build("vit_tiny", classes=0).state_dict(), VIT_TRANSFORMERS, reverse=True)
+        state |= {"vit.pooler.dense.weight": torch.empty(192, 192), "vit.pooler.dense.bias": torch.empty(192)}
+    line = recognise(state, "FILE").line
+    assert line.endswith("left behind, as no part of it: vit.pooler.dense.bias, vit.pooler.dense.weight")
+
+
+def test_buffers_in_half_precision_and_of_another_image_size():
+    theirs = rename(
+        catalog.build("vit_small_patch16_dinov3", depth=1).state_dict(),
+        TABLES["dinov3"]["original"][0].table,
+        reverse=True,
+    )
+    periods = theirs["rope_embed.periods"]
+    theirs["rope_embed.periods"] = periods.bfloat16().float()
+    assert not torch.equal(theirs["rope_embed.periods"], periods)
+    table = TABLES["dinov3"]["original"][0].table
+    rename(theirs, table)
+    with pytest.raises(InputError, match=r"rope_embed\.periods is not what this model computes"):
+        rename(theirs | {"rope_embed.periods": periods * 1.01}, table)
+    table = TABLES["swin"]["original"][0].table
+    swin = rename(catalog.build("swin_tiny", depths=(2, 2, 2, 2)).state_dict(), table, reverse=True)
+    larger = torch.zeros(256, 49, 49)  # of 448 px
+    rename(swin | {"layers.0.blocks.1.attn_mask": larger}, table)
+    with pytest.raises(InputError, match="attn_mask is not what this model computes"):
+        rename(swin | {"layers.0.blocks.1.attn_mask": torch.zeros(64, 49, 49)}, table)

@@ -47,7 +47,7 @@ def test_a_layout_is_recognised(family, stored):
         for config in ({"classes": 7}, {"classes": 0}, {"classes": 7, "representation": 24}):
             if any(not catalog.FAMILIES[family].has(field) for field in config):
                 continue
-            asked = {**stored.config, **config}
+            asked = {**stored.config, **(stored.classifier if config["classes"] else {}), **config}
             ours = weights(name, tuple(asked.items()))
             try:
                 state = rename(ours, stored.table, reverse=True)

@@ -64,6 +64,8 @@ def export_onnx(
         raise InputError(f"{out}: this is a folder: name a file")
     require("onnxscript", "train")
     model = TorchEngine(artifact, device="cpu")
+    if model.card.task != "classification":
+        raise InputError(f'{artifact}: a model for the task "{model.card.task}"; this version exports classification')
     sources = synthetic_images(model.card.preprocess) if images is None else images
     with _folder_beside(out) as folder:
         draft = folder / out.name  # its own name already: the file records the name of its .data file

@@ -41,7 +41,7 @@ class DINOv3Config:
 
     patch_size: int = 16
     channels: int = 3
-    classes: int = 0  # 0: no head, the class token after the last norm comes out
+    classes: int = 0  # 0: no head, the pooled feature comes out
     dim: int = 768
     depth: int = 12
     heads: int = 12
@@ -49,6 +49,7 @@ class DINOv3Config:
     swiglu: bool = False  # the MLP is a SwiGLU, whose hidden width is 2/3 of dim * mlp_ratio
     qkv_bias: bool = True  # of q and v; k has none
     registers: int = 4
+    pool: str = "token"  # "token": the class token; "mean": of the patches, as timm has it for classifiers
     rope_base: float = 100.0
     layer_scale: float = 1e-5  # lambda's start
     stochastic_depth: float = 0.0  # of every block
@@ -61,6 +62,8 @@ class DINOv3Config:
             raise ValueError(f"mlp_ratio {self.mlp_ratio} leaves the MLP without a hidden unit")
         if self.dim % (4 * self.heads):
             raise ValueError(f"dim {self.dim} is no multiple of 4 x heads {self.heads}: pairs for rows and for columns")
+        if self.pool not in ("token", "mean"):
+            raise ValueError(f'pool is "{self.pool}"; it must be "token" or "mean"')
         if not self.rope_base > 0:
             raise ValueError(f"rope_base is {self.rope_base}; it must be above 0")
 
@@ -160,7 +163,7 @@ class DINOv3Block(nn.Module):
 class DINOv3(nn.Module):
     """Images (B, channels, H, W), normalised floats -> logits (B, classes).
 
-    With ``classes=0`` the class token after the last norm (B, dim). Raises ValueError for images that are no whole
+    With ``classes=0`` the pooled feature, after the last norm (B, dim). Raises ValueError for images that are no whole
     number of patches.
     """
 
@@ -209,8 +212,11 @@ class DINOv3(nn.Module):
         return z
 
     def pooled(self, images: Tensor) -> Tensor:
-        """What the head is given: the class token (B, dim)."""
-        return self.norm(self.encode(images)[:, 0])
+        """What the head is given: the class token, or the mean of the patches (B, dim)."""
+        z = self.encode(images)
+        if self.config.pool == "token":
+            return self.norm(z[:, 0])
+        return self.norm(z[:, 1 + self.config.registers :]).mean(dim=1)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.pooled(images))

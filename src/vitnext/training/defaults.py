@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from vitnext.data.facts import Facts
 from vitnext.errors import InputError, WorkError
 from vitnext.models import catalog
@@ -50,11 +52,19 @@ def starting_point(
     """
     from vitnext.weights import hub, pretrained, sources
 
-    if asked == "none" or any(assignment.startswith("model.pretrained=") for assignment in overrides):
-        return Start(False, model)
+    given = [assignment.partition("=")[2] for assignment in overrides if assignment.startswith("model.pretrained=")]
+    if given and asked != "auto":
+        raise InputError("--pretrained and --set model.pretrained both name weights: leave one of them out")
+    if given:
+        asked = str(yaml.safe_load(given[-1]))
+    if asked == "none":
+        return Start(False, model, ("model.pretrained=none",))
     if asked != "auto":
-        name = model or pretrained.load(asked).name
-        where = str(Path(asked).resolve()) if Path(asked).exists() else asked
+        path, _ = pretrained.locate(asked)
+        if not path.is_file():
+            raise InputError(f"{asked}: no such file of weights")
+        name = model or (read(recipe).model.name if recipe else pretrained.load(asked).name)
+        where = str(path.resolve()) if Path(asked).exists() else asked
         return Start(True, name, (f"model.pretrained={json.dumps(where)}",))
     if recipe is not None or facts.short_side <= SMALL:
         return Start(False, model)
@@ -88,12 +98,27 @@ def choose(
     not exist and for overrides that do not fit.
     """
     if recipe is not None:
-        return Choice(override(_with_model(read(recipe), model), overrides), [f"recipe {recipe} as given"])
+        theirs = read(recipe)
+        chosen = override(_with_model(theirs, model), overrides)
+        if (
+            theirs.model.pretrained != "none"
+            and chosen.model.pretrained == "none"
+            and not _says("model.pretrained", overrides)
+        ):
+            raise InputError(
+                f"recipe {recipe} starts from {theirs.model.pretrained}, weights of {theirs.model.name}: with --model "
+                f"{model} say --pretrained, too"
+            )
+        return Choice(chosen, [f"recipe {recipe} as given"])
     family = catalog.FAMILIES[catalog.family_of(model)].recipe if model else "convnext"
     band = "digits" if facts.short_side <= TINY else "fashion_mnist" if facts.short_side <= SMALL else "photos"
     band = "photos" if pretrained else band
     name = "photos_finetune" if pretrained else f"{band}_{family}"
     chosen = _with_model(read(name), model)
+    if pretrained and model:  # a family's name is that of an artifact: its own network, not the recipe's
+        chosen = replace(chosen, model=replace(chosen.model, name=model))
+    if pretrained and facts.short_side <= TINY:
+        chosen = replace(chosen, augment=replace(chosen.augment, horizontal_flip=0.0))  # digits have no mirror image
     machine = "gpu" if gpu else "cpu"
     if band == "photos":
         size = min(PHOTO_SIZE[machine], max(32, facts.short_side // 32 * 32))
@@ -121,11 +146,12 @@ def choose(
     size = override(chosen, overrides).data.image_size  # what is asked for decides what follows from it
     grain = {} if pretrained else _grain(chosen.model, size)
     config = {**chosen.model.config, **grain}
-    if any(assignment.partition("=")[0] == "model.config.patch_size" for assignment in overrides):
+    if _says("model.config.patch_size", overrides):
         config.pop("patch_stride", None)  # chosen for other patches; without it they do not overlap
     chosen = override(replace(chosen, model=replace(chosen.model, config=config)), overrides)
 
-    reasons = [f"recipe {name}: the images' short side is {facts.short_side} px"]
+    why = "the run starts from weights" if pretrained else f"the images' short side is {facts.short_side} px"
+    reasons = [f"recipe {name}: {why}"]
     where = f" on a {machine.upper()}" if band == "photos" else ""
     reasons.append(f"{size} px, {chosen.schedule.epochs} epochs: {facts.count:,} training images{where}")
     if few and chosen.batch_size == batch:
@@ -133,6 +159,10 @@ def choose(
     if grain.items() <= chosen.model.config.items():  # not those who asked for something else
         reasons += [_why(grain, size)] if grain else []
     return Choice(chosen, reasons)
+
+
+def _says(field: str, overrides: Sequence[str]) -> bool:
+    return any(assignment.partition("=")[0] == field for assignment in overrides)
 
 
 def _with_model(recipe: Recipe, name: str | None) -> Recipe:
@@ -155,7 +185,7 @@ def _grain(model: Model, image_size: int) -> dict[str, int]:
         return {}
     if family.has("stem_stride"):
         return {"stem_stride": min(stem_for(image_size), family.config().stem_stride)}
-    if not family.has("image_size"):  # the hierarchical transformers: their patches are what a stem is elsewhere
+    if family.has("window"):  # the hierarchical transformers: their patches are what a stem is elsewhere
         return {"patch_size": stem_for(image_size)}
     patch, stride = patches_for(image_size)
     if family.has("patch_stride"):

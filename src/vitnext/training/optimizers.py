@@ -14,7 +14,8 @@ from vitnext.recipe import Optimizer
 def optimizers(model: nn.Module, recipe: Optimizer) -> list[torch.optim.Optimizer]:
     """The optimizers that together train every parameter of ``model``; they share one learning rate.
 
-    Biases, norms, tokens, position embeddings and layer scales are not decayed.
+    Biases, norms, tokens, position embeddings and layer scales are not decayed, nor is the network that makes Swin V2's
+    position bias, as in its authors' code; Muon leaves that one to AdamW.
     """
     matrices = hidden_matrices(model) if recipe.name == "muon" else []
     decayed, free = split_parameters(model)
@@ -27,7 +28,8 @@ def optimizers(model: nn.Module, recipe: Optimizer) -> list[torch.optim.Optimize
 
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """(with weight decay, without): each trainable parameter is in exactly one list."""
-    weights = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)}
+    of_bias = _of_position_bias(model)
+    weights = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)} - of_bias
     trainable = [p for p in model.parameters() if p.requires_grad]
     return [p for p in trainable if id(p) in weights], [p for p in trainable if id(p) not in weights]
 
@@ -38,8 +40,12 @@ def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
     head = model.head
     assert isinstance(head, nn.Module)
     outer = {id(dense[0]), *(id(m) for m in head.modules())}
-    inside = {id(m.weight) for m in dense if id(m) not in outer}
+    inside = {id(m.weight) for m in dense if id(m) not in outer} - _of_position_bias(model)
     return [p for p in model.parameters() if id(p) in inside and p.requires_grad]
+
+
+def _of_position_bias(model: nn.Module) -> set[int]:
+    return {id(p) for name, p in model.named_parameters() if ".bias_network." in name}
 
 
 class Muon(torch.optim.Optimizer):

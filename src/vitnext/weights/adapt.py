@@ -20,7 +20,8 @@ State = dict[str, Tensor]
 POSITIONS = "position_embedding"  # (1, prefix tokens + grid * grid, dim)
 PATCHES = "patch_embedding.weight"  # (dim, channels, patch, patch)
 BIAS_TABLE = "bias_table"  # ((2 window - 1)^2, heads), one in every windowed attention of Swin
-HEADS = ("head.", "distillation_head.")
+HEAD = "head."
+LAST = ("head.2.weight", "head.label.weight", "head.weight")  # behind a representation, of DeiT's two, of the others
 
 # How position embeddings are resized: (antialiased, offset). "antialias" is timm's way and DINOv2's with registers;
 # "offset" DINOv2's without: the scale is (new + 0.1) / old, and not antialiased; "plain" is transformers'.
@@ -102,10 +103,10 @@ def replace_head(state: State, fresh: Mapping[str, Tensor]) -> tuple[State, str]
     """The weights with ``fresh`` as their head (empty: none)."""
     old = head_of(state)
     body = {key: tensor for key, tensor in state.items() if key not in old}
-    before = f"that of {_classes(state)} classes is left out" if old else "the weights have none"
+    before = f"that of {classes_of(state)} classes is left out" if old else "the weights have none"
     if not fresh:
         return body, f"head: none; {before}"
-    return body | dict(fresh), f"head: new, for {_classes(fresh)} classes; {before}"
+    return body | dict(fresh), f"head: new, for {classes_of(fresh)} classes; {before}"
 
 
 def adapt(state: State, model: nn.Module, resize: Resize = "antialias") -> tuple[State, list[str]]:
@@ -142,7 +143,7 @@ def adapt(state: State, model: nn.Module, resize: Resize = "antialias") -> tuple
 
 def head_of(state: Mapping[str, Tensor]) -> State:
     """The weights of the head or heads."""
-    return {key: tensor for key, tensor in state.items() if key.startswith(HEADS)}
+    return {key: tensor for key, tensor in state.items() if key.startswith(HEAD)}
 
 
 def stem_of(state: Mapping[str, Tensor]) -> str:
@@ -163,6 +164,6 @@ def misfits(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], name: str
     return found
 
 
-def _classes(state: Mapping[str, Tensor]) -> int:
-    """The rows of the head's last Linear."""
-    return [len(tensor) for key, tensor in state.items() if key.startswith("head.") and tensor.ndim == 2][-1]
+def classes_of(state: Mapping[str, Tensor]) -> int:
+    """The rows of the head's last Linear; 0 without a head."""
+    return next((len(state[key]) for key in LAST if key in state), 0)

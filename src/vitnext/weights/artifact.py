@@ -28,6 +28,11 @@ def save_artifact(path: Path, model: nn.Module, card: Card) -> None:
         temporary.chmod(0o666 & ~umask)  # safetensors lets nobody but the owner read
 
 
+def build_model(card: Card) -> nn.Module:
+    """The model that a card describes, freshly initialised. Raises InputError if it describes none."""
+    return catalog.build(card.architecture, **card.config)
+
+
 def load_artifact(path: Path) -> tuple[nn.Module, Card]:
     """Build the model that the card describes and fill it, strictly. Returns it in evaluation mode, on the CPU.
 
@@ -36,7 +41,7 @@ def load_artifact(path: Path) -> tuple[nn.Module, Card]:
     card = read_card(path)
     try:
         with torch.device("meta"):  # no memory for what a card may ask for, no time for a start that is replaced
-            model = catalog.build(card.architecture, **card.config)
+            model = build_model(card)
     except InputError as error:
         raise InputError(f"{path}: its card describes no model ({error})") from error
     outputs = catalog.config_dict(model)["classes"]

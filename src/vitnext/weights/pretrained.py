@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,13 @@ from vitnext.errors import InputError
 from vitnext.models import catalog
 from vitnext.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from vitnext.weights import hub, sources
-from vitnext.weights.adapt import Resize, adapt, misfits
+from vitnext.weights.adapt import RESIZES, Resize, adapt, head_of, misfits
 from vitnext.weights.read import READERS, read_weights
 from vitnext.weights.recognise import recognise
 from vitnext.weights.sources import Source
+
+# What an artifact was regularised with belongs to its training, not to whoever goes on from its weights.
+OF_THE_RUN = ("dropout", "attention_dropout", "stochastic_depth")
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Pretrained:
     preprocess: Preprocess | None
     classes: tuple[str, ...] | None
     source: Source | None
+    card: Card | None
 
 
 def load(
@@ -47,6 +51,7 @@ def load(
     *,
     resize: Resize = "antialias",
     as_published: bool = False,
+    classes: Sequence[str] | None = None,
 ) -> Pretrained:
     """Build the catalog's ``name`` with ``config`` and fill it with the weights at ``where``.
 
@@ -56,13 +61,17 @@ def load(
         config: fields of the family's config. What it does not say is as in the weights (classes, image size,
             channels, windows), what it says they are adapted to.
         resize: how position embeddings are resized; see ``adapt.RESIZES``.
+        classes: the names of the classes, in order; a head that an artifact has for others is replaced.
         as_published: take the image size at which published weights are evaluated, instead of that of their positions.
 
     Raises InputError when the weights cannot be found or read, or fit nothing, and WorkError when the hub fails.
     """
+    if resize not in RESIZES:
+        raise InputError(f'position embeddings cannot be resized in the way "{resize}": give {", ".join(RESIZES)}')
     asked = dict(config or {})
     path, source = locate(where)
     card = _card(path)
+    source = None if card is not None else source  # an artifact says itself what it is, wherever it lies
     label = source.name if source else str(where)
     lines = [f"weights: {label}"]
     state, did = read_weights(path)
@@ -71,23 +80,30 @@ def load(
     if as_published and source and _known(source.model) and catalog.resolve(source.model)[0].has("image_size"):
         asked.setdefault("image_size", source.preprocess.image_size[0])
     if card is not None and name in (None, card.architecture):
-        name, base = card.architecture, card.config
+        name = card.architecture
+        base = {key: value for key, value in card.config.items() if key not in OF_THE_RUN}
     elif source is not None and name is None and _known(source.model):
         name = source.model
     found = recognise(state, label, name, {**base, **asked})
     lines += [*did, found.line]
     target = {**base, **found.config, **asked}
-    if given is not None and "patch_size" not in asked:
+    if given is not None and "patch_size" not in {**base, **asked}:
         target.pop("patch_size", None)  # the name says it
     if target.get("classes") != found.config.get("classes", _classes(found.name)) and "representation" not in asked:
         target.pop("representation", None)  # a layer of the old head
     model = catalog.build(found.name, **target)
-    weights, steps = adapt(found.state, model, resize)
+    state = found.state
+    if card is not None and classes is not None and head_of(state) and tuple(classes) != card.classes:
+        lines.append(f"head: that of {', '.join(card.classes[:3])}{' ...' * (len(card.classes) > 3)} is left out")
+        state = {key: tensor for key, tensor in state.items() if key not in head_of(state)}
+    weights, steps = adapt(state, model, resize)
     if problems := misfits(weights, model.state_dict(), found.name):
         raise InputError(f"{label} does not fit this {found.name}: {'; '.join(problems)}")
     model.load_state_dict(weights, strict=True)
     kept = bool(target.get("classes")) and not any(step.startswith("head:") for step in steps)
-    licence = source.terms if source else card.licence if card else f"unknown: that of {path.name}"
+    licence = source.terms if source else card.licence if card else f"unknown: that of {Path(label).name}"
+    if source is None and card is None and not Path(where).exists():  # from the hub
+        lines.append("not among the published weights that vitnext knows: names and shapes fit, compare some results")
     lines += [*steps, f"licence of the weights: {licence}"]
     return Pretrained(
         model=model,
@@ -98,6 +114,7 @@ def load(
         preprocess=source.preprocess if source else card.preprocess if card else None,
         classes=card.classes if card and kept else None,
         source=source,
+        card=card,
     )
 
 
@@ -135,12 +152,13 @@ def _known(name: str) -> bool:
     return False
 
 
-def customary(config: Mapping[str, Any], path: Path) -> Preprocess:
+def customary(name: str, config: Mapping[str, Any], path: Path) -> Preprocess:
     """How images are prepared for weights of which nothing is known: as for ImageNet's, or as for Google's .npz.
 
     Raises InputError for a network that sees neither 1 nor 3 channels.
     """
-    size, channels = config.get("image_size", 224), config["channels"]
+    family = catalog.FAMILIES[catalog.family_of(name)]
+    size, channels = config.get("image_size", family.image_size), config["channels"]
     if channels not in (1, 3):
         raise InputError(f"{path}: its network sees {channels} channels, but images have 1 or 3")
     half = path.suffix.lower() == ".npz" or channels == 1

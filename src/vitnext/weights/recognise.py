@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,9 +20,9 @@ from torch import Tensor
 
 from vitnext.errors import InputError
 from vitnext.models import catalog
-from vitnext.weights.adapt import BIAS_TABLE, PATCHES, POSITIONS, State, head_of, misfits, stem_of
-from vitnext.weights.rename import Table, leftovers, listed, rename, theirs
-from vitnext.weights.tables import TABLES, Stored
+from vitnext.weights.adapt import BIAS_TABLE, PATCHES, POSITIONS, State, classes_of, head_of, misfits, stem_of
+from vitnext.weights.rename import Dropped, Table, leftovers, listed, rename, theirs
+from vitnext.weights.tables import NAMED_ONLY, TABLES, Stored
 
 OURS = "vitnext"  # the source of what has our own names
 WHOSE = {
@@ -55,6 +56,18 @@ class Naming:
         if self.table is None:
             return dict(state)
         return rename({self.prefix + key: tensor for key, tensor in state.items()}, self.table)
+
+    def told(self, ours: Mapping[str, Tensor]) -> dict[str, Any]:
+        """What the names say of the config."""
+        if self.stored is None:
+            return {}
+        return {**self.stored.config, **(self.stored.classifier if head_of(ours) else {})}
+
+    def dropped(self, state: Mapping[str, Tensor]) -> list[str]:
+        """The keys of what is no part of the model and left behind."""
+        table = [entry for entry in self.table or () if isinstance(entry[1], Dropped)]
+        known = set(leftovers((self.prefix + key for key in state), table)) if table else state.keys()
+        return [key for key in state if self.prefix + key not in known] if table else []
 
     def leftovers(self, state: Mapping[str, Tensor]) -> Iterator[str]:
         """The keys that these names do not know, one by one; our own names know all."""
@@ -92,7 +105,11 @@ def recognise(
     """
     meta = {key: torch.empty_like(tensor, device="meta") for key, tensor in state.items()}
     fixed = {key: _hashable(value) for key, value in (config or {}).items() if key not in ADAPTABLE}
-    fits = list(_fits(meta, name, fixed, ours=bool(name))) or list(_fits(meta, name, fixed, ours=True))
+    windows = _windows(meta, label)
+    if (asked_window := (config or {}).get("window")) is not None:
+        windows = {"window": asked_window}
+    fits = list(_fits(meta, name, fixed, windows, ours=bool(name)))
+    fits = fits or list(_fits(meta, name, fixed, windows, ours=True))
     if not fits:
         raise InputError((name and _other(state, label, name)) or _nearest(meta, label, name, fixed))
     # Of several, the one that these are nearest to as it stands; then the one that has a head, or none, as they have
@@ -103,6 +120,10 @@ def recognise(
     naming, found, asked = fits[0]
     whose = dict.fromkeys(WHOSE[fit[0].source] for fit in fits if fit[1] == found)
     line = f"recognised: {' and '.join(whose)} layout of {found}, {_details(found, asked)}"
+    if naming.family == "swinv2" and not windows and naming.source != OURS:
+        line += f"; windows of {catalog.resolve(found, **asked)[1].window} are taken, which these weights do not tell"
+    if left := naming.dropped(state):
+        line += f"; left behind, as no part of it: {listed(left)}"
     network = catalog.resolve(found, **asked)  # two names of one network (vit_small, deit_small) are no doubt
     rivals = [fit for fit in fits if fit[2].keys() == asked.keys() and catalog.resolve(fit[1], **fit[2]) != network]
     if others := list(dict.fromkeys(name for _, name, _ in rivals if name != found)):
@@ -111,7 +132,7 @@ def recognise(
 
 
 def _fits(
-    meta: Mapping[str, Tensor], name: str | None, fixed: Mapping[str, Any], ours: bool
+    meta: Mapping[str, Tensor], name: str | None, fixed: Mapping[str, Any], windows: Mapping[str, Any], ours: bool
 ) -> Iterator[tuple[Naming, str, dict[str, Any]]]:
     """Every naming and model, with its config, whose names and shapes are exactly these."""
     for naming in _namings(meta, name, ours):
@@ -121,7 +142,9 @@ def _fits(
             renamed = naming.rename(meta)
         except InputError:
             continue
-        told = {**naming.stored.config, **fixed} if naming.stored else fixed
+        told = {**naming.told(renamed), **fixed}
+        if naming.family == "swinv2":
+            told |= windows
         for size in [name] if name else catalog.FAMILIES[naming.family].sizes:
             asked = _config(size, renamed, told)
             with contextlib.suppress(InputError):  # shapes that ask for a config that cannot be
@@ -137,7 +160,7 @@ def _namings(meta: Mapping[str, Tensor], name: str | None, ours: bool) -> Iterat
     for family in [catalog.family_of(name)] if name else catalog.FAMILIES:
         if ours and (name or any(_ours(meta, way.table) for ways in TABLES.get(family, {}).values() for way in ways)):
             yield Naming(family, OURS)
-        for source, ways in TABLES.get(family, {}).items():
+        for source, ways in (TABLES.get(family) or (NAMED_ONLY.get(family, {}) if name else {})).items():
             for stored in ways:
                 yield Naming(family, source, stored)
                 base = _base(stored.table)
@@ -165,8 +188,8 @@ def _config(name: str, ours: Mapping[str, Tensor], fixed: Mapping[str, Any]) -> 
     try:
         family, config = catalog.resolve(name, **fixed)
         widths = [config.dim] if family.has("dim") else getattr(config, "widths", [])
-        if widths and not family.has("stem_width") and len(ours[stem_of(ours)]) != widths[0]:  # spares building it
-            return None
+        if widths and not family.has("stem_width") and len(ours[_stem(catalog.family_of(name))]) != widths[0]:
+            return None  # spares building it
         expected = _weights(name, fixed)
     except (InputError, KeyError):  # no such model, or no convolution
         return None
@@ -178,10 +201,9 @@ def _config(name: str, ours: Mapping[str, Tensor], fixed: Mapping[str, Any]) -> 
 
     if (stem := stem_of(expected)) in ours and ours[stem].ndim == 4:
         ask("channels", ours[stem].shape[1])
-    widths = [len(tensor) for tensor in head_of(ours).values() if tensor.ndim == 2]
-    ask("classes", widths[-1] if widths else 0)
+    ask("classes", classes_of(ours))
     if "head.2.weight" in ours:
-        ask("representation", widths[0])
+        ask("representation", ours["head.2.weight"].shape[1])
     if family.has("qkv_bias"):
         ask("qkv_bias", any(key.endswith(("qkv.bias", "qv_bias", "query_value_bias")) for key in ours))
     if PATCHES in ours and PATCHES in expected:
@@ -195,6 +217,26 @@ def _config(name: str, ours: Mapping[str, Tensor], fixed: Mapping[str, Any]) -> 
     if rows := next((len(tensor) for key, tensor in ours.items() if key.endswith(BIAS_TABLE)), 0):
         ask("window", (math.isqrt(rows) + 1) // 2)
     return asked
+
+
+def _windows(meta: Mapping[str, Tensor], label: str) -> dict[str, Any]:
+    """The windows of a Swin V2, which no weight tells: buffers of the authors' files do, and timm's and their names.
+
+    "window12to24" was trained with windows of 12, and of 6 in the last stage, and then with 24.
+    """
+    if told := re.search(r"window(\d+)(?:to(\d+))?(?!\d)", label):
+        first, last = int(told[1]), int(told[2] or told[1])
+        return {"window": last} | ({"pretrained_windows": (first, first, first, first // 2)} if told[2] else {})
+    for key, tensor in meta.items():
+        if key.endswith("layers.0.blocks.0.attn.relative_coords_table"):  # (1, 2 M - 1, 2 M - 1, 2)
+            return {"window": (tensor.shape[1] + 1) // 2}
+    return {}
+
+
+@functools.lru_cache
+def _stem(family: str) -> str:
+    """What we call a family's first convolution."""
+    return stem_of(_weights(next(iter(catalog.FAMILIES[family].sizes)), {}))
 
 
 def _weights(name: str, config: Mapping[str, Any]) -> State:
@@ -223,8 +265,6 @@ def _details(name: str, asked: Mapping[str, Any]) -> str:
     details += [f"{config.image_size} px"] if "image_size" in asked else []
     details += [f"{config.channels} channel{'s' if config.channels > 1 else ''}"] if "channels" in asked else []
     details += [f"windows of {config.window}"] if "window" in asked else []
-    if hasattr(config, "pretrained_windows") and "window" not in asked:
-        details.append(f"windows of {config.window}, which these weights do not tell")
     return ", ".join(details)
 
 
@@ -263,7 +303,7 @@ def _nearest(meta: Mapping[str, Tensor], label: str, name: str | None, fixed: Ma
         )
 
     sizes = [name] if name else list(catalog.FAMILIES[naming.family].sizes)
-    told = {**naming.stored.config, **fixed} if naming.stored else fixed
+    told = {**naming.told(ours), **fixed}
     wanted = {size: _weights(size, _config(size, ours, told) or told) for size in sizes}
     size = min(sizes, key=distance)
     over = left + naming.theirs(key for key in ours if key not in wanted[size])

@@ -7,19 +7,37 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vitnext.weights.rename import Table
-from vitnext.weights.tables import convnext, convnextv2, deit, dinov2, dinov3, mit, mobilenet, resnet, swin, swinv2, vit
+from vitnext.weights.tables import (
+    convnext,
+    convnextv2,
+    deit,
+    dinov2,
+    dinov3,
+    mit,
+    mobilenet,
+    resnet,
+    roadmap,
+    swin,
+    swinv2,
+    vit,
+)
 
 
 @dataclass(frozen=True)
 class Stored:
-    """One way in which a source stores a family: the names, and what of the config these names tell."""
+    """One way in which a source stores a family: the names, and what of the config these names tell.
+
+    ``classifier`` is what they tell of a network with a head alone.
+    """
 
     table: Table
     config: Mapping[str, Any] = field(default_factory=dict)
+    classifier: Mapping[str, Any] = field(default_factory=dict)
 
 
 MEAN_NORM = {"pool": "mean_norm"}
 TOKEN_MEAN = {"pool": "token_mean"}  # DINOv2's classifiers: the head takes the class token and the patches' mean
+MEAN = {"pool": "mean"}  # timm's default for DINOv3, where the published networks have no head
 TENSORFLOW = {"same_padding": True, "norm_eps": 1e-3}  # what transformers has of MobileNetV2 was trained so
 
 # Family, as in catalog.FAMILIES -> source -> the ways in which it stores the family.
@@ -60,7 +78,7 @@ TABLES: dict[str, dict[str, tuple[Stored, ...]]] = {
         "original": (Stored(dinov2.ORIGINAL), Stored(dinov2.ORIGINAL_SWIGLU)),
     },
     "dinov3": {
-        "timm": (Stored(dinov3.TIMM), Stored(dinov3.TIMM_SWIGLU)),
+        "timm": (Stored(dinov3.TIMM, classifier=MEAN), Stored(dinov3.TIMM_SWIGLU, classifier=MEAN)),
         "transformers": (Stored(dinov3.TRANSFORMERS), Stored(dinov3.TRANSFORMERS_SWIGLU)),
         "original": (Stored(dinov3.ORIGINAL), Stored(dinov3.ORIGINAL_SWIGLU)),
     },
@@ -102,3 +120,6 @@ TABLES: dict[str, dict[str, tuple[Stored, ...]]] = {
         "original": (Stored(mit.ORIGINAL),),
     },
 }
+
+# Recognised if the model is named: by themselves these are another family's.
+NAMED_ONLY: dict[str, dict[str, tuple[Stored, ...]]] = {"roadmap": {"torchvision": (Stored(roadmap.TORCHVISION),)}}

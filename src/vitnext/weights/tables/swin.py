@@ -39,7 +39,7 @@ def shift_mask(window: int, stage: int, block: int) -> Tensor | None:
 
 INDEX = DERIVED(lambda numbers, ours: position_index(window_of(ours)))
 FLAT_INDEX = DERIVED(lambda numbers, ours: position_index(window_of(ours)).flatten())
-MASK = DERIVED(lambda numbers, ours: shift_mask(window_of(ours), numbers["i"], numbers["j"]))
+MASK = DERIVED(lambda numbers, ours: shift_mask(window_of(ours), numbers["i"], numbers["j"]), of_images=True)
 
 _BLOCK: Table = [
     ("layers.{i}.blocks.{j}.norm1", "stages.{i}.blocks.{j}.norm1"),

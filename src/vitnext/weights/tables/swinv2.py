@@ -34,7 +34,8 @@ def log_offsets(window: int) -> Tensor:
     return torch.sign(table) * torch.log2(torch.abs(table) + 1) / 3
 
 
-# Nothing in the weights tells M, so these are left behind; the authors' code makes them again when it loads a file.
+# Buffers that depend on M, which is a choice of the config (``recognise`` reads it from their shape): the authors' code
+# makes them again when it loads a file.
 UNKNOWN = DERIVED(lambda numbers, ours: None)
 
 _BLOCK: Table = [
