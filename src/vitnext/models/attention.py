@@ -27,12 +27,14 @@ def scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float
     return F.dropout(weights, dropout, training=dropout > 0.0) @ v, weights
 
 
-def fast_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
+def fast_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, mask: Tensor | None = None) -> Tensor:
     """The same weighted sum, (B, h, N, d), without the weights: on torch's fused kernel, which never stores them.
 
     On the CPU the backward pass of that kernel is slow for few tokens of little width: training there multiplies
-    matrices in batches (benchmarks/attention.py).
+    matrices in batches (benchmarks/attention.py). ``mask`` (B, N, N): where False, a query does not see the key.
     """
+    if mask is not None:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None], dropout_p=dropout)
     tokens, width = q.shape[-2:]
     few = q.requires_grad and width <= 32 and tokens <= 50
     if few and q.device.type == "cpu" and q.dtype in (torch.float32, torch.float64):
@@ -54,7 +56,8 @@ class MultiHeadSelfAttention(nn.Module):
 
     ``forward(z)`` maps (B, N, D) to (B, N, D) on the fastest path. ``forward(z, return_weights=True)`` takes the
     readable path above and returns the weights (B, h, N, N) too. All give the same result.
-    ``attention_dropout`` acts on the weights, in training. Raises ValueError if ``dim`` is not a multiple of ``heads``.
+    ``mask`` (B, N, N) says who may attend to whom: queries by keys, at least one True in a row. ``attention_dropout``
+    acts on the weights, in training. Raises ValueError if ``dim`` is not a multiple of ``heads``.
     """
 
     def __init__(self, dim: int, heads: int, *, qkv_bias: bool = True, attention_dropout: float = 0.0) -> None:
@@ -66,7 +69,9 @@ class MultiHeadSelfAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)  # W_qkv: one product gives q, k and v of all heads
         self.output = nn.Linear(dim, dim)  # W^O
 
-    def forward(self, z: Tensor, return_weights: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(
+        self, z: Tensor, return_weights: bool = False, mask: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
         batch, tokens, dim = z.shape
         qkv = self.qkv(z).reshape(batch, tokens, 3, self.heads, dim // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, h, N, d)
@@ -74,7 +79,7 @@ class MultiHeadSelfAttention(nn.Module):
         if return_weights:
             heads, weights = scaled_dot_product_attention(q, k, v, dropout)
         else:
-            heads = fast_attention(q, k, v, dropout)
+            heads = fast_attention(q, k, v, dropout, mask)
         concatenated = heads.transpose(1, 2).reshape(batch, tokens, dim)  # (B, N, h * d)
         out: Tensor = self.output(concatenated)
         return (out, weights) if return_weights else out

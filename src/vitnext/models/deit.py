@@ -200,8 +200,8 @@ class LayerScaleBlock(nn.Module):
         self.layer_scale2 = nn.Parameter(torch.empty(dim))  # lambda'
         self.stochastic_depth = StochasticDepth(stochastic_depth)
 
-    def forward(self, z: Tensor) -> Tensor:
-        z = z + self.stochastic_depth(self.layer_scale1 * self.attention(self.norm1(z)))
+    def forward(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
+        z = z + self.stochastic_depth(self.layer_scale1 * self.attention(self.norm1(z), mask=mask))
         return z + self.stochastic_depth(self.layer_scale2 * self.mlp(self.norm2(z)))
 
     def attend(self, z: Tensor) -> tuple[Tensor, Tensor]:

@@ -117,7 +117,9 @@ class RotaryAttention(nn.Module):
         self.qkv = KeylessBiasLinear(dim) if qkv_bias else nn.Linear(dim, 3 * dim, bias=False)
         self.output = nn.Linear(dim, dim)
 
-    def forward(self, z: Tensor, cos: Tensor, sin: Tensor, return_weights: bool = False) -> Any:
+    def forward(
+        self, z: Tensor, cos: Tensor, sin: Tensor, return_weights: bool = False, mask: Tensor | None = None
+    ) -> Any:
         batch, tokens, dim = z.shape
         qkv = self.qkv(z).reshape(batch, tokens, 3, self.heads, dim // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, h, N, d)
@@ -125,7 +127,7 @@ class RotaryAttention(nn.Module):
         if return_weights:
             heads, weights = scaled_dot_product_attention(q, k, v)
         else:
-            heads = fast_attention(q, k, v)
+            heads = fast_attention(q, k, v, mask=mask)
         out = self.output(heads.transpose(1, 2).reshape(batch, tokens, dim))  # (B, N, h * d)
         return (out, weights) if return_weights else out
 
@@ -149,8 +151,8 @@ class DINOv3Block(nn.Module):
         self.layer_scale2 = nn.Parameter(torch.empty(config.dim))  # lambda'
         self.stochastic_depth = StochasticDepth(config.stochastic_depth)
 
-    def forward(self, z: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        z = z + self.stochastic_depth(self.layer_scale1 * self.attention(self.norm1(z), cos, sin))
+    def forward(self, z: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None = None) -> Tensor:
+        z = z + self.stochastic_depth(self.layer_scale1 * self.attention(self.norm1(z), cos, sin, mask=mask))
         return z + self.stochastic_depth(self.layer_scale2 * self.mlp(self.norm2(z)))
 
     def attend(self, z: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:

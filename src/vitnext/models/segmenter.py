@@ -136,6 +136,8 @@ def is_segmenter(name: str) -> bool:
 def resolve(name: str, /, **overrides: Any) -> SegmenterConfig:
     """The full config of a name. Raises InputError for an unknown name, field or value."""
     composed, of_head = SIZES.get(name, (name, {}))
+    if composed.endswith("+eomt"):
+        raise InputError(f"{name} answers with masks and classes, not with a map: build it with vitnext.models.eomt")
     backbone, _, head = composed.partition("+")
     if head not in HEADS:
         raise InputError(

@@ -103,8 +103,8 @@ class EncoderBlock(nn.Module):
         self.mlp = Mlp(dim, hidden, dropout)
         self.stochastic_depth = StochasticDepth(stochastic_depth)
 
-    def forward(self, z: Tensor) -> Tensor:
-        z = z + self.stochastic_depth(self.dropout(self.attention(self.norm1(z))))
+    def forward(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
+        z = z + self.stochastic_depth(self.dropout(self.attention(self.norm1(z), mask=mask)))
         return z + self.stochastic_depth(self.mlp(self.norm2(z)))
 
     def attend(self, z: Tensor) -> tuple[Tensor, Tensor]:

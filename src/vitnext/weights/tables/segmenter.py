@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+import torch
 from torch import Tensor
 
-from vitnext.weights.rename import CONV1X1, DERIVED, DROPPED, Entry, Table
+from vitnext.weights.rename import CONV1X1, DERIVED, DROPPED, Entry, Layout, Table
 from vitnext.weights.tables import convnext, mit, swin
 
 POOLED = ("norm", "head")  # of a classifier alone
@@ -98,4 +99,62 @@ ORIGINAL_SEGFORMER: Table = [
     ("decode_head.linear_fuse.bn", "head.norm"),
     ("decode_head.linear_pred", "head.classifier"),
     ("decode_head.conv_seg", DROPPED),
+]
+
+
+def _with_class_row(positions: Tensor) -> Tensor:
+    return torch.cat([torch.zeros_like(positions[:1]), positions])[None]
+
+
+WITHOUT_CLASS_ROW = Layout(_with_class_row, lambda tensor: tensor[0, 1:])  # (N, D) | (1, 1 + N, D), the first row 0
+ONE_MORE = Layout(lambda tensor: tensor[None], lambda tensor: tensor[0])  # (K, D) | (1, K, D)
+
+_EOMT: Table = [
+    ("query.weight", "queries", ONE_MORE),
+    ("embeddings.cls_token", "backbone.class_token"),
+    ("embeddings.register_tokens", "backbone.registers"),
+    ("layers.{i}.norm1", "backbone.encoder.{i}.norm1"),
+    ("layers.{i}.norm2", "backbone.encoder.{i}.norm2"),
+    ("layers.{i}.layer_scale1.lambda1", "backbone.encoder.{i}.layer_scale1"),
+    ("layers.{i}.layer_scale2.lambda1", "backbone.encoder.{i}.layer_scale2"),
+    ("layernorm", "backbone.norm"),
+    ("upscale_block.block.{i}.conv1", "upscale.{i}.0"),
+    ("upscale_block.block.{i}.conv2", "upscale.{i}.2"),
+    ("upscale_block.block.{i}.layernorm2d", "upscale.{i}.3"),
+    ("mask_head.fc1", "mask.0"),
+    ("mask_head.fc2", "mask.2"),
+    ("mask_head.fc3", "mask.4"),
+    ("class_predictor", "head"),
+    ("attn_mask_probs", DERIVED(lambda numbers, ours: None)),  # of the training: where the annealing stood
+    ("criterion.empty_weight", DERIVED(lambda numbers, ours: None)),
+]
+
+# transformers' EomtForUniversalSegmentation: on DINOv2, whose class token has no position there.
+EOMT_DINOV2: Table = [
+    *_EOMT,
+    ("embeddings.patch_embeddings.projection", "backbone.patch_embedding"),
+    ("embeddings.position_embeddings.weight", "backbone.position_embedding", WITHOUT_CLASS_ROW),
+    (
+        tuple(f"layers.{{i}}.attention.{part}_proj" for part in "qkv"),
+        "backbone.encoder.{i}.attention.qkv",
+    ),
+    ("layers.{i}.attention.out_proj", "backbone.encoder.{i}.attention.output"),
+    ("layers.{i}.mlp.fc1", "backbone.encoder.{i}.mlp.expand"),
+    ("layers.{i}.mlp.fc2", "backbone.encoder.{i}.mlp.project"),
+]
+
+EOMT_DINOV3: Table = [
+    *_EOMT,
+    ("embeddings.patch_embeddings", "backbone.patch_embedding"),
+    (
+        tuple(f"layers.{{i}}.attention.{part}_proj.weight" for part in "qkv"),
+        "backbone.encoder.{i}.attention.qkv.weight",
+    ),
+    (
+        ("layers.{i}.attention.q_proj.bias", "layers.{i}.attention.v_proj.bias"),
+        "backbone.encoder.{i}.attention.qkv.query_value_bias",
+    ),
+    ("layers.{i}.attention.o_proj", "backbone.encoder.{i}.attention.output"),
+    ("layers.{i}.mlp.up_proj", "backbone.encoder.{i}.mlp.expand"),
+    ("layers.{i}.mlp.down_proj", "backbone.encoder.{i}.mlp.project"),
 ]
