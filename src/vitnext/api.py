@@ -69,18 +69,16 @@ def create_model(
     WorkError when they cannot be downloaded.
     """
     require("torch", "train")
-    from vitnext.models import catalog, segmenter
+    from vitnext.models import create
 
     if isinstance(classes, str):
         raise InputError(f"classes is {classes!r}: give a count or a list of names")
     if classes is not None:
         config["classes"] = classes if isinstance(classes, int) else len(classes)
-    if segmenter.is_segmenter(name):
-        if pretrained is not None:
-            raise InputError(f"{name}: weights of segmenters cannot be read yet; leave pretrained out")
-        return segmenter.build(name, **config)
+    if pretrained is not None and create.is_segmenter(name):
+        raise InputError(f"{name}: weights of segmenters cannot be read yet; leave pretrained out")
     if pretrained is None:
-        return catalog.build(name, **config)
+        return create.build(name, **config)
     from vitnext.weights.pretrained import load as load_weights
 
     loaded = load_weights(pretrained, name, config, resize=resize)

@@ -131,18 +131,12 @@ def test_segformer_b2_is_mit_b2_with_a_wide_head():
     assert config.backbone == catalog.resolve("mit_b2", classes=0)[1]
     assert config.head == SegFormerConfig(width=768) and config.classes == 19
     assert segmenter.resolve("convnext_tiny+upernet").head == UPerNetConfig()
-    assert segmenter.is_segmenter("vit_small+linear") and not segmenter.is_segmenter("vit_small")
 
 
 @pytest.mark.parametrize(
     ("name", "config", "message"),
     [
         ("vit_small+fcn", {}, 'there is no model "vit_small+fcn": a segmenter is BACKBONE+HEAD, with the head linear'),
-        (
-            "vit_small+eomt",
-            {},
-            "vit_small+eomt answers with masks and classes, not with a map: build it",
-        ),
         ("segformer_b7", {}, 'there is no model "segformer_b7": a segmenter is BACKBONE+HEAD'),
         ("vit_smal+linear", {}, 'there is no model "vit_smal": did you mean vit_small?'),
         ("vit_small+linear", {"head": {"widht": 3}}, "vit_small+linear has no model.config.head.widht; there are drop"),

@@ -162,8 +162,12 @@ def family_of(name: str) -> str:
 
 def config_dict(model: nn.Module) -> dict[str, Any]:
     """The model's whole configuration as plain values, for the card."""
-    config = model.config
-    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}  # type: ignore[arg-type]
+    return plain_fields(model.config)
+
+
+def plain_fields(config: Any) -> dict[str, Any]:
+    """A config as plain values."""
+    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 
 def describe(name: str) -> Row:

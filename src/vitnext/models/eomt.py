@@ -151,11 +151,17 @@ def _before(position: Tensor, queries: int) -> Tensor:
     return torch.cat([position[:1].expand(queries, -1), position])
 
 
-def build(name: str, /, *, classes: int = 150, queries: int = 100, blocks: int = 3, **overrides: Any) -> EoMT:
-    """ "vit_small+eomt". Raises InputError for an unknown name, field or value."""
+def resolve(name: str, /, **overrides: Any) -> EoMTConfig:
+    """The full config of "vit_small+eomt". Raises InputError for an unknown name, field or value."""
     backbone = name.removesuffix("+eomt")
+    own = {key: overrides.pop(key) for key in ("classes", "queries", "blocks") if key in overrides}
     _, network = catalog.resolve(backbone, **overrides, classes=0)
     try:
-        return EoMT(EoMTConfig(catalog.family_of(backbone), network, classes, queries, blocks))
+        return EoMTConfig(catalog.family_of(backbone), network, **own)
     except (AttributeError, TypeError, ValueError) as error:
         raise InputError(f"{name}: {error}") from error
+
+
+def build(name: str, /, **overrides: Any) -> EoMT:
+    """A freshly initialised "vit_small+eomt". Raises InputError for an unknown name, field or value."""
+    return EoMT(resolve(name, **overrides))

@@ -128,21 +128,14 @@ def head_name(config: HeadConfig) -> str:
     return next(name for name, (kind, _) in HEADS.items() if isinstance(config, kind))
 
 
-def is_segmenter(name: str) -> bool:
-    """Whether a model's name is a segmenter's."""
-    return "+" in name or name.startswith("segformer")
-
-
 def resolve(name: str, /, **overrides: Any) -> SegmenterConfig:
     """The full config of a name. Raises InputError for an unknown name, field or value."""
     composed, of_head = SIZES.get(name, (name, {}))
-    if composed.endswith("+eomt"):
-        raise InputError(f"{name} answers with masks and classes, not with a map: build it with vitnext.models.eomt")
     backbone, _, head = composed.partition("+")
     if head not in HEADS:
         raise InputError(
-            f'there is no model "{name}": a segmenter is BACKBONE+HEAD, with the head {", ".join(HEADS)}, '
-            "or segformer_b0 to segformer_b5"
+            f'there is no model "{name}": a segmenter is BACKBONE+HEAD, with the head {", ".join(HEADS)} '
+            "or eomt, or it is segformer_b0 to segformer_b5"
         )
     given = overrides.pop("head", {})
     if not isinstance(given, Mapping):

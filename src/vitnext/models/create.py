@@ -1,0 +1,57 @@
+"""Any model by its name: a classifier of the catalog, a semantic segmenter, or an EoMT."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from torch import nn
+
+from vitnext.models import catalog, eomt, segmenter
+
+
+def is_segmenter(name: str) -> bool:
+    """Whether a model of this name answers with masks: "BACKBONE+HEAD" or "segformer_b0" to "segformer_b5"."""
+    return "+" in name or name.startswith("segformer")
+
+
+def is_eomt(name: str) -> bool:
+    """Whether a model of this name answers with masks and classes of queries."""
+    return name.endswith("+eomt")
+
+
+def build(name: str, /, **config: Any) -> nn.Module:
+    """A freshly initialised model. Raises InputError for an unknown name, field or value."""
+    if is_eomt(name):
+        return eomt.build(name, **config)
+    if is_segmenter(name):
+        return segmenter.build(name, **config)
+    return catalog.build(name, **config)
+
+
+def backbone_of(name: str) -> str:
+    """ "convnext_tiny" of "convnext_tiny+upernet", "mit_b0" of "segformer_b0"; a classifier is its own backbone."""
+    return segmenter.SIZES.get(name, (name, {}))[0].partition("+")[0]
+
+
+def family_of(name: str) -> str:
+    """The family of its backbone. Raises InputError for an unknown name."""
+    if is_eomt(name):
+        eomt.resolve(name)
+    elif is_segmenter(name):
+        segmenter.resolve(name)
+    return catalog.family_of(backbone_of(name))
+
+
+def config_dict(model: nn.Module) -> dict[str, Any]:
+    """What ``build`` takes to build the model again, as plain values, for the card."""
+    config: Any = model.config
+    if not isinstance(config, segmenter.SegmenterConfig | eomt.EoMTConfig):
+        return catalog.config_dict(model)
+    of_backbone = catalog.plain_fields(config.backbone)
+    del of_backbone["classes"]
+    if isinstance(config, eomt.EoMTConfig):
+        own: dict[str, Any] = {"queries": config.queries, "blocks": config.blocks}
+    else:
+        own = {"head": dataclasses.asdict(config.head)}
+    return {**of_backbone, **own, "classes": config.classes}
