@@ -26,9 +26,9 @@ def convert(
 ) -> None:
     """Turn other people's weights into a model file of vitnext.
 
-    The names may be timm's, torchvision's, transformers' or those of the authors' repositories; which they are is
-    recognised and said; a segmenter's are mmsegmentation's, transformers' or the authors'. No file can run code: a pickle that needs to is refused. The licence of published weights goes
-    into the model file.
+    The names may be timm's, torchvision's, transformers' or those of the authors' repositories, a segmenter's
+    mmsegmentation's too; which they are is recognised and said. No file can run code: a pickle that needs to is
+    refused. The licence of published weights goes into the model file.
 
     \b
     Examples:

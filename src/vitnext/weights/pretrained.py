@@ -109,7 +109,7 @@ def load(
         base = _unregularised(card.config)
     elif source is not None and name is None and _known(source.model):
         name = source.model
-    found = recognise(state, label, name, {**base, **asked})
+    found = recognise(state, label, name, merged(base, asked))
     lines += [*did, found.line]
     target = merged(base, found.config, asked)
     if given is not None and "patch_size" not in {**base, **asked} and (not whole or _says_patches(given)):

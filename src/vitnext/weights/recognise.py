@@ -72,9 +72,8 @@ def recognise(
     whose = dict.fromkeys(WHOSE[fit[0].source] for fit in fits if fit[1] == found)
     line = f"recognised: {' and '.join(whose)} layout of {found}, {_details(found, asked)}"
     if naming.family == "swinv2" and not windows and naming.source != OURS:
-        line += (
-            f"; windows of {getattr(network, 'backbone', network).window} are taken, which these weights do not tell"
-        )
+        window = getattr(network, "backbone", network).window
+        line += f"; windows of {window} are taken, which these weights do not tell"
     if naming.head == "eomt" and "blocks" not in asked:
         line += f"; queries in the last {network.blocks} blocks are taken, which these weights do not tell"
     if left := naming.dropped(state):
