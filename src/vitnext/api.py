@@ -63,7 +63,8 @@ def create_model(
     ``logging.getLogger("vitnext")`` at level INFO, and at WARNING what restricts the use of the weights.
 
     The model maps normalised float images (B, C, H, W) to logits (B, classes); a segmenter, "convnext_tiny+upernet" or
-    "segformer_b0", to logits (B, classes, H, W). ``pretrained`` does not read segmenters yet.
+    "segformer_b0", to logits (B, classes, H, W); "vit_small+eomt" to masks and classes of queries. A segmenter takes a
+    segmenter's weights, or a classifier's for its backbone alone.
 
     Raises InputError for an unknown name, field or value and for weights that cannot be read or do not fit, and
     WorkError when they cannot be downloaded.
@@ -75,8 +76,6 @@ def create_model(
         raise InputError(f"classes is {classes!r}: give a count or a list of names")
     if classes is not None:
         config["classes"] = classes if isinstance(classes, int) else len(classes)
-    if pretrained is not None and create.is_segmenter(name):
-        raise InputError(f"{name}: weights of segmenters cannot be read yet; leave pretrained out")
     if pretrained is None:
         return create.build(name, **config)
     from vitnext.weights.pretrained import load as load_weights
@@ -418,7 +417,7 @@ def convert(
     Raises InputError for wrong input and WorkError when the weights cannot be downloaded or ``out`` not be written.
     """
     require("torch", "train")
-    from vitnext.models import catalog
+    from vitnext.models import create
     from vitnext.weights import pretrained
     from vitnext.weights.artifact import save_artifact
     from vitnext.weights.hub import sha256
@@ -427,14 +426,21 @@ def convert(
     loaded = pretrained.load(weights, model, as_published=True)
     for line in loaded.lines:
         say(line)
-    full = catalog.config_dict(loaded.model)
+    if loaded.new_head:
+        raise InputError(
+            f"{weights} has no head of a {loaded.name}, which would predict nothing: train it, with --pretrained"
+        )
+    full = create.config_dict(loaded.model)
     preprocess = loaded.preprocess
     if preprocess is None:
         preprocess = pretrained.customary(loaded.name, full, loaded.path)
         size = preprocess.image_size[0]
+        how = f"stretched to {size} x {size} px"
+        if preprocess.resize == "crop":
+            how = f"{size} px from the centre of {round(size / preprocess.crop_fraction)}"
         say(
-            f"images: how these weights want them is not known; customary is taken: {size} px from the centre of "
-            f"{round(size / preprocess.crop_fraction)}, mean {preprocess.mean}, std {preprocess.std}"
+            f"images: how these weights want them is not known; customary is taken: {how}, mean {preprocess.mean}, "
+            f"std {preprocess.std}"
         )
     _fits(loaded.model, preprocess, loaded.name)
     names = _class_names(classes, loaded.classes, full["classes"])
@@ -443,7 +449,7 @@ def convert(
     elif names == tuple(map(str, range(len(names)))):
         say(f"the classes have no names: they are numbered 0 to {len(names) - 1} (--classes FILE names them)")
     card = Card(
-        task="classification" if names else "features",
+        task=create.task_of(loaded.name) if names else "features",
         architecture=loaded.name,
         config=full,
         classes=names,

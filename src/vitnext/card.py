@@ -18,7 +18,7 @@ METADATA_KEY = "vitnext"  # where the card stands in the metadata of .safetensor
 class Card:
     """What a model file says about itself.
 
-    task:         "classification", or "features" of a network without a head
+    task:         "classification", "semantic", "panoptic", or "features" of a network without a head
     architecture: the name in the catalogue, such as "convnext_tiny"
     config:       the architecture's complete configuration
     classes:      class names in the order of the model's outputs

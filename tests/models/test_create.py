@@ -40,9 +40,16 @@ def test_the_config_of_a_model_builds_it_again(name):
     ],
 )
 def test_a_name_says_what_is_built(name, kind, backbone, family):
+    assert create.composed(backbone, create.head_of(name)) == name
+    assert create.task_of(name) == {ConvNeXt: "classification", Segmenter: "semantic", EoMT: "panoptic"}[kind]
+    assert create.resolve(name, classes=2) == create.build(name, classes=2).config
     assert isinstance(create.build(name, classes=2), kind)
     assert create.backbone_of(name) == backbone and create.family_of(name) == family
     assert create.is_segmenter(name) == (kind is not ConvNeXt)
+
+
+def test_a_family_is_known_before_its_config_fits():
+    assert create.family_of("dinov2_patch16+eomt") == "dinov2"  # 518 px are no whole number of such patches
 
 
 @pytest.mark.parametrize("name", ["vit_smal", "vit_smal+linear", "vit_small+liner", "swin_tiny+eomt", "segformer_b9"])

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from vitnext.errors import InputError
-from vitnext.weights.read import READERS, read_weights
+from vitnext.weights.read import READERS, backbone_alone, read_weights
 
 STATE = {"norm.weight": torch.arange(3.0), "blocks.0.fc.weight": torch.randn(2, 3)}
 
@@ -62,11 +62,6 @@ def test_the_old_format_of_pytorch(tmp_path):
         ({**STATE, "epoch": 5, "name": "x"}, "left out, no tensors: epoch, name"),
         ({f"module.{key}": t for key, t in STATE.items()}, '"module." taken off the names'),
         ({f"_orig_mod.{key}": t for key, t in STATE.items()}, '"_orig_mod." taken off the names'),
-        ({f"backbone.{key}": t for key, t in STATE.items()}, '"backbone." taken off the names'),
-        (
-            {f"backbone.{key}": t for key, t in STATE.items()} | {f"head.{i}.weight": torch.ones(1) for i in range(3)},
-            '"backbone." taken off the names; left out: head.{0-2}.weight',
-        ),
         ({key: t.double() for key, t in STATE.items()}, "stored as float64, used as float32"),
     ],
 )
@@ -76,15 +71,23 @@ def test_what_was_done_is_said(tmp_path, wrapped, line):
 
 
 def test_several_things_at_once(tmp_path):
-    wrapped = {"teacher": {f"module.backbone.{key}": t.half() for key, t in STATE.items()}}
+    wrapped = {"teacher": {f"module.{key}": t.half() for key, t in STATE.items()}}
     state, lines = read_weights(write(tmp_path / "weights.pth", wrapped))
     assert same(state, {key: t.half().float() for key, t in STATE.items()})
     assert lines == [
         "the weights are in teacher",
         '"module." taken off the names',
-        '"backbone." taken off the names',
         "stored as float16, used as float32",
     ]
+
+
+def test_the_backbone_of_a_detector():
+    assert backbone_alone(STATE) == (STATE, [])
+    inside = {f"backbone.{key}": tensor for key, tensor in STATE.items()}
+    state, lines = backbone_alone(inside)
+    assert same(state) and lines == ['"backbone." taken off the names']
+    state, lines = backbone_alone(inside | {f"head.{i}.weight": torch.ones(1) for i in range(3)})
+    assert same(state) and lines == ['"backbone." taken off the names; left out: head.{0-2}.weight']
 
 
 def test_a_prefix_of_some_names_stays(tmp_path):

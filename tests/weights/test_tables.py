@@ -11,11 +11,18 @@ from vitnext.errors import InputError
 from vitnext.models import catalog
 from vitnext.weights.recognise import recognise
 from vitnext.weights.rename import rename
-from vitnext.weights.tables import TABLES
+from vitnext.weights.tables import SEGMENTERS, TABLES
 
 STORED = [
     pytest.param(family, stored, id=f"{family}-{source}-{number}")
     for family, sources in TABLES.items()
+    for source, ways in sources.items()
+    for number, stored in enumerate(ways)
+]
+OF_SEGMENTERS = [
+    pytest.param(family, stored, id=f"{family}-{head}-{source}-{number}")
+    for head, families in SEGMENTERS.items()
+    for family, sources in families.items()
     for source, ways in sources.items()
     for number, stored in enumerate(ways)
 ]
@@ -32,7 +39,7 @@ def test_every_family_has_tables():
     assert set(catalog.FAMILIES) - set(TABLES) <= {"roadmap"}  # whose ends are ResNet and ConvNeXt
 
 
-@pytest.mark.parametrize(("family", "stored"), STORED)
+@pytest.mark.parametrize(("family", "stored"), STORED + OF_SEGMENTERS)
 def test_one_to_one(family, stored):
     names = [entry[0] if isinstance(entry[0], tuple) else (entry[0],) for entry in stored.table]
     flat = [name for group in names for name in group]

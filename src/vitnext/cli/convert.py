@@ -26,14 +26,15 @@ def convert(
 ) -> None:
     """Turn other people's weights into a model file of vitnext.
 
-    The names may be timm's, torchvision's, transformers' or those of the authors' repositories; which they are is
-    recognised and said. No file can run code: a pickle that needs to is refused. The licence of published weights goes
-    into the model file.
+    The names may be timm's, torchvision's, transformers' or those of the authors' repositories, a segmenter's
+    mmsegmentation's too; which they are is recognised and said. No file can run code: a pickle that needs to is
+    refused. The licence of published weights goes into the model file.
 
     \b
     Examples:
       vitnext convert timm/convnext_tiny.fb_in1k --out convnext.safetensors
       vitnext convert dinov2_vits14_pretrain.pth --out dinov2.safetensors
+      vitnext convert nvidia/segformer-b0-finetuned-ade-512-512 --out segformer.safetensors
       vitnext convert mine.pth --classes names.txt --out mine.safetensors
     """
     if out.suffix != ".safetensors":

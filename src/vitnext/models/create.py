@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from vitnext.errors import InputError
 from vitnext.models import catalog, eomt, segmenter
 
 
@@ -20,6 +21,13 @@ def is_eomt(name: str) -> bool:
     return name.endswith("+eomt")
 
 
+def task_of(name: str) -> str:
+    """What a model of this name is for, as its card says."""
+    if is_eomt(name):
+        return "panoptic"
+    return "semantic" if is_segmenter(name) else "classification"
+
+
 def build(name: str, /, **config: Any) -> nn.Module:
     """A freshly initialised model. Raises InputError for an unknown name, field or value."""
     if is_eomt(name):
@@ -29,18 +37,39 @@ def build(name: str, /, **config: Any) -> nn.Module:
     return catalog.build(name, **config)
 
 
+def resolve(name: str, /, **config: Any) -> Any:
+    """The full config of a name. Raises InputError for an unknown name, field or value."""
+    if is_eomt(name):
+        return eomt.resolve(name, **config)
+    if is_segmenter(name):
+        return segmenter.resolve(name, **config)
+    return catalog.resolve(name, **config)[1]
+
+
 def backbone_of(name: str) -> str:
     """ "convnext_tiny" of "convnext_tiny+upernet", "mit_b0" of "segformer_b0"; a classifier is its own backbone."""
     return segmenter.SIZES.get(name, (name, {}))[0].partition("+")[0]
 
 
+def head_of(name: str) -> str:
+    """ "upernet" of "convnext_tiny+upernet", "segformer" of "segformer_b0", "" of a classifier."""
+    return segmenter.SIZES.get(name, (name, {}))[0].partition("+")[2]
+
+
+def composed(backbone: str, head: str) -> str:
+    """The name of a backbone with a head: the inverse of ``backbone_of`` and ``head_of``."""
+    name = f"{backbone}+{head}" if head else backbone
+    return next((size for size, (of_size, _) in segmenter.SIZES.items() if of_size == name), name)
+
+
 def family_of(name: str) -> str:
     """The family of its backbone. Raises InputError for an unknown name."""
-    if is_eomt(name):
-        eomt.resolve(name)
-    elif is_segmenter(name):
-        segmenter.resolve(name)
-    return catalog.family_of(backbone_of(name))
+    if is_segmenter(name) and not is_eomt(name) and head_of(name) not in segmenter.HEADS:
+        segmenter.resolve(name)  # says which there are
+    family = catalog.family_of(backbone_of(name))
+    if is_eomt(name) and family not in eomt.PLAIN:
+        raise InputError(f"{name}: EoMT is for plain ViTs ({', '.join(eomt.PLAIN)}), {family} is none")
+    return family
 
 
 def config_dict(model: nn.Module) -> dict[str, Any]:

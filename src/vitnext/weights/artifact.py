@@ -13,7 +13,7 @@ from torch import nn
 from vitnext.card import METADATA_KEY, Card, read_card
 from vitnext.errors import InputError, WorkError
 from vitnext.files import atomic_write
-from vitnext.models import catalog
+from vitnext.models import create
 
 
 def save_artifact(path: Path, model: nn.Module, card: Card) -> None:
@@ -30,7 +30,7 @@ def save_artifact(path: Path, model: nn.Module, card: Card) -> None:
 
 def build_model(card: Card) -> nn.Module:
     """The model that a card describes, freshly initialised. Raises InputError if it describes none."""
-    return catalog.build(card.architecture, **card.config)
+    return create.build(card.architecture, **card.config)
 
 
 def load_artifact(path: Path) -> tuple[nn.Module, Card]:
@@ -44,7 +44,7 @@ def load_artifact(path: Path) -> tuple[nn.Module, Card]:
             model = build_model(card)
     except InputError as error:
         raise InputError(f"{path}: its card describes no model ({error})") from error
-    outputs = catalog.config_dict(model)["classes"]
+    outputs = create.config_dict(model)["classes"]
     if outputs != len(card.classes):
         raise InputError(f"{path} does not fit its card: {outputs} outputs for {len(card.classes)} class names")
     try:
@@ -59,5 +59,6 @@ def load_artifact(path: Path) -> tuple[nn.Module, Card]:
             f"{path} does not fit its card: {name} is {found.get(name, 'missing')}, "
             f"the {card.architecture} needs {expected.get(name, 'nothing of that name')}"
         )
-    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+    floats = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    model.load_state_dict(floats, assign=True)
     return model.eval(), card

@@ -6,22 +6,36 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
 from vitnext.card import Card, read_card
 from vitnext.errors import InputError
-from vitnext.models import catalog
+from vitnext.models import catalog, create
 from vitnext.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from vitnext.weights import hub, sources
 from vitnext.weights.adapt import RESIZES, Resize, adapt, head_of, misfits
-from vitnext.weights.read import READERS, read_weights
+from vitnext.weights.read import READERS, backbone_alone, read_weights
 from vitnext.weights.recognise import recognise
+from vitnext.weights.segmenters import (
+    CLASSIFIERS,
+    OF_THE_HEAD,
+    adapt_segmenter,
+    holds_segmenter,
+    merged,
+    under_new_head,
+)
 from vitnext.weights.sources import Source
 
 # What an artifact was regularised with belongs to its training, not to whoever goes on from its weights.
 OF_THE_RUN = ("dropout", "attention_dropout", "stochastic_depth")
+
+# How a classifier gets from its features to classes: nothing to a segmenter on its backbone.
+OF_A_CLASSIFIER = ("classes", "representation", "pool")
+
+
+SEGMENTED = 512  # pixels a side that segmenters are customarily trained on, ADE20K's
 
 
 @dataclass(frozen=True)
@@ -30,7 +44,7 @@ class Pretrained:
 
     name: the catalog's; path: the file; lines: what was done, for the log; licence: of the weights, with what it
     restricts; preprocess: how their images are prepared, None if not known; classes: the names of the head's outputs,
-    None if not known; source: the row of the published weights.
+    None if not known; source: the row of the published weights; new_head: whether these had none for this model.
     """
 
     model: nn.Module
@@ -42,6 +56,7 @@ class Pretrained:
     classes: tuple[str, ...] | None
     source: Source | None
     card: Card | None
+    new_head: bool
 
 
 def load(
@@ -53,13 +68,15 @@ def load(
     as_published: bool = False,
     classes: Sequence[str] | None = None,
 ) -> Pretrained:
-    """Build the catalog's ``name`` with ``config`` and fill it with the weights at ``where``.
+    """Build the model ``name`` with ``config`` and fill it with the weights at ``where``.
+
+    A segmenter is filled with a segmenter's weights, or its backbone alone with a classifier's.
 
     Args:
         where: a file (READERS lists the kinds; a vitnext artifact is one too), or a name on the hub.
         name: the model; recognised from the weights if not given.
         config: fields of the family's config. What it does not say is as in the weights (classes, image size,
-            channels, windows), what it says they are adapted to.
+            channels, windows, a segmenter's head), what it says they are adapted to.
         resize: how position embeddings are resized; see ``adapt.RESIZES``.
         classes: the names of the classes, in order; a head that an artifact has for others is replaced.
         as_published: take the image size at which published weights are evaluated, instead of that of their positions.
@@ -75,30 +92,43 @@ def load(
     label = source.name if source else str(where)
     lines = [f"weights: {label}"]
     state, did = read_weights(path)
+    whole = holds_segmenter(state) and (name is None or create.is_segmenter(name))
+    if not whole:
+        state, alone = backbone_alone(state)
+        did += alone
+    start = name is not None and create.is_segmenter(name) and not whole  # with a classifier's weights in its backbone
     base: dict[str, Any] = {}
     given = name
+    of_head = {key: asked.pop(key) for key in OF_THE_HEAD if start and key in asked}
+    if name is not None and start:
+        name = create.backbone_of(name)
     if as_published and source and _known(source.model) and catalog.resolve(source.model)[0].has("image_size"):
         asked.setdefault("image_size", source.preprocess.image_size[0])
     if card is not None and name in (None, card.architecture):
         name = card.architecture
-        base = {key: value for key, value in card.config.items() if key not in OF_THE_RUN}
+        base = _unregularised(card.config)
     elif source is not None and name is None and _known(source.model):
         name = source.model
-    found = recognise(state, label, name, {**base, **asked})
+    found = recognise(state, label, name, merged(base, asked))
     lines += [*did, found.line]
-    target = {**base, **found.config, **asked}
-    if given is not None and "patch_size" not in {**base, **asked}:
+    target = merged(base, found.config, asked)
+    if given is not None and "patch_size" not in {**base, **asked} and (not whole or _says_patches(given)):
         target.pop("patch_size", None)  # the name says it
     if target.get("classes") != found.config.get("classes", _classes(found.name)) and "representation" not in asked:
         target.pop("representation", None)  # a layer of the old head
-    model = catalog.build(found.name, **target)
+    if start:
+        target = {key: value for key, value in target.items() if key not in OF_A_CLASSIFIER or key in asked} | of_head
+    name = given if start and given is not None else found.name
+    model = create.build(name, **target)
     state = found.state
-    if card is not None and classes is not None and head_of(state) and tuple(classes) != card.classes:
+    old = CLASSIFIERS if whole else head_of(state)
+    if card is not None and classes is not None and old and not start and tuple(classes) != card.classes:
         lines.append(f"head: that of {', '.join(card.classes[:3])}{' ...' * (len(card.classes) > 3)} is left out")
-        state = {key: tensor for key, tensor in state.items() if key not in head_of(state)}
-    weights, steps = adapt(state, model, resize)
-    if problems := misfits(weights, model.state_dict(), found.name):
-        raise InputError(f"{label} does not fit this {found.name}: {'; '.join(problems)}")
+        state = {key: tensor for key, tensor in state.items() if key not in old}
+    fill = under_new_head if start else adapt_segmenter if whole else adapt
+    weights, steps = fill(state, model, resize)
+    if problems := misfits(weights, model.state_dict(), name):
+        raise InputError(f"{label} does not fit this {name}: {'; '.join(problems)}")
     model.load_state_dict(weights, strict=True)
     kept = bool(target.get("classes")) and not any(step.startswith("head:") for step in steps)
     licence = source.terms if source else card.licence if card else f"unknown: that of {Path(label).name}"
@@ -107,7 +137,7 @@ def load(
     lines += [*steps, f"licence of the weights: {licence}"]
     return Pretrained(
         model=model,
-        name=found.name,
+        name=name,
         path=path,
         lines=tuple(lines),
         licence=f"{licence}; of {source.name}" if source else licence,
@@ -115,6 +145,7 @@ def load(
         classes=card.classes if card and kept else None,
         source=source,
         card=card,
+        new_head=start,
     )
 
 
@@ -145,6 +176,20 @@ def _card(path: Path) -> Card | None:
     return None
 
 
+def _unregularised(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A card's config without what is OF_THE_RUN, in a segmenter's head too."""
+    kept = {key: value for key, value in config.items() if key not in OF_THE_RUN}
+    if isinstance(kept.get("head"), Mapping):
+        kept["head"] = _unregularised(kept["head"])
+    return kept
+
+
+def _says_patches(name: str) -> bool:
+    """Whether the name gives a network other patches than its size has: "vit_small_patch8"."""
+    backbone = create.backbone_of(name)
+    return "_patch" in backbone and backbone not in catalog.FAMILIES[catalog.family_of(backbone)].sizes
+
+
 def _known(name: str) -> bool:
     """Whether the catalog has this model."""
     with contextlib.suppress(InputError):
@@ -155,24 +200,23 @@ def _known(name: str) -> bool:
 def customary(name: str, config: Mapping[str, Any], path: Path) -> Preprocess:
     """How images are prepared for weights of which nothing is known: as for ImageNet's, or as for Google's .npz.
 
-    Raises InputError for a network that sees neither 1 nor 3 channels.
+    A segmenter sees the whole image, SEGMENTED pixels a side unless its positions say otherwise. Raises InputError for
+    a network that sees neither 1 nor 3 channels.
     """
-    family = catalog.FAMILIES[catalog.family_of(name)]
-    size, channels = config.get("image_size", family.image_size), config["channels"]
+    family, segments = catalog.FAMILIES[create.family_of(name)], create.is_segmenter(name)
+    size, channels = config.get("image_size", SEGMENTED if segments else family.image_size), config["channels"]
     if channels not in (1, 3):
         raise InputError(f"{path}: its network sees {channels} channels, but images have 1 or 3")
+    color: Literal["RGB", "L"] = "RGB" if channels == 3 else "L"
     half = path.suffix.lower() == ".npz" or channels == 1
-    return Preprocess(
-        (size, size),
-        "crop",
-        crop_fraction=size / round(size * 8 / 7),  # 224 of 256
-        interpolation="bicubic",
-        color="RGB" if channels == 3 else "L",
-        mean=(0.5,) * channels if half else IMAGENET_MEAN,
-        std=(0.5,) * channels if half else IMAGENET_STD,
-    )
+    mean = (0.5,) * channels if half else IMAGENET_MEAN
+    std = (0.5,) * channels if half else IMAGENET_STD
+    if segments:
+        return Preprocess((size, size), "stretch", interpolation="bilinear", color=color, mean=mean, std=std)
+    fraction = size / round(size * 8 / 7)  # 224 of 256
+    return Preprocess((size, size), "crop", fraction, "bicubic", color, mean=mean, std=std)
 
 
 def _classes(name: str) -> int:
-    classes: int = catalog.resolve(name)[1].classes
+    classes: int = create.resolve(name).classes
     return classes

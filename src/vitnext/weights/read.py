@@ -58,6 +58,18 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], list[str]]:
     return {key: t.float() if t.is_floating_point() else t for key, t in state.items()}, lines
 
 
+def backbone_alone(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Of a detector or segmenter the backbone, without "backbone." before its names, and the line that says so.
+
+    What has no such names passes unchanged, without a line.
+    """
+    others = [key for key in state if not key.startswith("backbone.")]
+    if len(others) == len(state):
+        return state, []
+    alone = {key.removeprefix("backbone."): t for key, t in state.items() if key.startswith("backbone.")}
+    return alone, ['"backbone." taken off the names' + (f"; left out: {listed(others)}" if others else "")]
+
+
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
@@ -131,14 +143,10 @@ def _unwrap(content: Any, path: Path, lines: list[str]) -> dict[str, Tensor]:
 
 
 def _strip(state: dict[str, Tensor], lines: list[str]) -> dict[str, Tensor]:
-    """The names without what wrappers put before them; of a detector or segmenter the backbone alone."""
+    """The names without what wrappers put before them."""
     while prefix := next((prefix for prefix in PREFIXES if all(key.startswith(prefix) for key in state)), ""):
         state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
         lines.append(f'"{prefix}" taken off the names')
-    if any(key.startswith("backbone.") for key in state):
-        others = [key for key in state if not key.startswith("backbone.")]
-        state = {key.removeprefix("backbone."): t for key, t in state.items() if key.startswith("backbone.")}
-        lines.append('"backbone." taken off the names' + (f"; left out: {listed(others)}" if others else ""))
     return state
 
 

@@ -1,4 +1,7 @@
-"""Literal tables of names: one file a family, one table for each source of its weights; TABLES has them all."""
+"""Literal tables of names: one file a family, one table for each source of its weights.
+
+TABLES has those of the catalog's networks, SEGMENTERS those of a backbone with a head.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from vitnext.weights.tables import (
     mobilenet,
     resnet,
     roadmap,
+    segmenter,
     swin,
     swinv2,
     vit,
@@ -118,6 +122,31 @@ TABLES: dict[str, dict[str, tuple[Stored, ...]]] = {
     "mit": {
         "transformers": (Stored(mit.TRANSFORMERS, {"norm_eps": 1e-5}),),  # torch's default in every norm
         "original": (Stored(mit.ORIGINAL),),
+    },
+}
+
+# Head, as in a model's name -> family of the backbone -> source -> the ways in which it stores them.
+SEGMENTERS: dict[str, dict[str, dict[str, tuple[Stored, ...]]]] = {
+    "upernet": {
+        "convnext": {
+            "transformers": (Stored(segmenter.UPERNET_CONVNEXT),),
+            "mmsegmentation": (Stored(segmenter.MM_UPERNET_CONVNEXT),),
+            "original": (Stored(segmenter.ORIGINAL_UPERNET_CONVNEXT),),
+        },
+        "swin": {
+            "transformers": (Stored(segmenter.UPERNET_SWIN),),
+            "original": (Stored(segmenter.ORIGINAL_UPERNET_SWIN),),
+        },
+    },
+    "segformer": {
+        "mit": {
+            "transformers": (Stored(segmenter.SEGFORMER, {"norm_eps": 1e-5}),),
+            "original": (Stored(segmenter.ORIGINAL_SEGFORMER),),
+        },
+    },
+    "eomt": {
+        "dinov2": {"transformers": (Stored(segmenter.EOMT_DINOV2),)},
+        "dinov3": {"transformers": (Stored(segmenter.EOMT_DINOV3),)},
     },
 }
 

@@ -20,7 +20,7 @@ def _inside(table: Table, before: str, after: str) -> Iterable[Entry]:
         return after + name.removeprefix(before)
 
     def made(derived: DERIVED) -> DERIVED:
-        return DERIVED(lambda numbers, ours: derived.make(numbers, _of_the_backbone(ours)))
+        return DERIVED(lambda numbers, ours: derived.make(numbers, _of_the_backbone(ours)), derived.of_images)
 
     for names, ours, *layout in table:
         theirs = renamed(names) if isinstance(names, str) else tuple(map(renamed, names))
