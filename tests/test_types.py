@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from vitnext.types import Classification, Failure
+from vitnext.types import Classification, Failure, Instances, Segments
 
 
 def classification(*scores):
@@ -38,3 +38,44 @@ def test_to_dict_is_plain_json():
 def test_scores_of_another_length_are_refused():
     with pytest.raises(ValueError, match="3 classes"):
         classification(0.5, 0.5)
+
+
+IDS = np.array([[0, 1], [2, 2]], dtype=np.int32)
+LABELS, CROWD, SCORES = np.array([4, 4]), np.zeros(2, dtype=bool), np.ones(2, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ids": IDS.astype(np.int64)}, "int32"),
+        ({"ids": IDS[0]}, "int32"),
+        ({"ids": IDS[:0]}, "at least one pixel"),
+        ({"ids": IDS + np.int32(1)}, "ids from 1 to 3, but there are 2 segments"),
+        ({"ids": -IDS}, "ids from -2 to 0"),
+        ({"labels": LABELS.astype(np.float32)}, "labels must be int64"),
+        ({"crowd": CROWD[:1]}, "crowd as bool"),
+        ({"crowd": LABELS}, "crowd as bool"),
+        ({"scores": SCORES[:1]}, "scores as float32"),
+        ({"scores": SCORES.astype(np.float64)}, "scores as float32"),
+    ],
+)
+def test_segments_of_other_shapes_are_refused(change, message):
+    Segments(IDS, LABELS, CROWD, SCORES)
+    with pytest.raises(ValueError, match=message):
+        Segments(**({"ids": IDS, "labels": LABELS, "crowd": CROWD, "scores": SCORES} | change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"masks": np.zeros((2, 3, 3), dtype=np.uint8)}, "masks must be bool"),
+        ({"masks": np.zeros((2, 0, 3), dtype=bool)}, "at least one pixel"),
+        ({"masks": np.zeros((3, 3, 3), dtype=bool)}, "3 masks but 2 labels"),
+        ({"crowd": CROWD[:1]}, "crowd as bool"),
+    ],
+)
+def test_instances_of_other_shapes_are_refused(change, message):
+    given = {"masks": np.zeros((2, 3, 3), dtype=bool), "labels": LABELS, "crowd": CROWD, "scores": SCORES}
+    Instances(**given)
+    with pytest.raises(ValueError, match=message):
+        Instances(**(given | change))

@@ -60,12 +60,12 @@ def decode(source: Source, color: str, exif: bool) -> Image.Image:
         if isinstance(source, Image.Image):
             return _render(source, color, exif)
         if isinstance(source, bytes):
-            return _render(_open(io.BytesIO(source), len(source)), color, exif)
+            return _render(open_encoded(io.BytesIO(source), len(source)), color, exif)
         status = os.stat(source)
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
             raise ImageError("not a file")
         with open(source, "rb") as file:
-            return _render(_open(file, status.st_size), color, exif)
+            return _render(open_encoded(file, status.st_size), color, exif)
     except ImageError as error:
         reason = str(error)
     except FileNotFoundError:
@@ -83,7 +83,8 @@ def decode(source: Source, color: str, exif: bool) -> Image.Image:
     raise ImageError(" ".join(f"{name_of(source)}: {reason}".splitlines()))
 
 
-def _open(file: IO[bytes], size: int) -> Image.Image:
+def open_encoded(file: IO[bytes], size: int) -> Image.Image:
+    """The image in ``file``, of ``size`` bytes; only its header is read. Raises ImageError if empty, and as Pillow."""
     if size == 0:
         raise ImageError("the file is empty (0 bytes)")
     # Pillow warns from half of MAX_PIXELS on. A filter, set once, because warnings.catch_warnings is not thread-safe.

@@ -1,4 +1,8 @@
-"""What prediction returns: a ``Classification`` for an image that was read, a ``Failure`` for one that was not."""
+"""What prediction returns, and what it is compared with.
+
+A ``Classification`` for an image that was read, a ``Failure`` for one that was not; ``Segments`` and ``Instances`` hold
+the objects of an image, predicted or true.
+"""
 
 from __future__ import annotations
 
@@ -64,3 +68,63 @@ class Failure:
 
 
 Prediction = Classification | Failure
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segments:
+    """The segments of one image, which exclude each other (Kirillov et al. 2019, "Panoptic Segmentation", section 3).
+
+    ids:    int32 (H, W): 0 where nothing is labelled (void), k where the k-th segment is, counted from 1
+    labels: int64 (n,): class index of segment k at [k - 1]
+    crowd:  bool (n,): regions of many things of a class that are not told apart (truth only)
+    scores: float32 (n,) or None: of predictions
+    """
+
+    ids: np.ndarray
+    labels: np.ndarray
+    crowd: np.ndarray
+    scores: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.ids.ndim != 2 or self.ids.size == 0 or self.ids.dtype != np.int32:
+            raise ValueError(f"ids must be int32 (H, W) with at least one pixel, got {self.ids.dtype} {self.ids.shape}")
+        _require_same_length(self.labels, self.crowd, self.scores)
+        low, high = self.ids.min(), self.ids.max()
+        if low < 0 or high > len(self.labels):
+            raise ValueError(f"ids from {low} to {high}, but there are {len(self.labels)} segments")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Instances:
+    """The objects of one image, whose masks may overlap.
+
+    masks:  bool (n, H, W)
+    labels: int64 (n,): class indices
+    crowd:  bool (n,): regions of many things of a class that are not told apart (truth only)
+    scores: float32 (n,) or None: of predictions
+    """
+
+    masks: np.ndarray
+    labels: np.ndarray
+    crowd: np.ndarray
+    scores: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.masks.ndim != 3 or 0 in self.masks.shape[1:] or self.masks.dtype != np.bool_:
+            raise ValueError(
+                f"masks must be bool (n, H, W) with at least one pixel, got {self.masks.dtype} {self.masks.shape}"
+            )
+        _require_same_length(self.labels, self.crowd, self.scores)
+        if len(self.masks) != len(self.labels):
+            raise ValueError(f"{len(self.masks)} masks but {len(self.labels)} labels")
+
+
+def _require_same_length(labels: np.ndarray, crowd: np.ndarray, scores: np.ndarray | None) -> None:
+    if labels.ndim != 1 or labels.dtype != np.int64:
+        raise ValueError(f"labels must be int64 (n,), got {labels.dtype} {labels.shape}")
+    if crowd.shape != labels.shape or crowd.dtype != np.bool_:
+        raise ValueError(f"{len(labels)} labels need crowd as bool ({len(labels)},), got {crowd.dtype} {crowd.shape}")
+    if scores is not None and (scores.shape != labels.shape or scores.dtype != np.float32):
+        raise ValueError(
+            f"{len(labels)} labels need scores as float32 ({len(labels)},), got {scores.dtype} {scores.shape}"
+        )

@@ -31,6 +31,11 @@ RUN_SIDE = (
     "vitnext.inference.writers",
     "vitnext.evaluation.classification",
     "vitnext.evaluation.report",
+    "vitnext.evaluation.panoptic",
+    "vitnext.evaluation.instances",
+    "vitnext.data.coco_panoptic",
+    "vitnext.data.coco_instances",
+    "vitnext.data.label_maps",
     "vitnext.api",
     "vitnext.cli.main",
 )

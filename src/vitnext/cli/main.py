@@ -31,6 +31,7 @@ EXTRA_OF = {
     "onnx": "train",
     "onnxscript": "train",
     "pyarrow": "parquet",
+    "pycocotools": "coco",
     "openvino": "openvino",
     "huggingface_hub": "train",
 }
