@@ -42,7 +42,8 @@ def test_read_from_a_safetensors_header(card, tmp_path):
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Card)])
 def test_a_missing_or_wrong_key_is_one_line(card, field):
     values = json.loads(card.to_json())
-    for broken in (values | {field: None}, {k: v for k, v in values.items() if k != field}):
+    without = {k: v for k, v in values.items() if k != field}
+    for broken in (values | {field: None}, *([without] if field != "colors" else [])):  # older cards have no colours
         with pytest.raises(InputError) as caught:
             Card.from_json(json.dumps(broken))
         assert "\n" not in str(caught.value)
@@ -65,7 +66,7 @@ def test_an_unknown_key_is_named(card):
 def test_a_mistake_inside_preprocess_is_named(card):
     values = json.loads(card.to_json())
     values["preprocess"]["resize"] = "squash"
-    with pytest.raises(InputError, match=r"preprocess\.resize must be 'stretch' or 'crop', not 'squash'"):
+    with pytest.raises(InputError, match=r"preprocess\.resize must be 'stretch', 'crop' or 'window', not 'squash'"):
         Card.from_json(json.dumps(values))
 
 

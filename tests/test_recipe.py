@@ -25,6 +25,10 @@ OTHER = {
     "data.resize": "stretch",
     "data.crop_fraction": "0.875",
     "data.color": "L",
+    "data.window": "[384, 480]",
+    "data.short_side": "512",
+    "data.merge": "{vehicle: [car, bus]}",
+    "data.ignore": "[pole]",
     "data.val_fraction": "0.2",
     "data.skip_unreadable": "true",
     "augment.crop_scale": "[0.35, 1.0]",
@@ -33,16 +37,29 @@ OTHER = {
     "augment.color_jitter": "0.4",
     "augment.trivial_augment": "true",
     "augment.erasing": "0.25",
+    "augment.scale": "[0.5, 2.0]",
     "optimizer.name": "muon",
     "optimizer.learning_rate": "2e-3",
     "optimizer.weight_decay": "0.1",
     "optimizer.betas": "[0.8, 0.95]",
     "optimizer.clip_norm": "0",
+    "optimizer.layer_decay": "0.8",
     "schedule.epochs": "3",
+    "schedule.steps": "500",
+    "schedule.minutes": "1.5",
+    "schedule.decay": "poly",
     "schedule.warmup_epochs": "0.5",
     "schedule.final_fraction": "0.01",
     "schedule.patience": "4",
+    "loss.cross_entropy": "0",
+    "loss.focal": "1",
+    "loss.dice": "0.5",
+    "loss.lovasz": "1",
+    "loss.hardest": "0.25",
+    "loss.balanced": "true",
+    "loss.auxiliary": "0.1",
     "label_smoothing": "0.1",
+    "ema": "0.999",
     "batch_size": "64",
     "precision": "bf16",
     "device": "cuda:1",
@@ -62,6 +79,10 @@ WRONG = {
     "data.resize": ["squash", "1"],
     "data.crop_fraction": ["0", "1.1", ".nan", "true"],
     "data.color": ["RGBA", "l"],
+    "data.window": ["384", "[384]", "[0, 5]", "[a, b]"],
+    "data.short_side": ["-1", "0.5", "true"],
+    "data.merge": ["3", "[car]", "{vehicle: car}"],
+    "data.ignore": ["pole", "3"],
     "data.val_fraction": ["1", "-0.1", "ten", "false"],
     "data.skip_unreadable": ["sometimes", "2"],
     "augment.crop_scale": ["0.5", "[0.5]", "[0, 1]", "[0.5, 1, 1]", "[1.0, 0.35]", "[0.5, 1.5]", "[a, b]"],
@@ -70,16 +91,25 @@ WRONG = {
     "augment.color_jitter": ["2", "-1", "true"],
     "augment.trivial_augment": ["sometimes", "2"],
     "augment.erasing": ["1.1", "true"],
+    "augment.scale": ["0.5", "[0, 2]", "[2, 0.5]", "[0.5]"],
     "optimizer.name": ["sgd", "Muon", "3"],
     "optimizer.learning_rate": ["0", "-1e-3", ".inf", ".nan", "fast", "true", "null"],
     "optimizer.weight_decay": ["-0.1", ".nan"],
     "optimizer.betas": ["0.9", "[0.9]", "[0.9, 1.0]", "[0.9, true]"],
     "optimizer.clip_norm": ["-1", ".inf"],
+    "optimizer.layer_decay": ["0", "1.1", "true"],
     "schedule.epochs": ["0", "-5", "1.5", "many", "true"],
+    "schedule.steps": ["-1", "0.5", "true"],
+    "schedule.minutes": ["-1", ".inf", "true"],
+    "schedule.decay": ["linear", "2"],
     "schedule.warmup_epochs": ["-1", "true"],
     "schedule.final_fraction": ["1", "-0.1"],
     "schedule.patience": ["-1", "0.5"],
+    **{f"loss.{name}": ["-1", ".inf", "true"] for name in ("cross_entropy", "focal", "dice", "lovasz", "auxiliary")},
+    "loss.hardest": ["0", "1.1", "true"],
+    "loss.balanced": ["2", "often"],
     "label_smoothing": ["1", "-0.1", "true"],
+    "ema": ["1", "-0.1", "true"],
     "batch_size": ["0", "-1", "1.5", "true", "''"],
     "precision": ["fp16", "32"],
     "device": ["3", "null"],
@@ -90,10 +120,10 @@ WRONG = {
 
 
 def leaves(tree, prefix=""):
-    """Dotted path and value of every field; ``model.config`` is one field."""
+    """Dotted path and value of every field; ``model.config`` and ``data.merge`` are one field each."""
     for name, value in tree.items():
         path = f"{prefix}{name}"
-        if isinstance(value, dict) and path != "model.config":
+        if isinstance(value, dict) and path not in ("model.config", "data.merge"):
             yield from leaves(value, f"{path}.")
         else:
             yield path, value
@@ -136,7 +166,7 @@ def test_the_page_lists_every_field_with_its_default():
 
 
 def test_the_page_lists_every_builtin_recipe():
-    assert set(re.findall(r"`(\w+_(?:convnext|vit|finetune))`", PAGE)) == set(builtin_names())
+    assert set(re.findall(r"`(\w+_(?:convnext|vit|finetune|scenes))`", PAGE)) == set(builtin_names())
 
 
 # ---- the recipes that come with the package
@@ -146,19 +176,21 @@ def test_the_page_lists_every_builtin_recipe():
 def test_every_builtin_recipe_builds_and_takes_an_image_of_its_size(name):
     import torch
 
-    from vitnext.models import catalog
+    from vitnext.models import create
     from vitnext.training.defaults import model_config
 
     recipe = read(name)
     assert recipe.title and recipe.paper
     config = model_config(recipe, classes=7)
-    _, resolved = catalog.resolve(recipe.model.name, **config)
-    for key, value in recipe.model.config.items():
-        assert getattr(resolved, key) == (tuple(value) if isinstance(value, list) else value)
     with torch.device("meta"):
-        model = catalog.build(recipe.model.name, **config).eval()
+        model = create.build(recipe.model.name, **config).eval()
+        built = create.config_dict(model)
+        for key, value in recipe.model.config.items():
+            assert built[key] == value
         size = recipe.data.image_size
-        assert model(torch.empty(2, config["channels"], size, size)).shape == (2, 7)
+        logits = model(torch.empty(2, config["channels"], size, size))
+    masks = (size, size) if create.is_segmenter(recipe.model.name) else ()
+    assert logits.shape == (2, 7, *masks)
 
 
 def test_there_are_builtin_recipes_for_every_choice_of_the_defaults():
@@ -192,9 +224,20 @@ def test_set_changes_that_field_and_no_other(path):
 def test_all_fields_at_once_survive_the_round_trip():
     recipe = override(Recipe(), [f"{path}={value}" for path, value in OTHER.items()])
     assert from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
-    assert recipe.augment == Augment((0.35, 1.0), 2, 0.5, 0.4, True, 0.25)
+    assert recipe.augment == Augment((0.35, 1.0), 2, 0.5, 0.4, True, 0.25, (0.5, 2.0))
     assert recipe.model == Model("vit_tiny", "timm/vit_tiny", {"depths": [2, 2], "layer_scale": 0.0})
-    assert recipe.data == Data(28, "stretch", 0.875, "L", 0.2, True)
+    assert recipe.data == Data(
+        28,
+        "stretch",
+        (384, 480),
+        512,
+        {"vehicle": ["car", "bus"]},
+        ["pole"],
+        0.875,
+        "L",
+        0.2,
+        True,
+    )
     assert recipe.optimizer.learning_rate == 2e-3 and isinstance(recipe.batch_size, int)
 
 
@@ -293,7 +336,7 @@ def test_a_section_must_hold_fields(branch, value):
     assert f"{branch} is " in mistake(from_dict, {branch: yaml.safe_load(value)})
 
 
-@pytest.mark.parametrize("path", [path for path in LEAVES if path != "model.config"])
+@pytest.mark.parametrize("path", [path for path in LEAVES if path not in ("model.config", "data.merge")])
 def test_a_value_has_no_fields_of_its_own(path):
     assert f"{path} has no fields of its own" in mistake(override, Recipe(), [f"{path}.more=1"])
 

@@ -16,8 +16,8 @@ import numpy as np
 import yaml
 
 from vitnext.card import Card, read_card
-from vitnext.data import doctor
-from vitnext.data.dataset import Dataset, Split, held_out, open_dataset
+from vitnext.data import doctor, mask_doctor
+from vitnext.data.dataset import Dataset, Split, held_out, open_dataset, regroup
 from vitnext.errors import InputError, require
 from vitnext.files import atomic_write, held, writable_folder
 from vitnext.inference.predictor import Predictor, load
@@ -33,6 +33,12 @@ if TYPE_CHECKING:
     from vitnext.weights.adapt import Resize
 
 
+HEADLINES = {  # of the metrics, what the card repeats
+    "classification": ("n", "top1", "top1_interval", "top5", "macro_f1", "ece"),
+    "semantic": ("n", "miou", "pixel_accuracy", "boundary_iou", "ece"),
+}
+UNREADABLE = ("unreadable", "unreadable_mask", "size")  # findings that --skip-unreadable leaves out
+ENDLESS = 100_000  # epochs, where steps or minutes end a run
 BEGUN = "card.json"  # of a run: the card of its model before anything was measured
 
 
@@ -96,13 +102,16 @@ def train(
     out: str | Path | None = None,
     recipe: str | None = None,
     epochs: int | None = None,
+    steps: int | None = None,
+    minutes: float | None = None,
     resume: bool = False,
     seed: int | None = None,
     skip_unreadable: bool = False,
     overrides: Sequence[str] = (),
     console: Console | None = None,
 ) -> TrainResult:
-    """Train a classifier on ``data`` and leave model, recipe, journal, metrics and report in ``out``.
+    """Train a classifier, or on data with masks a segmenter, and leave model, recipe, journal, metrics and report in
+    ``out``.
 
     What is not given is chosen from the images and the machine, and said on ``console``. ``pretrained`` is "none", a
     file of weights or a name on the hub; "auto" takes, for photographs and without a ``recipe``, published weights of
@@ -118,13 +127,12 @@ def train(
     from rich.console import Console
 
     from vitnext.data.facts import look_at
-    from vitnext.data.loaders import training_batches
-    from vitnext.models import catalog
-    from vitnext.training.console import ConsoleWatcher
-    from vitnext.training.defaults import choose, model_config, starting_point
+    from vitnext.models import catalog, create
+    from vitnext.training import defaults, mask_defaults
+    from vitnext.training.console import SCORES, ConsoleWatcher
     from vitnext.training.hardware import choose_device, choose_precision, keep_heap, suitable_threads
     from vitnext.training.loop import Interrupted, Metrics, Normalize, Progress, fit
-    from vitnext.training.validation import Validator
+    from vitnext.training.task import task_of
     from vitnext.weights.artifact import build_model, load_artifact, save_artifact
     from vitnext.weights.pretrained import customary
     from vitnext.weights.pretrained import load as load_weights
@@ -133,6 +141,10 @@ def train(
     folder = Path(out) if out is not None else Path("runs") / Path(data).resolve().name
     said = list(overrides)
     said += [f"schedule.epochs={epochs}"] if epochs is not None else []
+    said += [f"schedule.steps={steps}"] if steps is not None else []
+    said += [f"schedule.minutes={minutes}"] if minutes is not None else []
+    if (steps is not None or minutes is not None) and epochs is None:
+        said += [f"schedule.epochs={ENDLESS}"]
     said += [f"seed={seed}"] if seed is not None else []
     said += ["data.skip_unreadable=true"] if skip_unreadable else []
     if resume:
@@ -143,14 +155,19 @@ def train(
         say(dataset.line)
     else:
         if model is not None:
-            catalog.family_of(model)
+            create.family_of(model)
         override(read(recipe) if recipe is not None else Recipe(), said)
         dataset = open_dataset(data, seed=seed or 0)
         _require_free(folder)
         facts = look_at(dataset.splits["train"])
-        start = starting_point(str(pretrained), facts, model=model, recipe=recipe, overrides=said)
+        semantic = dataset.task == "semantic"
+        _require_head(model, dataset)
+        default, small = ("masks_finetune", mask_defaults.SMALL) if semantic else ("photos_finetune", defaults.SMALL)
+        start = defaults.starting_point(
+            str(pretrained), facts, model=model, recipe=recipe, overrides=said, default=default, small=small
+        )
         said += start.overrides
-        choice = choose(
+        choice = (mask_defaults.choose_segmenter if semantic else defaults.choose)(
             facts,
             model=start.model,
             recipe=recipe,
@@ -164,17 +181,18 @@ def train(
         say(dataset.line)
         for reason in (*start.reasons, *choice.reasons):
             say(reason)
+    dataset = regroup(dataset, full.data.merge, full.data.ignore)
     dataset = _checked(dataset, full.data.skip_unreadable, say)
     facts = look_at(dataset.splits["train"])
 
     device = choose_device(full.device)
     keep_heap()
     torch.manual_seed(full.seed)
-    config = model_config(full, len(dataset.classes))
+    config = defaults.model_config(full, len(dataset.classes))
     preprocess = _preprocess(full, facts)
     licence = "none: trained from scratch; the licence of the training images applies"
     if full.model.pretrained == "none":
-        network = catalog.build(full.model.name, **config).to(device)
+        network = create.build(full.model.name, **config).to(device)
     elif resume:  # the weights are in last.pt, and where they began is no longer needed
         begun = _card_of_run(folder)
         network, licence, preprocess = build_model(begun).to(device), begun.licence, begun.preprocess
@@ -184,37 +202,38 @@ def train(
             say(line)
         network, licence = loaded.model.to(device), loaded.licence
         theirs = loaded.preprocess or customary(
-            full.model.name, config, loaded.path
+            create.backbone_of(full.model.name), config, loaded.path
         )  # the colours that the weights have learnt to see
         if len(theirs.mean) == len(preprocess.mean):
             preprocess = dataclasses.replace(
                 preprocess, mean=theirs.mean, std=theirs.std, interpolation=theirs.interpolation
             )
     _fits(network, preprocess, full.model.name)
-    if catalog.FAMILIES[catalog.family_of(full.model.name)].channels_last:
+    if catalog.FAMILIES[create.family_of(full.model.name)].channels_last:
         network = network.to(memory_format=torch.channels_last)
-    batches = training_batches(dataset.splits["train"], preprocess, full)
+    # Without a validation split the test images are watched but choose nothing: the last epoch is the model.
+    select = "val" in dataset.splits
+    watched = "val" if select else held_out(dataset)[0]
+    task = task_of(dataset, watched, preprocess, full)
     parameters = sum(p.numel() for p in network.parameters())
     say(f"model {full.model.name}: {parameters:,} parameters, {full.data.image_size} px, on {device}")
-    say(f"data  {batches.description}")
+    say(f"data  {task.batches.description}")
     macs = catalog.count_macs(network, full.data.image_size) * full.batch_size
-    images, labels = (tensor.to(device) for tensor in next(batches.epoch(0)))
+    images, truth = (tensor.to(device) for tensor in next(task.batches.epoch(0)))
     with suitable_threads(macs):
-        precision = choose_precision(full.precision, network, Normalize(preprocess, device)(images), labels)
+        sample = (Normalize(preprocess, device)(images), truth)
+        precision = choose_precision(full.precision, network, task.objective, sample)
     if full.precision == "auto":  # decided once and written down, so that recipe.yaml repeats the run
         full = dataclasses.replace(full, precision=precision.name)
         say(f"precision {precision.name}: {precision.reason}")
 
-    # Without a validation split the test images are watched but choose nothing: the last epoch is the model.
-    select = "val" in dataset.splits
-    watched = "val" if select else held_out(dataset)[0]
     if full.schedule.patience and not select:
         raise InputError("schedule.patience needs validation images: set data.val_fraction above 0, or give val/")
     artifact = folder / "model.safetensors"
     card = Card(
-        task="classification",
+        task=dataset.task,
         architecture=full.model.name,
-        config=catalog.config_dict(network),
+        config=create.config_dict(network),
         classes=dataset.classes,
         preprocess=preprocess,
         metrics={},
@@ -228,6 +247,7 @@ def train(
         recipe=full.to_dict(),
         versions=_versions(),
         licence=licence,
+        colors=dataset.splits["train"].values.palette if dataset.task == "semantic" else (),
     )
 
     def keep(network: nn.Module, progress: Progress, metrics: Metrics) -> None:
@@ -244,13 +264,16 @@ def train(
                 temporary.write_text(card.to_json() + "\n", encoding="utf-8")
         elif not artifact.exists():
             _require_weights(folder, full, select)
-        watcher = ConsoleWatcher(console or Console(quiet=True), full.schedule.epochs, watched)
+        score = task.validate.score
+        known = full.schedule.epochs if full.schedule.epochs < ENDLESS else None
+        watcher = ConsoleWatcher(console or Console(quiet=True), known, watched, score)
         with watcher, suitable_threads(macs):
             try:
                 end = fit(
                     network,
-                    batches,
-                    Validator(dataset.splits[watched], preprocess),
+                    task.batches,
+                    task.objective,
+                    task.validate,
                     full,
                     preprocess,
                     precision,
@@ -265,15 +288,14 @@ def train(
                 again = f"vitnext train {shlex.quote(str(data))} --out {shlex.quote(str(folder))} --resume"
                 raise KeyboardInterrupt(f"stopped and saved; go on with: {again}") from None
         if not artifact.exists():  # the kept epoch is the last one
-            keep(network, end, {"top1": end.kept_top1, "loss": end.kept_loss})
-        if end.epoch < full.schedule.epochs:
-            say(f"stopped early: no better validation top-1 since epoch {end.best_epoch}")
+            keep(network, end, {score: end.kept_score, "loss": end.kept_loss})
+        patience = full.schedule.patience
+        if patience and end.epoch - end.best_epoch >= patience and end.epoch < full.schedule.epochs:
+            say(f"stopped early: no better validation {SCORES[score]} since epoch {end.best_epoch}")
 
         # The measured thing is the served thing: the artifact is read back and predicts the held-out images.
-        from vitnext.evaluation import classification
-
         name, split = held_out(dataset)
-        metrics = classification.evaluate(
+        metrics = _evaluator(dataset.task)(
             load(artifact),
             split,
             out=folder,
@@ -281,13 +303,16 @@ def train(
             split_name=name,
             skip_unreadable=full.data.skip_unreadable,
         )
-        measured: dict[str, Any] = {watched: {"top1": end.kept_top1, "loss": end.kept_loss}}
-        measured[name] = {key: metrics[key] for key in ("n", "top1", "top1_interval", "top5", "macro_f1", "ece")}
+        measured: dict[str, Any] = {watched: {score: end.kept_score, "loss": end.kept_loss}}
+        measured[name] = {key: metrics[key] for key in HEADLINES[dataset.task]}
         measured |= {"epoch": end.kept_epoch, "seconds": end.seconds}
         trained, _ = load_artifact(artifact)
         save_artifact(artifact, trained, dataclasses.replace(card, metrics=measured))
-    low, high = metrics["top1_interval"]
-    say(f"{name} top-1 {100 * metrics['top1']:.2f}% (95%: {100 * low:.1f}-{100 * high:.1f}) of {metrics['n']:,} images")
+    if dataset.task == "semantic":
+        say(f"{name} mIoU {100 * metrics['miou']:.2f}% of {metrics['n']:,} images")
+    else:
+        low, high = (100 * bound for bound in metrics["top1_interval"])
+        say(f"{name} top-1 {100 * metrics['top1']:.2f}% (95%: {low:.1f}-{high:.1f}) of {metrics['n']:,} images")
     say(f"trained in {end.seconds:,.0f} s; report {folder / 'report.html'}")
     return TrainResult(artifact, metrics, folder)
 
@@ -310,19 +335,19 @@ def evaluate(
 
     Raises InputError for wrong input, such as a class that the model does not know.
     """
-    from vitnext.evaluation import classification
-
     predictor = model if isinstance(model, Predictor) else load(model, engine=engine)
     dataset = _as_trained(data, predictor.card) or open_dataset(data, whole=split is None)
     if split is not None and split not in dataset.splits:
         raise InputError(f"{data} has no {split} split; there are {', '.join(dataset.splits)}")
     name = split or ("all" if "all" in dataset.splits else held_out(dataset)[0])
+    recipe = predictor.card.recipe.get("data", {})
+    dataset = regroup(dataset, recipe.get("merge", {}), recipe.get("ignore", []))
     images = dataset.splits[name]
     say = _speaker(console)
     say(f"{dataset.name}: {name} split, {len(images):,} images")
     if name == "all" and dataset.name == predictor.card.data.get("name"):
         say("warning: the images are not those of the training, which had the same name; some may have been trained on")
-    return classification.evaluate(
+    return _evaluator(dataset.task)(
         predictor,
         images,
         out=Path(out) if out is not None else None,
@@ -355,6 +380,23 @@ def export(
             _, split = held_out(open_dataset(images))
             sources = [split.image(i) for i in range(len(split))]
     return export_onnx(Path(model), Path(out) if out is not None else Path(model).with_suffix(".onnx"), sources)
+
+
+def _evaluator(task: str) -> Callable[..., dict[str, Any]]:
+    from vitnext.evaluation import classification, semantic
+
+    return semantic.evaluate if task == "semantic" else classification.evaluate
+
+
+def _require_head(model: str | None, dataset: Dataset[Any]) -> None:
+    """Raises InputError for a segmenter on data without masks."""
+    from vitnext.models import create
+
+    if model is not None and create.is_segmenter(model) and dataset.task == "classification":
+        raise InputError(
+            f"{model} is a segmenter, but {dataset.name} has class folders, not masks: give images/ and masks/, or "
+            f"--model {create.backbone_of(model)}"
+        )
 
 
 def _require_free(folder: Path) -> None:
@@ -504,17 +546,18 @@ def _recipe_of_run(folder: Path, model: str | None, recipe: str | None, override
     return override(full, overrides)
 
 
-def _checked(dataset: Dataset, skip_unreadable: bool, say: Callable[[str], None]) -> Dataset:
+def _checked(dataset: Dataset[Any], skip_unreadable: bool, say: Callable[[str], None]) -> Dataset:
     """Let the doctor look before training: warnings are said, errors stop unless they can be skipped."""
-    report = doctor.check(dataset)
+    semantic = dataset.task == "semantic"
+    report = mask_doctor.check(dataset) if semantic else doctor.check(dataset)
     for finding in report.warnings:
         say(f"warning: {finding.message}")
     for finding in report.errors:
-        if finding.kind == "unreadable" and skip_unreadable:
+        if finding.kind in UNREADABLE and skip_unreadable:
             say(f"skipped: {finding.message}")
             for item in finding.items[doctor.EXAMPLES :]:  # the message names the first ones
                 say(f"skipped: {item}")
-        elif finding.kind == "unreadable":
+        elif finding.kind in UNREADABLE:
             raise InputError(
                 f"{finding.message}; mend or remove them (vitnext check --json lists all), or add --skip-unreadable"
             )
@@ -526,10 +569,11 @@ def _checked(dataset: Dataset, skip_unreadable: bool, say: Callable[[str], None]
     for name, split in dataset.splits.items():
         good = np.setdiff1d(np.arange(len(split)), report.unreadable.get(name, []))
         if not len(good):
-            raise InputError(f"{dataset.name}: none of the {len(split):,} {name} images can be read")
+            raise InputError(f"{dataset.name}: none of the {len(split):,} {name} images can be used")
         splits[name] = split.subset(good)
     readable = dataclasses.replace(dataset, splits=splits)
-    for finding in doctor.check(readable, decode=False).errors:  # a class may have lost all of its images
+    again = mask_doctor.check(readable) if semantic else doctor.check(readable, decode=False)
+    for finding in again.errors:  # a class may have lost all of its images
         raise InputError(finding.message)
     return readable
 
@@ -540,8 +584,9 @@ def _preprocess(recipe: Recipe, facts: Facts) -> Preprocess:
     if channels == 1 and not facts.grey:
         raise InputError('data.color is "L", but the images have colours: leave it out, or set data.color=RGB')
     return Preprocess(
-        image_size=(recipe.data.image_size,) * 2,
-        resize=recipe.data.resize,
+        image_size=recipe.data.window or (recipe.data.image_size,) * 2,
+        resize="window" if recipe.data.window else recipe.data.resize,
+        short_side=recipe.data.short_side,
         crop_fraction=recipe.data.crop_fraction,
         interpolation="bicubic",
         color=recipe.data.color,
@@ -562,7 +607,7 @@ def _fits(network: nn.Module, preprocess: Preprocess, name: str) -> None:
         raise InputError(f"{name}: {error}") from error
 
 
-def _as_trained(data: str | Path, card: Card) -> Dataset | None:
+def _as_trained(data: str | Path, card: Card) -> Dataset[Any] | None:
     """``data`` divided as it was for training, or None if these are not the very images."""
     split = card.data.get("split", {})
     fractions = split.get("fractions", {})

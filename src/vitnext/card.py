@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from vitnext.errors import InputError
 from vitnext.preprocess import Preprocess
 
 FORMAT = 1
+COLOR = re.compile("#[0-9a-fA-F]{6}")
 METADATA_KEY = "vitnext"  # where the card stands in the metadata of .safetensors and .onnx files
 
 
@@ -18,7 +20,7 @@ METADATA_KEY = "vitnext"  # where the card stands in the metadata of .safetensor
 class Card:
     """What a model file says about itself.
 
-    task:         "classification", "semantic", "panoptic", or "features" of a network without a head
+    task:         "classification", "semantic" or "panoptic" segmentation, or "features" of a network without a head
     architecture: the name in the catalogue, such as "convnext_tiny"
     config:       the architecture's complete configuration
     classes:      class names in the order of the model's outputs
@@ -28,6 +30,7 @@ class Card:
     recipe:       how it was trained
     versions:     of the libraries it was trained with
     licence:      of the weights it started from, or of the result
+    colors:       of a segmenter's classes, "#804080" each, as masks are drawn; else empty
     format:       version of this layout
     """
 
@@ -41,6 +44,7 @@ class Card:
     recipe: dict[str, Any]
     versions: dict[str, str]
     licence: str
+    colors: tuple[str, ...] = ()
     format: int = FORMAT
 
     def to_json(self) -> str:
@@ -64,6 +68,7 @@ class Card:
             raise InputError(
                 f"the card has format {version}, this vitnext reads up to {FORMAT}: pip install --upgrade vitnext"
             )
+        values.setdefault("colors", [])
         names = {field.name for field in fields(cls)}
         if set(values) != names:
             wrong = ", ".join(sorted(names ^ set(values)))
@@ -77,7 +82,13 @@ class Card:
         classes = values["classes"]
         if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
             raise InputError("the card's 'classes' is not a list of names")
-        return cls(**values | {"classes": tuple(classes), "preprocess": Preprocess.from_dict(values["preprocess"])})
+        colors = values["colors"]
+        if not isinstance(colors, list) or not all(isinstance(c, str) and COLOR.fullmatch(c) for c in colors):
+            raise InputError("the card's 'colors' is not a list of colours such as #804080")
+        if len(colors) not in (0, len(classes)):
+            raise InputError(f"the card has {len(colors)} colours for {len(classes)} classes")
+        preprocess = Preprocess.from_dict(values["preprocess"])
+        return cls(**values | {"classes": tuple(classes), "colors": tuple(colors), "preprocess": preprocess})
 
 
 def read_card(path: str | Path) -> Card:

@@ -34,7 +34,9 @@ class Preprocess:
 
     image_size:    (height, width) of the input
     resize:        "stretch" resizes to ``image_size``; "crop" keeps the aspect: resizes until the image just covers
-                   ``round(image_size / crop_fraction)`` (a square: its short side), then cuts the centre
+                   ``round(image_size / crop_fraction)`` (a square: its short side), then cuts the centre;
+                   "window" keeps the whole image with its aspect, of which a segmenter sees ``image_size`` at a time
+    short_side:    of "window": a longer short side is made smaller to it; 0: every image keeps its size
     interpolation: of the resize, antialiased (Pillow); "nearest" is not antialiased
     color:         "RGB" (3 channels) or "L" (1)
     scale, mean, std: (pixel * scale - mean) / std, mean and std per channel
@@ -44,7 +46,7 @@ class Preprocess:
     """
 
     image_size: tuple[int, int]
-    resize: Literal["stretch", "crop"] = "stretch"
+    resize: Literal["stretch", "crop", "window"] = "stretch"
     crop_fraction: float = 1.0
     interpolation: Literal["bilinear", "bicubic", "nearest", "lanczos"] = "bilinear"
     color: Literal["RGB", "L"] = "RGB"
@@ -52,6 +54,7 @@ class Preprocess:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     exif: bool = True
+    short_side: int = 0
 
     def __post_init__(self) -> None:
         try:
@@ -67,7 +70,11 @@ class Preprocess:
                 len(size) == 2 and min(size) >= 1 and size[0] * size[1] <= MAX_PIXELS,
                 "(height, width), each at least 1",
             ),
-            "resize": (self.resize in ("stretch", "crop"), "'stretch' or 'crop'"),
+            "resize": (self.resize in ("stretch", "crop", "window"), "'stretch', 'crop' or 'window'"),
+            "short_side": (
+                0 <= self.short_side <= MAX_PIXELS * (self.resize == "window"),
+                "0, or above 0 with resize 'window'",
+            ),
             "crop_fraction": (
                 0 < self.crop_fraction <= 1 and (self.resize == "crop" or self.crop_fraction == 1),
                 "above 0, at most 1, and exactly 1 unless resize is 'crop'",
@@ -89,12 +96,16 @@ class Preprocess:
     def pixels(self, source: Source) -> np.ndarray:
         """Decode and bring to size: uint8 (H, W, C), values 0..255. Raises ImageError as ``open_image`` does.
 
-        An image that already has the right size passes unchanged.
+        H and W are ``image_size``, or with "window" what ``scaled`` gives. An image of the right size passes unchanged.
         """
         image = decode(source, self.color, self.exif)
         height, width = self.image_size
         resample = INTERPOLATIONS[self.interpolation]
         try:
+            if self.resize == "window":
+                height, width = self.scaled(image.height, image.width)
+                whole = (width, height) == image.size
+                return to_array(image if whole else image.resize((width, height), resample))
             if self.resize == "stretch":
                 return to_array(image.resize((width, height), resample))
             cover = _cover(image.size, (round(width / self.crop_fraction), round(height / self.crop_fraction)))
@@ -105,6 +116,11 @@ class Preprocess:
             raise ImageError(f"{name_of(source)}: not enough memory to resize it") from error
         left, top = round((cover[0] - width) / 2), round((cover[1] - height) / 2)
         return to_array(image.crop((left, top, left + width, top + height)))
+
+    def scaled(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width at which a segmenter sees an image of this size; with ``short_side`` 0 they are its own."""
+        scale = min(1.0, self.short_side / min(height, width)) if self.short_side else 1.0
+        return max(1, round(height * scale)), max(1, round(width * scale))
 
     def normalize(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 (..., H, W, C) -> float32 (..., C, H, W): (pixel * scale - mean) / std.

@@ -42,6 +42,7 @@ Fraction = Annotated[Real, Field(ge=0, lt=1)]
 Probability = Annotated[Real, Field(ge=0, le=1)]
 Share = Annotated[Real, Field(gt=0, le=1)]
 ShareRange = Annotated[tuple[Share, Share], AfterValidator(_ascending)]
+ScaleRange = Annotated[tuple[Positive, Positive], AfterValidator(_ascending)]
 Count = Annotated[Whole, Field(ge=1)]
 Natural = Annotated[Whole, Field(ge=0)]
 
@@ -63,8 +64,12 @@ class Data:
     """What the network sees."""
 
     __pydantic_config__ = _STRICT
-    image_size: Count = 224  # pixels, height and width
+    image_size: Count = 224  # pixels, height and width; of a segmenter the size of its training crops
     resize: Literal["stretch", "crop"] = "crop"  # of whole images at validation and prediction
+    window: tuple[Count, Count] | None = None  # height and width that a segmenter predicts at a time; None: chosen
+    short_side: Natural = 0  # images for a segmenter whose short side is longer are made smaller to it; 0: none
+    merge: dict[str, list[str]] = field(default_factory=dict)  # classes of masks that become one: {vehicle: [car, bus]}
+    ignore: list[str] = field(default_factory=list)  # classes of masks that are neither trained on nor measured
     crop_fraction: Share = 1.0  # central share of the short side that is kept
     color: Literal["RGB", "L"] = "RGB"
     val_fraction: Fraction | None = None  # share of train held out when the data has no val; None: the data set's own
@@ -82,6 +87,7 @@ class Augment:
     color_jitter: Probability = 0.0  # strength of brightness, contrast and saturation changes
     trivial_augment: bool = False  # one random operation of random strength (Mueller and Hutter 2021)
     erasing: Probability = 0.0  # probability that a random rectangle is blanked (Zhong et al. 2020)
+    scale: ScaleRange = (1.0, 1.0)  # of a segmenter's images, before crops of data.image_size are cut from them
 
 
 @dataclass(frozen=True)
@@ -95,17 +101,35 @@ class Optimizer:
     weight_decay: NotNegative = 0.05
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     clip_norm: NotNegative = 1.0  # largest norm of the whole gradient; 0: no clipping
+    layer_decay: Share = 1.0  # of the learning rate, for each block further from the head (Bao et al. 2022); 1: none
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Linear warm-up, then a cosine down to ``final_fraction`` of the peak learning rate."""
+    """Linear warm-up, then a decay to ``final_fraction`` of the peak learning rate: half a cosine, or (1 - t)^0.9."""
 
     __pydantic_config__ = _STRICT
-    epochs: Count = 100
+    epochs: Count = 100  # at most, where steps or minutes end a run
+    steps: Natural = 0  # optimizer steps that the schedule fits; 0: as many as the epochs have
+    minutes: NotNegative = 0.0  # time that the schedule fits, validation included; 0: no limit
+    decay: Literal["cosine", "poly"] = "cosine"
     warmup_epochs: NotNegative = 5.0
     final_fraction: Fraction = 0.0
     patience: Natural = 0  # stop after so many epochs without a better validation top-1; 0: never stop early
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Of segmenters: a sum of losses over the labelled pixels, each with its weight; 0 leaves one out."""
+
+    __pydantic_config__ = _STRICT
+    cross_entropy: NotNegative = 1.0
+    focal: NotNegative = 0.0  # Lin et al. 2017, gamma 2
+    dice: NotNegative = 0.0  # Milletari et al. 2016
+    lovasz: NotNegative = 0.0  # Berman et al. 2018
+    hardest: Share = 1.0  # share of the pixels, those with the highest cross-entropy, that count in it (OHEM)
+    balanced: bool = False  # cross-entropy with the median frequency of the classes over each one's own
+    auxiliary: NotNegative = 0.4  # weight of an auxiliary head's loss, where the model has one
 
 
 @dataclass(frozen=True)
@@ -121,7 +145,9 @@ class Recipe:
     augment: Augment = field(default_factory=Augment)
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
+    loss: Loss = field(default_factory=Loss)
     label_smoothing: Fraction = 0.0
+    ema: Fraction = 0.0  # decay a step of the moving average of the weights, which is what is kept; 0: none
     batch_size: Count = 128
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where a measurement at start finds it faster
     device: str = "auto"  # auto: cuda, else mps, else cpu
@@ -191,7 +217,7 @@ def override(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
             )
         keys, node = path.split("."), tree
         for depth, key in enumerate(keys):
-            free = keys[:depth] == ["model", "config"]  # the family's config checks its own names
+            free = keys[:depth] in (["model", "config"], ["data", "merge"])  # whose names are checked later
             if key not in node and not free:
                 raise InputError(f'--set "{assignment}": there is no field {path}; {_suggest(path)}')
             if depth < len(keys) - 1:
@@ -220,7 +246,7 @@ ALIASES = {"lr": "learning_rate"}
 
 @functools.cache
 def _paths() -> tuple[str, ...]:
-    """Of every field and section, such as "optimizer" and "optimizer.betas"; ``model.config`` is one field."""
+    """Of every field and section, such as "optimizer.betas"; ``model.config`` and ``data.merge`` are one field each."""
 
     def below(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
         for name, value in tree.items():

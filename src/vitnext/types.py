@@ -1,7 +1,7 @@
 """What prediction returns, and what it is compared with.
 
-A ``Classification`` for an image that was read, a ``Failure`` for one that was not; ``Segments`` and ``Instances`` hold
-the objects of an image, predicted or true.
+A ``Classification`` or a ``Segmentation`` for an image that was read, by the model's task, and a ``Failure`` for one
+that was not; ``Segments`` and ``Instances`` hold the objects of an image, predicted or true.
 """
 
 from __future__ import annotations
@@ -55,6 +55,44 @@ class Classification:
         return {"source": self.source, "label": self.label, "score": self.score, "error": None, "scores": scores}
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Segmentation:
+    """One image's classes, pixel by pixel, at its original size and the right way up.
+
+    source:     the path as given, or a name for an image that came as bytes or an array
+    classes:    C class names
+    mask:       uint8 (H, W), indices into ``classes``
+    confidence: uint8 (H, W), the probability of that class as a share of 255
+    """
+
+    source: str
+    classes: tuple[str, ...]
+    mask: np.ndarray
+    confidence: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.mask.shape != self.confidence.shape or self.mask.ndim != 2:
+            raise ValueError(f"a mask of shape {self.mask.shape}, its confidence {self.confidence.shape}")
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Of every class, the share of the image's pixels."""
+        counts = np.bincount(self.mask.reshape(-1), minlength=len(self.classes))
+        return {name: float(count / self.mask.size) for name, count in zip(self.classes, counts, strict=True)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: source, width, height, error (None), confidence (its mean) and shares."""
+        height, width = self.mask.shape
+        return {
+            "source": self.source,
+            "width": width,
+            "height": height,
+            "confidence": float(self.confidence.mean() / 255),
+            "error": None,
+            "shares": self.shares,
+        }
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """An image that could not be read: its source and, in one line, why."""
@@ -67,7 +105,7 @@ class Failure:
         return {"source": self.source, "label": None, "score": None, "error": self.error, "scores": None}
 
 
-Prediction = Classification | Failure
+Prediction = Classification | Segmentation | Failure
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -40,5 +40,5 @@ def test_segmenters():
     assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 2, 32, 32)
     with pytest.raises(InputError, match=r"^x.pth: no such file$"):
         vitnext.create_model("segformer_b0", pretrained="x.pth")
-    with pytest.raises(InputError, match=r"^convnext_tiny\+upernet is a segmenter: create_model builds it"):
+    with pytest.raises(InputError, match=r"^convnext_tiny\+upernet is a segmenter, and this needs a classifier"):
         catalog.family_of("convnext_tiny+upernet")

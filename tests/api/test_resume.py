@@ -78,7 +78,7 @@ def test_a_finished_run_without_its_model_gets_it_back_if_the_last_epoch_was_kep
 
 
 def test_what_was_kept_and_is_gone_cannot_be_had_again(given, tmp_path, monkeypatch):
-    watched = iter([{"top1": top1, "top1_error": 0.01, "loss": 1.0} for top1 in (0.9, 0.5, 0.4)])
+    watched = iter([{"top1": top1, "score_error": 0.01, "loss": 1.0} for top1 in (0.9, 0.5, 0.4)])
     monkeypatch.setattr("vitnext.training.validation.Validator.__call__", lambda *_: next(watched))
     end = train(given, tmp_path / "run", epochs=3)
     end.artifact.unlink()

@@ -133,7 +133,7 @@ def test_grey_images_train_a_model_of_one_channel(tmp_path):
 
 def test_early_stopping_is_said(given, tmp_path, heard, monkeypatch):
     monkeypatch.setattr(
-        "vitnext.training.validation.Validator.__call__", lambda *_: {"top1": 0.5, "top1_error": 0.1, "loss": 1.0}
+        "vitnext.training.validation.Validator.__call__", lambda *_: {"top1": 0.5, "score_error": 0.1, "loss": 1.0}
     )
     train(given, tmp_path / "run", "schedule.patience=2", epochs=9, console=heard)
     assert "stopped early: no better validation top-1 since epoch 1" in heard.file.getvalue()
@@ -283,7 +283,7 @@ def test_what_is_left_must_be_enough(lost, given, tmp_path):
     for path in copy.glob(f"{lost}/*/*.png"):
         path.write_bytes(b"no image")
     message = mistake(train, copy, tmp_path / "run", skip_unreadable=True)
-    assert f"none of the {3 * (3 if lost == 'val' else 4)} {lost} images can be read" in message
+    assert f"none of the {3 * (3 if lost == 'val' else 4)} {lost} images can be used" in message
 
 
 def test_a_class_without_images_stops_the_run(given, tmp_path):

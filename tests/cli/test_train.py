@@ -29,6 +29,7 @@ def test_every_flag_reaches_the_training(capsys, monkeypatch, tmp_path):
 
     monkeypatch.setattr(api, "train", train)
     flags = ["--model", "vit", "--out", str(tmp_path), "--recipe", "r.yaml", "--epochs", "3", "--seed", "7"]
+    flags += ["--steps", "9", "--time", "90s"]
     flags += ["--pretrained", "none", "--resume", "--skip-unreadable", "--set", "a.b=1", "--set", "c=2"]
     assert main(["train", "photos", *flags]) == 0
     assert seen == {
@@ -38,6 +39,8 @@ def test_every_flag_reaches_the_training(capsys, monkeypatch, tmp_path):
         "out": tmp_path,
         "recipe": "r.yaml",
         "epochs": 3,
+        "steps": 9,
+        "minutes": 1.5,
         "seed": 7,
         "resume": True,
         "skip_unreadable": True,
@@ -54,6 +57,9 @@ def test_every_flag_reaches_the_training(capsys, monkeypatch, tmp_path):
         (["digits", "--set", "optimiser.learning_rate=1"], "optimizer"),
         (["digits", "--set", "optimizer.learning_rate"], "path.to.field=value"),
         (["digits", "--resume"], "--resume"),
+        (["digits", "--time", "15"], '--time "15": write a number and its unit'),
+        (["digits", "--time", "-3m"], '--time "-3m": write a number and its unit'),
+        (["digits", "--model", "segformer_b0"], "segformer_b0 is a segmenter, but digits has class folders"),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_written(capsys, tmp_path, monkeypatch, arguments, message):

@@ -263,7 +263,7 @@ def test_the_name_of_a_folder_given_as_a_dot(tmp_path, monkeypatch):
         ("digit", "did you mean digits"),
         ("Fashion_MNIST", "did you mean fashion-mnist"),
         ("{}/flower", "did you mean {}/flowers"),
-        ("{}/nothing/like/it", "no such folder, nor a built-in data set (digits, fashion-mnist)"),
+        ("{}/nothing/like/it", "no such folder, nor a built-in data set (digits, fashion-mnist, digit-scenes)"),
         ("{}/a.csv", "is a file"),
         ("", "is empty"),
         ("x" * 5000, "no such folder"),

@@ -23,6 +23,7 @@ from vitnext.recipe import from_dict, override
 from vitnext.training.defaults import model_config
 from vitnext.training.hardware import choose_precision
 from vitnext.training.loop import Progress, fit
+from vitnext.training.losses import LabelLoss
 from vitnext.training.validation import Validator
 
 RECIPE = from_dict(
@@ -131,8 +132,9 @@ def run(tmp_path):
         watcher = Watcher(on or press_at)
         parts = {
             "batches": training_batches(split, preprocess, recipe),
+            "objective": LabelLoss(recipe.label_smoothing),
             "validate": Validator(images(10, size, channels, seed=1), preprocess),
-            "precision": choose_precision(recipe.precision, model, torch.zeros(1), torch.zeros(1)),
+            "precision": choose_precision(recipe.precision, model, LabelLoss(0), (torch.zeros(1), torch.zeros(1))),
             "folder": folder,
             "keep": keep,
             "watch": watcher,

@@ -15,7 +15,9 @@ METRICS = {"train_loss": 0.5, "loss": 0.25, "top1": 0.975}
 
 def shown(terminal, events):
     out = io.StringIO()
-    with ConsoleWatcher(Console(file=out, force_terminal=terminal, width=200), epochs=12, held_out="val") as watcher:
+    with ConsoleWatcher(
+        Console(file=out, force_terminal=terminal, width=200), epochs=12, held_out="val", score="top1"
+    ) as watcher:
         events(watcher)
     return out.getvalue()
 
@@ -35,6 +37,15 @@ def test_a_pipe_gets_a_line_an_epoch_and_no_bar():
     ]
 
 
+def test_a_run_of_masks_that_the_clock_ends_shows_miou_and_no_last_epoch():
+    out = io.StringIO()
+    with ConsoleWatcher(Console(file=out, width=200), epochs=None, held_out="val", score="miou") as watcher:
+        watcher.epoch(
+            Progress(step=2, epoch=1, seconds=61.4), {"train_loss": 0.5, "loss": 0.2, "miou": 0.5}, kept=False
+        )
+    assert out.getvalue() == "epoch   1  train loss 0.500  val loss 0.200  mIoU 50.00%  61 s\n"
+
+
 def test_a_resumed_run_says_where_it_goes_on():
     def events(watcher):
         watcher.start(Progress(step=1234), 5000)
@@ -51,7 +62,7 @@ def test_a_terminal_sees_the_bar_with_loss_and_speed():
 def test_the_speed_is_images_over_time_and_never_a_division_by_zero(seconds, monkeypatch):
     clock = iter([0.0, *seconds])
     monkeypatch.setattr("vitnext.training.console.time.monotonic", lambda: next(clock))
-    watcher = ConsoleWatcher(Console(file=io.StringIO()), 1, "val")
+    watcher = ConsoleWatcher(Console(file=io.StringIO()), 1, "val", "top1")
     watcher.start(Progress(), 2)
     for step in (1, 2):
         watcher.step(Progress(step=step), None, 1e-3, 64)

@@ -11,6 +11,7 @@ from vitnext.errors import InputError
 from vitnext.models import catalog
 from vitnext.training import hardware
 from vitnext.training.hardware import Precision, choose_device, choose_precision, keep_heap
+from vitnext.training.losses import LabelLoss
 
 CPU = torch.device("cpu")
 
@@ -34,7 +35,7 @@ def batch():
 @pytest.mark.parametrize(("asked", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
 def test_what_is_asked_for_is_taken_without_measuring(asked, dtype, model, batch, monkeypatch):
     monkeypatch.setattr(hardware, "_step_time", lambda *_: pytest.fail("measured"))
-    assert choose_precision(asked, model, *batch).dtype == dtype
+    assert choose_precision(asked, model, LabelLoss(0), batch).dtype == dtype
 
 
 @pytest.mark.parametrize(
@@ -48,8 +49,8 @@ def test_what_is_asked_for_is_taken_without_measuring(asked, dtype, model, batch
     ],
 )
 def test_bf16_must_be_15_percent_faster(fp32, bf16, dtype, model, batch, monkeypatch):
-    monkeypatch.setattr(hardware, "_step_time", lambda _model, _images, _labels, in_bf16: bf16 if in_bf16 else fp32)
-    chosen = choose_precision("auto", model, *batch)
+    monkeypatch.setattr(hardware, "_step_time", lambda _model, _objective, _batch, in_bf16: bf16 if in_bf16 else fp32)
+    chosen = choose_precision("auto", model, LabelLoss(0), batch)
     assert chosen.dtype == dtype
     assert f"{fp32 / bf16:.2g}x" in chosen.reason
 
@@ -62,7 +63,7 @@ def test_measuring_leaves_weights_gradients_and_mode_alone(training, model, batc
     model.head.weight.grad = given
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     kept = images.clone()
-    chosen = choose_precision("auto", model, images, labels)
+    chosen = choose_precision("auto", model, LabelLoss(0), (images, labels))
     assert chosen.dtype in (torch.float32, torch.bfloat16) and "measured" in chosen.reason
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert model.head.weight.grad is given and torch.equal(given, torch.ones_like(given))
@@ -74,10 +75,10 @@ def test_measuring_leaves_weights_gradients_and_mode_alone(training, model, batc
 def test_the_measured_steps_run_in_the_format_they_are_named_by(model, batch):
     seen = []
     model.head.register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
-    assert hardware._step_time(model, *batch, False) > 0
+    assert hardware._step_time(model, LabelLoss(0), batch, False) > 0
     assert set(seen) == {torch.float32}
     seen.clear()
-    assert hardware._step_time(model, *batch, True) > 0
+    assert hardware._step_time(model, LabelLoss(0), batch, True) > 0
     assert set(seen) == {torch.bfloat16}
     assert all(p.grad is None for p in model.parameters())
 
@@ -87,7 +88,7 @@ def test_a_slow_step_is_not_repeated(model, batch, monkeypatch):
     monkeypatch.setattr(hardware.time, "perf_counter", lambda: next(clock))
     seen = []
     model.head.register_forward_hook(lambda *_: seen.append(1))
-    assert hardware._step_time(model, *batch, False) == 3
+    assert hardware._step_time(model, LabelLoss(0), batch, False) == 3
     assert len(seen) == 1
 
 

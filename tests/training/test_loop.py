@@ -48,7 +48,7 @@ def test_the_loss_goes_down_and_the_toy_is_learnt(run, journal):
     assert [line["epoch"] for line in epochs] == list(range(1, 31))
     assert epochs[-1]["train_loss"] < 0.5 * epochs[0]["train_loss"]
     assert epochs[-1]["loss"] < 0.5 * epochs[0]["loss"]
-    assert epochs[-1]["top1"] == end.progress.best_top1 == 1.0
+    assert epochs[-1]["top1"] == end.progress.best_score == 1.0
     assert end.progress.epoch == 30 and end.progress.step == 30 * STEPS
 
 
@@ -60,7 +60,7 @@ def test_the_watcher_sees_every_step_and_every_epoch(run):
     # The loss is looked at when the epoch ends, and else every CHECK_EVERY steps.
     assert [loss is None for _, loss, *_ in seen.steps] == [True, True, False] * 2
     assert [state.epoch for state, *_ in seen.epochs] == [1, 2]
-    assert set(seen.epochs[0][1]) == {"train_loss", "loss", "top1", "top1_error"}
+    assert set(seen.epochs[0][1]) == {"train_loss", "loss", "top1", "score_error"}
 
 
 def test_seconds_are_counted_epoch_by_epoch(run):
@@ -291,9 +291,9 @@ def test_ctrl_c_does_not_save_what_is_not_finite(run, tmp_path):
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_a_validation_loss_that_is_not_finite_is_an_error_and_the_weights_are_not_kept(loss, run, tmp_path):
-    answers = iter([{"top1": 0.5, "top1_error": 0.1, "loss": 1.0}, {"top1": 1.0, "top1_error": 0.0, "loss": loss}])
+    answers = iter([{"top1": 0.5, "score_error": 0.1, "loss": 1.0}, {"top1": 1.0, "score_error": 0.0, "loss": loss}])
     with pytest.raises(WorkError, match=f"the loss is {loss} at step {2 * STEPS}"):
-        run("run", validate=lambda *_: next(answers))
+        run("run", validate=scored(lambda *_: next(answers)))
     assert load_checkpoint(tmp_path / "run" / "last.pt")["progress"]["best_epoch"] == 1
 
 
@@ -312,8 +312,13 @@ def validation(*results):
     def validate(model, precision):
         assert not model.training
         top1, loss = next(answers)
-        return {"top1": top1, "top1_error": (top1 * (1 - top1) / 100) ** 0.5, "loss": loss}
+        return {"top1": top1, "score_error": (top1 * (1 - top1) / 100) ** 0.5, "loss": loss}
 
+    return scored(validate)
+
+
+def scored(validate):
+    validate.score = "top1"
     return validate
 
 
@@ -323,8 +328,8 @@ RESULTS = [(0.5, 1.0), (0.7, 0.9), (0.65, 0.8), (0.66, 0.8), (0.7, 0.1), (0.6, 0
 def test_the_latest_within_a_standard_error_of_the_best_is_kept(run, journal):
     end = run("run", "schedule.epochs=6", validate=validation(*RESULTS))
     assert [epoch for epoch, _ in end.kept] == [1, 2, 4, 5]
-    assert (end.progress.best_epoch, end.progress.best_top1) == (2, 0.7)
-    assert (end.progress.kept_epoch, end.progress.kept_top1, end.progress.kept_loss) == (5, 0.7, 0.1)
+    assert (end.progress.best_epoch, end.progress.best_score) == (2, 0.7)
+    assert (end.progress.kept_epoch, end.progress.kept_score, end.progress.kept_loss) == (5, 0.7, 0.1)
     assert [line["kept"] for line in journal(event="epoch")] == [True, True, False, True, True, False]
     assert [kept for *_, kept in end.watcher.epochs] == [True, True, False, True, True, False]
 
@@ -332,7 +337,7 @@ def test_the_latest_within_a_standard_error_of_the_best_is_kept(run, journal):
 def test_without_selection_each_is_kept_and_the_last_stays(run):
     end = run("run", "schedule.epochs=6", select=False, validate=validation(*RESULTS))
     assert [epoch for epoch, _ in end.kept] == [1, 2, 3, 4, 5, 6]
-    assert (end.progress.kept_epoch, end.progress.kept_top1, end.progress.kept_loss) == (6, 0.6, 0.85)
+    assert (end.progress.kept_epoch, end.progress.kept_score, end.progress.kept_loss) == (6, 0.6, 0.85)
     assert all(torch.equal(tensor, end.kept[-1][1][name]) for name, tensor in end.weights.items())
 
 

@@ -6,7 +6,12 @@ import math
 
 import pytest
 
-from vitnext.training.schedules import warmup_cosine
+from vitnext.training.schedules import learning_rate
+
+
+def warmup_cosine(step, steps, warmup, peak, final_fraction=0.0):
+    done = max(0.0, (step - warmup) / max(1, steps - warmup))
+    return learning_rate(done, step, warmup, peak, final_fraction=final_fraction)
 
 
 def naive(steps, warmup, peak, final_fraction):
@@ -48,3 +53,10 @@ def test_it_rises_to_the_peak_and_never_rises_again():
 def test_a_run_that_only_warms_up():
     assert [warmup_cosine(step, 4, 4, 1.0) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
     assert warmup_cosine(4, 4, 4, 1.0) == 1.0  # no division by zero
+
+
+def test_poly_is_a_power_of_what_is_left():
+    rates = [learning_rate(k / 10, 5 + k, 5, 2.0, final_fraction=0.1, decay="poly") for k in range(11)]
+    assert rates == pytest.approx([0.2 + 1.8 * (1 - k / 10) ** 0.9 for k in range(11)])
+    assert learning_rate(1.01, 99, 5, 2.0, decay="poly") == 0.0  # a clock may run over
+    assert learning_rate(0.0, 0, 5, 2.0, decay="poly") == pytest.approx(0.4)

@@ -53,7 +53,7 @@ def naive(model, split, preprocess):
     share = right / len(split)
     likely = (right + 1) / (len(split) + 2)
     error = (likely * (1 - likely) / (len(split) + 2)) ** 0.5
-    return {"top1": share, "top1_error": pytest.approx(error), "loss": pytest.approx(loss / len(split), rel=1e-5)}
+    return {"top1": share, "score_error": pytest.approx(error), "loss": pytest.approx(loss / len(split), rel=1e-5)}
 
 
 @pytest.mark.parametrize("batch", [1, 3, 7, 100])

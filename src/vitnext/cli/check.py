@@ -11,25 +11,28 @@ from vitnext.cli.terminal import progress_bar, progress_console
 
 
 def check(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="A folder, or a built-in name: digits, fashion-mnist.")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A folder, or digits, fashion-mnist, digit-scenes.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print everything that was found as JSON.")] = False,
 ) -> None:
     """Find mistakes in a data set before training does.
 
     Looks for files that cannot be read, empty classes, class lists that differ between splits, the same image in two
-    splits, and classes with very few images. Errors would stop training (exit code 2); warnings would not.
+    splits, and classes with very few images. Of masks: other sizes than their images', ids and colours that classes.txt
+    does not name, images without a mask, and classes that a split lacks. Errors would stop training (exit code 2);
+    warnings would not.
 
     \b
     Examples:
       vitnext check photos
       vitnext check photos --json
     """
-    from vitnext.data import doctor
+    from vitnext.data import doctor, mask_doctor
     from vitnext.data.dataset import open_dataset
 
     dataset = open_dataset(data)
     with progress_bar("checking", progress_console()) as progress:
-        report = doctor.check(dataset, progress=progress)
+        examine = mask_doctor.check if dataset.task == "semantic" else doctor.check
+        report = examine(dataset, progress=progress)
     if as_json:
         print(json.dumps(report.to_dict(), indent=2))
     else:

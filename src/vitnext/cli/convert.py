@@ -34,7 +34,7 @@ def convert(
     Examples:
       vitnext convert timm/convnext_tiny.fb_in1k --out convnext.safetensors
       vitnext convert dinov2_vits14_pretrain.pth --out dinov2.safetensors
-      vitnext convert nvidia/segformer-b0-finetuned-ade-512-512 --out segformer.safetensors
+      vitnext convert segformer_b0_ade.pth --out segformer.safetensors
       vitnext convert mine.pth --classes names.txt --out mine.safetensors
     """
     if out.suffix != ".safetensors":

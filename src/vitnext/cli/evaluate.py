@@ -15,7 +15,7 @@ WORST = 5  # classes shown; the report has all
 
 def evaluate(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model.safetensors or an exported .onnx.")],
-    data: Annotated[str, typer.Argument(metavar="DATA", help="A folder, or a built-in name: digits, fashion-mnist.")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A folder, or digits, fashion-mnist, digit-scenes.")],
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where the report goes: evaluation/ beside MODEL if not given.")
     ] = None,
@@ -53,7 +53,7 @@ def evaluate(
             progress=progress,
             console=console,
         )
-    print_summary(metrics)
+    (print_masks if metrics["task"] == "semantic" else print_summary)(metrics)
     print(f"\nreport  {out / 'report.html'}\nnumbers {out / 'metrics.json'}")
 
 
@@ -70,6 +70,24 @@ def print_summary(metrics: dict[str, Any]) -> None:
     print_table(
         ["lowest F1" if len(present) > len(worst) else "class", "images", "precision", "recall", "F1"],
         [[row["class"], str(row["n"]), *(share(row[key]) for key in ("precision", "recall", "f1"))] for row in worst],
+    )
+
+
+def print_masks(metrics: dict[str, Any]) -> None:
+    """Print the headline of a segmenter and the classes with the lowest IoU."""
+    print(f"images          {metrics['n']:,}")
+    print(f"mean IoU        {metrics['miou']:.2%}")
+    print(f"pixel accuracy  {metrics['pixel_accuracy']:.2%}")
+    print(f"boundary IoU    {metrics['boundary_iou']:.2%}")
+    print(f"ECE             {metrics['ece']:.4f}\n")
+    present = [row for row in metrics["per_class"] if row["iou"] is not None]
+    worst = sorted(present, key=lambda row: row["iou"])[:WORST]
+    print_table(
+        ["lowest IoU" if len(present) > len(worst) else "class", "pixels", "IoU", "precision", "recall"],
+        [
+            [row["class"], f"{row['pixels']:,}", *(share(row[k]) for k in ("iou", "precision", "recall"))]
+            for row in worst
+        ],
     )
 
 

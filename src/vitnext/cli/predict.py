@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vitnext.cli.terminal import progress_bar, progress_console
-from vitnext.files import existing_file, writable_file
+from vitnext.errors import InputError
+from vitnext.files import existing_file, writable_file, writable_folder
 
 if TYPE_CHECKING:
     from vitnext.types import Prediction
+
+
+LARGEST = 4  # classes of a mask that are printed
 
 
 def predict(
@@ -22,10 +26,13 @@ def predict(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A .csv, .jsonl or .parquet file; the terminal if not given.")
     ] = None,
+    masks: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Of a segmenter: where masks and confidences go, as PNG.")
+    ] = None,
     batch: Annotated[int, typer.Option(metavar="N", min=1, help="Images predicted at once.")] = 32,
     engine: Annotated[str, typer.Option(metavar="NAME", help="auto, torch, onnxruntime or openvino.")] = "auto",
 ) -> None:
-    """Predict the class of images.
+    """Predict the class of images, or with a segmenter that of every pixel.
 
     The order of the images is kept. An image that cannot be read becomes a row with an error; the others are predicted.
     The exit code is 0 also if some images could not be read, and 1 if none could.
@@ -35,6 +42,7 @@ def predict(
       vitnext predict runs/photos/model.safetensors cat.jpg
       vitnext predict model.onnx new/ --out labels.csv
       vitnext predict model.onnx "new/**/*.png" --out labels.parquet
+      vitnext predict roads.safetensors new/ --out shares.csv --masks masks/
     """
     existing_file(model)
     if out:
@@ -45,16 +53,25 @@ def predict(
 
     files = find_images(paths)
     predictor = load(model, engine=engine)
-    classes = predictor.card.classes
+    card = predictor.card
     predictions = predictor.predict_many(files, batch=batch)
+    if masks is not None:
+        if card.task == "classification":
+            raise InputError(f"{model} is a classifier, which gives no masks: leave --masks out")
+        from vitnext.inference.mask_files import mask_names, with_masks
+
+        predictions = with_masks(predictions, writable_folder(masks), mask_names(files), card.colors)
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         with progress_bar("predicting", progress_console()) as progress:
-            predicted, failed = write_predictions(out, counted(predictions, len(files), progress), classes)
+            predicted, failed = write_predictions(
+                out, counted(predictions, len(files), progress), card.classes, card.task
+            )
     else:
-        predicted, failed = print_predictions(files, predictions, classes)
+        predicted, failed = print_predictions(files, predictions, card.classes)
     images = "1 image" if len(files) == 1 else f"{len(files):,} images"
-    print(f"{images}, {failed:,} unreadable" + (f"; predictions in {out}" if out else ""), file=sys.stderr)
+    kept = (f"; predictions in {out}" if out else "") + (f"; masks in {masks}" if masks else "")
+    print(f"{images}, {failed:,} unreadable{kept}", file=sys.stderr)
     if failed and not predicted:
         raise typer.Exit(1)
 
@@ -70,7 +87,7 @@ def counted(
 
 def print_predictions(files: list[str], predictions: Iterable[Prediction], classes: Sequence[str]) -> tuple[int, int]:
     """Print a row per image as it comes; return how many were predicted and how many failed."""
-    from vitnext.types import Failure
+    from vitnext.types import Failure, Segmentation
 
     sources = max(map(len, ["source", *files]))
     labels = max(map(len, ["label", *classes]))
@@ -81,6 +98,10 @@ def print_predictions(files: list[str], predictions: Iterable[Prediction], class
             failed += 1
             reason = prediction.error.removeprefix(f"{prediction.source}: ")
             print(f"{prediction.source:{sources}}  error: {reason}", flush=True)
+        elif isinstance(prediction, Segmentation):
+            largest = sorted(prediction.shares.items(), key=lambda share: -share[1])[:LARGEST]
+            named = ", ".join(f"{name} {share:.1%}" for name, share in largest if share)
+            print(f"{prediction.source:{sources}}  {named}", flush=True)
         else:
             print(f"{prediction.source:{sources}}  {prediction.label:{labels}}  {prediction.score:.3f}", flush=True)
     return len(files) - failed, failed

@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from vitnext.cli.terminal import progress_console
+from vitnext.errors import InputError
 
 
 def train(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="A folder, or a built-in name: digits, fashion-mnist.")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A folder, or digits, fashion-mnist, digit-scenes.")],
     model: Annotated[
         str | None, typer.Option(metavar="NAME", help="A name from `vitnext models`; chosen to suit DATA if not given.")
     ] = None,
@@ -28,6 +29,10 @@ def train(
         str | None, typer.Option(metavar="FILE", help="A recipe file (.yaml) or the name of a built-in recipe.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(metavar="N", min=1, help="Passes over the training images.")] = None,
+    steps: Annotated[int | None, typer.Option(metavar="N", min=1, help="Optimizer steps, instead of epochs.")] = None,
+    time: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Time to train for, instead of epochs: 90s, 15m or 2h.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", min=0, help="Same seed, same machine: same model.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in DIR where it stopped.")] = False,
     skip_unreadable: Annotated[
@@ -38,11 +43,12 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="Change one field of the recipe; may be repeated."),
     ] = None,
 ) -> None:
-    """Train a classifier and keep it as DIR/model.safetensors.
+    """Train a classifier, or a segmenter if DATA has masks, and keep it as DIR/model.safetensors.
 
-    DATA has one folder of images per class, either directly or inside train/, val/ and test/. Without val/ and test/
-    some images of every class are held out. The model and the recipe are chosen to suit the images and this machine
-    unless you name them; the choice is printed. Ctrl-C saves the run; continue it with --resume.
+    DATA has one folder of images per class, either directly or inside train/, val/ and test/; or it has images/, masks/
+    and classes.txt. Without val/ and test/ some images are held out. The model and the recipe are chosen to suit the
+    images and this machine unless you name them; the choice is printed. Ctrl-C saves the run; continue it with
+    --resume.
 
     Each epoch prints a line; "kept" in it means that its model was written to DIR/model.safetensors. All that --set can
     change stands in DIR/recipe.yaml; docs/recipe.md explains the fields and lists the built-in recipes.
@@ -54,6 +60,7 @@ def train(
       vitnext train photos --pretrained none
       vitnext train photos --model vit_tiny --set optimizer.learning_rate=5e-4
       vitnext train photos --out runs/photos --resume
+      vitnext train roads --model convnext_tiny+upernet --time 30m
     """
     from vitnext import api
 
@@ -64,6 +71,8 @@ def train(
         out=out,
         recipe=recipe,
         epochs=epochs,
+        steps=steps,
+        minutes=minutes(time) if time is not None else None,
         resume=resume,
         seed=seed,
         skip_unreadable=skip_unreadable,
@@ -71,3 +80,18 @@ def train(
         console=progress_console(),
     )
     print(f"model  {result.artifact}")
+
+
+UNITS = {"s": 1 / 60, "m": 1.0, "h": 60.0}
+
+
+def minutes(text: str) -> float:
+    """ "15m" -> 15.0. Raises InputError for what is no length of time."""
+    number, unit = text[:-1], text[-1:]
+    try:
+        length = float(number) * UNITS[unit]
+    except (ValueError, KeyError):
+        length = 0.0
+    if not 0 < length < float("inf"):
+        raise InputError(f'--time "{text}": write a number and its unit, s, m or h: 90s, 15m, 1.5h')
+    return length

@@ -1,4 +1,4 @@
-"""From what the user gave (a folder or a built-in name) to named splits of labelled images. No torch."""
+"""From what the user gave (a folder or a built-in name) to named splits of images with their truth. No torch."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 
-from vitnext.data import builtin
+from vitnext.data import builtin, scenes
 from vitnext.data.image_folder import LAYOUTS, read_image_folder
+from vitnext.data.mask_folder import MaskSplit, has_masks, read_mask_folder
 from vitnext.errors import InputError
 
 SPLITS = ("train", "val", "test")
@@ -22,6 +23,7 @@ TREE_FRACTIONS = {"val": 0.1, "test": 0.1}  # of one class-folder tree
 DIGITS_FRACTIONS = {"val": 0.08, "test": 0.2}
 CARVED_VAL = 0.1  # of a given train/ that has test/ but no val/ beside it
 FASHION_VAL = 0.05  # of Fashion-MNIST's 60,000
+BUILTIN = (*builtin.NAMES, scenes.NAME)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +48,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def strata(self) -> np.ndarray:
+        """int64 (N,): what is divided evenly between splits."""
+        return self.labels
+
     def image(self, i: int) -> str | np.ndarray:
         """What ``preprocess.open_image`` takes: a path, or uint8 (H, W) or (H, W, C)."""
         if self.arrays is not None:
@@ -64,23 +71,28 @@ class Split:
         return replace(self, labels=self.labels[at], names=self.names[at], sizes=self.sizes[at], arrays=arrays)
 
 
-@dataclass(frozen=True, eq=False)
-class Dataset:
-    """A data set, recognised and split.
+AnySplit = TypeVar("AnySplit", Split, MaskSplit)
 
+
+@dataclass(frozen=True, eq=False)
+class Dataset(Generic[AnySplit]):
+    """A data set, recognised and split: labelled images, or images with masks.
+
+    task:        what its truth is good for
     splits:      Split by name, among train, val and test; only "all" for one that is whole
     split_rule:  {"rule": "given" or "stratified", "seed": int, "fractions": {split: share of the images divided}}
     fingerprint: sha256 (hex) over class names and, per split, every file's name, size and label (or the arrays' bytes)
     line:        what was recognised, in one line
     ignored:     how many files in class folders are not images, and up to three of them
-    loose:       images beside the class folders: they have no class
-    unused:      folders beside train/, val/ and test/
+    loose:       images beside the class folders: they have no class; or images without a mask
+    unused:      folders beside train/, val/ and test/; or masks without an image
+    unlisted:    images with masks that no split's list names
     """
 
     name: str
-    kind: Literal["image_folder", "builtin"]
+    kind: Literal["image_folder", "mask_folder", "builtin"]
     classes: tuple[str, ...]
-    splits: dict[str, Split]
+    splits: dict[str, AnySplit]
     split_rule: dict[str, Any]
     fingerprint: str
     line: str
@@ -88,6 +100,12 @@ class Dataset:
     ignored_examples: tuple[str, ...] = ()
     loose: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
+    unlisted: tuple[str, ...] = ()
+
+    @property
+    def task(self) -> Literal["classification", "semantic"]:
+        masks = any(isinstance(split, MaskSplit) for split in self.splits.values())
+        return "semantic" if masks else "classification"
 
 
 def open_dataset(
@@ -97,18 +115,19 @@ def open_dataset(
     fashion_mnist_dir: Path | None = None,
     val_fraction: float | None = None,
     whole: bool = False,
-) -> Dataset:
-    """Recognise ``data`` by looking: a folder of images that exists, else the built-in "digits" or "fashion-mnist".
+) -> Dataset[Any]:
+    """Recognise ``data`` by looking: a folder of images that exists, else a built-in: "digits", "fashion-mnist",
+    "digit-scenes". A folder with images/ and masks/ is for segmentation, one of class folders for classification.
 
-    What comes undivided is split per class (stratified): one class-folder tree into train, val and test 80/10/10,
-    digits 72/8/20; a train/ with test/ but no val/ gives 10% to val, Fashion-MNIST's train 5%.
+    What comes undivided is split per class (stratified): one class-folder tree, or images with masks, into train, val
+    and test 80/10/10, digits 72/8/20; a train/ with test/ but no val/ gives 10% to val, Fashion-MNIST's train 5%.
     ``val_fraction`` replaces that share of val; 0 means no val split. ``seed`` decides who goes where.
     ``whole`` divides nothing: the splits are those that were given, or the only one is "all".
 
     Raises InputError for data that cannot be recognised, and for a ``val_fraction`` when val/ is given.
     """
     if not str(data):
-        raise InputError(f"the data set's name is empty; {LAYOUTS}, or one of {', '.join(builtin.NAMES)}")
+        raise InputError(f"the data set's name is empty; {LAYOUTS}, or one of {', '.join(BUILTIN)}")
     path = Path(os.path.expanduser(data))
     exists = os.path.exists(path)  # unlike Path.exists, False instead of an error for a name that cannot be looked up
     if fashion_mnist_dir is not None and (exists or str(data) != "fashion-mnist"):
@@ -123,7 +142,7 @@ def open_dataset(
         fractions = fractions | {"val": val_fraction}
     splits, split_rule, how = _divide(found, {} if whole else fractions, seed)
     counts = ", ".join(f"{split} {len(splits[split]):,}" for split in splits)
-    what = "class folders" if found.kind == "image_folder" else "built-in"
+    what = {"image_folder": "class folders", "mask_folder": "images and masks", "builtin": "built-in"}[found.kind]
     return Dataset(
         name=found.name,
         kind=found.kind,
@@ -136,7 +155,7 @@ def open_dataset(
     )
 
 
-def held_out(dataset: Dataset) -> tuple[str, Split]:
+def held_out(dataset: Dataset[AnySplit]) -> tuple[str, AnySplit]:
     """Name and images of the split to measure on: test, else val. Raises InputError when there is neither."""
     for name in ("test", "val"):
         if name in dataset.splits:
@@ -144,14 +163,28 @@ def held_out(dataset: Dataset) -> tuple[str, Split]:
     raise InputError(f"{dataset.name}: has neither a test nor a val split to measure on")
 
 
+def regroup(dataset: Dataset[Any], merge: Mapping[str, Sequence[str]], ignore: Sequence[str]) -> Dataset[Any]:
+    """The data set with classes of its masks merged under new names and others made void.
+
+    Raises InputError for a name that is no class, and for images that have labels instead of masks.
+    """
+    if not merge and not ignore:
+        return dataset
+    if dataset.task == "classification":
+        raise InputError(f"{dataset.name}: data.merge and data.ignore are for classes of masks; leave them out")
+    splits = {name: split.regrouped(merge, ignore) for name, split in dataset.splits.items()}
+    classes = next(iter(splits.values())).classes
+    return replace(dataset, splits=splits, classes=classes)
+
+
 @dataclass(frozen=True, eq=False)
 class _Found:
     """A data set before it is divided: ``parts`` has the keys train, val, test as given, or only "all"."""
 
     name: str
-    kind: Literal["image_folder", "builtin"]
+    kind: Literal["image_folder", "mask_folder", "builtin"]
     classes: tuple[str, ...]
-    parts: dict[str, Split]
+    parts: dict[str, Any]
     fractions: dict[str, float]
     left_out: dict[str, Any] = field(default_factory=dict)  # the fields of Dataset that say so
 
@@ -159,6 +192,11 @@ class _Found:
 def _folder(path: Path) -> _Found:
     if not path.is_dir():
         raise InputError(f"{path}: is a file, not a folder; {LAYOUTS}")
+    if has_masks(path):
+        masks = read_mask_folder(path)
+        fractions = TREE_FRACTIONS if "all" in masks.parts else {"val": CARVED_VAL}
+        left = {"loose": masks.unmasked, "unused": masks.orphans, "unlisted": masks.unlisted}
+        return _Found(path.resolve().name, "mask_folder", masks.values.classes, masks.parts, fractions, left)
     listed = read_image_folder(path)
     parts = {
         part: Split(listed.classes, files.labels, files.names, files.sizes, root=str(path))
@@ -178,12 +216,15 @@ def _builtin(name: str, fashion_mnist_dir: Path | None) -> _Found:
         given = builtin.fashion_mnist(fashion_mnist_dir)
         parts = {split: _in_memory(builtin.GARMENTS, split, *given[split]) for split in given}
         return _Found(name, "builtin", builtin.GARMENTS, parts, {"val": FASHION_VAL})
+    if name == scenes.NAME:
+        drawn = scenes.splits()
+        return _Found(name, "builtin", drawn["train"].classes, dict(drawn), {})
     path = Path(name)
     neighbours = [p.name for p in path.parent.glob("[!.]*") if os.path.isdir(p)]
     close = [str(path.parent / n) for n in difflib.get_close_matches(path.name, neighbours, n=2)]
-    close += difflib.get_close_matches(name.lower(), builtin.NAMES, n=1)
+    close += difflib.get_close_matches(name.lower(), BUILTIN, n=1)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
-    raise InputError(f"{name}: no such folder, nor a built-in data set ({', '.join(builtin.NAMES)}){hint}")
+    raise InputError(f"{name}: no such folder, nor a built-in data set ({', '.join(BUILTIN)}){hint}")
 
 
 def _in_memory(classes: tuple[str, ...], name: str, images: np.ndarray, labels: np.ndarray) -> Split:
@@ -192,7 +233,7 @@ def _in_memory(classes: tuple[str, ...], name: str, images: np.ndarray, labels: 
     return Split(classes, labels, names, sizes, arrays=images)
 
 
-def _divide(found: _Found, fractions: dict[str, float], seed: int) -> tuple[dict[str, Split], dict[str, Any], str]:
+def _divide(found: _Found, fractions: dict[str, float], seed: int) -> tuple[dict[str, Any], dict[str, Any], str]:
     """The splits in the order train, val, test; the rule for the artifact; and the rule in words."""
     parts = dict(found.parts)
     source = "all" if "all" in parts else "train"
@@ -203,7 +244,12 @@ def _divide(found: _Found, fractions: dict[str, float], seed: int) -> tuple[dict
         return given, rule, "split as given" if source == "train" else "not divided"
     whole = parts.pop(source)
     if source == "all":
-        counts = np.bincount(whole.labels, minlength=len(found.classes))
+        counts = np.bincount(whole.strata, minlength=1 if found.kind == "mask_folder" else len(found.classes))
+        if found.kind == "mask_folder" and counts[0] <= len(shares):
+            raise InputError(
+                f"{whole.root}: {counts[0]} image(s) with a mask, too few to split into train, {' and '.join(shares)}: "
+                "add some, or give train.txt and val.txt"
+            )
         few = [f"{found.classes[i]} ({counts[i]})" for i in np.flatnonzero(counts <= len(shares))]
         if few:
             named = ", ".join(few[:5]) + (", ..." if len(few) > 5 else "")
@@ -214,22 +260,24 @@ def _divide(found: _Found, fractions: dict[str, float], seed: int) -> tuple[dict
     parts |= _stratified(whole, shares, seed)
     shares = {"train": round(1 - sum(shares.values()), 6), **shares}
     if source == "all":
-        how = f"split {'/'.join(f'{100 * shares[s]:g}' for s in SPLITS if s in shares)} per class, seed {seed}"
+        per = "" if found.kind == "mask_folder" else " per class"
+        how = f"split {'/'.join(f'{100 * shares[s]:g}' for s in SPLITS if s in shares)}{per}, seed {seed}"
     else:
-        how = f"val is {100 * shares['val']:g}% of train per class, seed {seed}"
+        per = "" if found.kind == "mask_folder" else " per class"
+        how = f"val is {100 * shares['val']:g}% of train{per}, seed {seed}"
     rule = {"rule": "stratified", "seed": seed, "fractions": {s: shares[s] for s in SPLITS if s in shares}}
     return {split: parts[split] for split in SPLITS if split in parts}, rule, how
 
 
-def _stratified(whole: Split, shares: Mapping[str, float], seed: int) -> dict[str, Split]:
+def _stratified(whole: AnySplit, shares: Mapping[str, float], seed: int) -> dict[str, AnySplit]:
     """Divide each class alone: ``shares`` of it (rounded, at least one image each), and the rest to "train".
 
     Who goes where is the order of sha256("seed:name"), so it depends neither on the order of listing nor on a random
     generator's version, and adding images moves few of the others. A class too small to give to each stays in train.
     """
     chosen: dict[str, list[int]] = {"train": [], **{split: [] for split in shares}}
-    by_class = np.argsort(whole.labels, kind="stable")
-    for members in np.split(by_class, np.cumsum(np.bincount(whole.labels))[:-1]):
+    by_class = np.argsort(whole.strata, kind="stable")
+    for members in np.split(by_class, np.cumsum(np.bincount(whole.strata))[:-1]):
         keys = {int(i): hashlib.sha256(b"%d:%b" % (seed, whole.names[i])).digest() for i in members}
         waiting = sorted(keys, key=keys.__getitem__)
         if len(members) > len(shares):
@@ -242,11 +290,17 @@ def _stratified(whole: Split, shares: Mapping[str, float], seed: int) -> dict[st
     return {split: whole.subset(sorted(indices)) for split, indices in chosen.items()}
 
 
-def _fingerprint(classes: tuple[str, ...], splits: Mapping[str, Split]) -> str:
+def _fingerprint(classes: tuple[str, ...], splits: Mapping[str, Split | MaskSplit]) -> str:
     digest = hashlib.sha256(json.dumps(classes).encode())
     for name, split in splits.items():
         digest.update(f"\n{name} {len(split)}\n".encode())
-        if split.arrays is not None:
+        if isinstance(split, MaskSplit):
+            columns = (split.names, split.sizes, split.mask_names, split.mask_sizes)
+            for row in zip(*(column.tolist() for column in columns), strict=True):
+                digest.update(b"%b\0%d\0%b\0%d\n" % row)
+            for array in (split.arrays, split.masks):
+                digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
+        elif split.arrays is not None:
             digest.update(split.labels.astype("<i8").tobytes())
             digest.update(np.ascontiguousarray(split.arrays).tobytes())
         else:

@@ -45,11 +45,11 @@ class Report:
 
     @property
     def errors(self) -> list[Finding]:
-        return [finding for finding in self.findings if finding.severity == "error"]
+        return [found for found in self.findings if found.severity == "error"]
 
     @property
     def warnings(self) -> list[Finding]:
-        return [finding for finding in self.findings if finding.severity == "warning"]
+        return [found for found in self.findings if found.severity == "warning"]
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -69,18 +69,18 @@ def check(dataset: Dataset, *, decode: bool = True, progress: Callable[[int, int
             unreadable.setdefault(split, []).append(index)
         reasons = list(problems.values())
         if reasons:
-            findings.append(_finding("error", "unreadable", f"{_count(reasons, 'image')} cannot be read", reasons))
+            findings.append(finding("error", "unreadable", f"{counted(reasons, 'image')} cannot be read", reasons))
         findings += _duplicates(dataset, digests)
-    return Report(sorted(findings, key=lambda finding: finding.severity), unreadable)
+    return Report(sorted(findings, key=lambda found: found.severity), unreadable)
 
 
-def _finding(severity: Literal["error", "warning"], kind: str, what: str, items: list[str], count: int = 0) -> Finding:
+def finding(severity: Literal["error", "warning"], kind: str, what: str, items: list[str], count: int = 0) -> Finding:
     """``what: first, second, third, ...``; ``count`` when there are more items than are known by name."""
     more = ", ..." if max(count, len(items)) > EXAMPLES else ""
     return Finding(severity, kind, f"{what}: {', '.join(items[:EXAMPLES])}{more}", items)
 
 
-def _count(items: list[Any] | int, noun: str) -> str:
+def counted(items: list[Any] | int, noun: str) -> str:
     n = items if isinstance(items, int) else len(items)
     plural = "" if n == 1 else "es" if noun.endswith("s") else "s"
     return f"{n:,} {noun}{plural}"
@@ -91,37 +91,37 @@ def _classes(dataset: Dataset) -> Iterator[Finding]:
     train = counts.get("train", np.zeros(len(dataset.classes), np.int64))
     empty = [dataset.classes[i] for i in np.flatnonzero(train == 0)]
     if empty:
-        what = f"{_count(empty, 'class')} without a training image (add some or remove the folder)"
-        yield _finding("error", "empty_class", what, empty)
+        what = f"{counted(empty, 'class')} without a training image (add some or remove the folder)"
+        yield finding("error", "empty_class", what, empty)
     for name in counts:
         missing = [dataset.classes[i] for i in np.flatnonzero((counts[name] == 0) & (train > 0))]
         if missing:
-            yield _finding(
-                "warning", "missing_class", f"{_count(missing, 'class')} without an image in {name}", missing
+            yield finding(
+                "warning", "missing_class", f"{counted(missing, 'class')} without an image in {name}", missing
             )
     few = [f"{dataset.classes[i]} ({train[i]})" for i in np.flatnonzero((train > 0) & (train < FEW_IMAGES))]
     if few:
-        what = f"{_count(few, 'class')} with fewer than {FEW_IMAGES} training images"
-        yield _finding("warning", "few_images", what, few)
+        what = f"{counted(few, 'class')} with fewer than {FEW_IMAGES} training images"
+        yield finding("warning", "few_images", what, few)
     filled = np.flatnonzero(train > 0)
     if len(filled):
         largest, smallest = filled[np.argmax(train[filled])], filled[np.argmin(train[filled])]
         if train[largest] >= IMBALANCE * train[smallest]:
             items = [f"{dataset.classes[i]} ({train[i]:,})" for i in (largest, smallest)]
             what = f"the largest class has {train[largest] // train[smallest]:,} times the images of the smallest"
-            yield _finding("warning", "imbalance", what, items)
+            yield finding("warning", "imbalance", what, items)
 
 
 def _ignored(dataset: Dataset) -> Iterator[Finding]:
     if dataset.ignored:
-        what = f"{_count(dataset.ignored, 'file')} passed over: not an image file"
-        yield _finding("warning", "ignored_files", what, list(dataset.ignored_examples), dataset.ignored)
+        what = f"{counted(dataset.ignored, 'file')} passed over: not an image file"
+        yield finding("warning", "ignored_files", what, list(dataset.ignored_examples), dataset.ignored)
     if dataset.loose:
-        what = f"{_count(len(dataset.loose), 'image')} passed over: not in a class folder"
-        yield _finding("warning", "loose_images", what, list(dataset.loose))
+        what = f"{counted(len(dataset.loose), 'image')} passed over: not in a class folder"
+        yield finding("warning", "loose_images", what, list(dataset.loose))
     if dataset.unused:
-        what = f"{_count(len(dataset.unused), 'folder')} passed over: neither train, val nor test"
-        yield _finding("warning", "unused_folders", what, list(dataset.unused))
+        what = f"{counted(len(dataset.unused), 'folder')} passed over: neither train, val nor test"
+        yield finding("warning", "unused_folders", what, list(dataset.unused))
 
 
 def _read(
@@ -192,4 +192,4 @@ def _duplicates(dataset: Dataset, digests: np.ndarray) -> Iterator[Finding]:
                 kinds[kind][1].append(" = ".join(names) + more)
     for kind, (what, items) in kinds.items():
         if items:
-            yield _finding("warning", kind, f"{_count(items, 'image')} {what}", items)
+            yield finding("warning", kind, f"{counted(items, 'image')} {what}", items)

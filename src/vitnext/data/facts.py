@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vitnext.data.dataset import Split
+from vitnext.data.mask_folder import MaskSplit
 from vitnext.decode import open_image
 from vitnext.errors import ImageError, InputError
 
@@ -15,16 +16,18 @@ SAMPLE = 256  # images, evenly spread over the split
 
 @dataclass(frozen=True)
 class Facts:
-    """Of the sample: the median short side in pixels, whether every image is grey, and the channels' statistics."""
+    """Of the sample: the median short side in pixels, whether every image is grey, the channels' statistics, and the
+    median height and width."""
 
     count: int  # images in the whole split
     short_side: int
     grey: bool
     mean: tuple[float, ...]  # of pixels in 0..1; one value for grey images, else three
     std: tuple[float, ...]
+    size: tuple[int, int] = (0, 0)
 
 
-def look_at(split: Split) -> Facts:
+def look_at(split: Split | MaskSplit) -> Facts:
     """Decode up to 256 images. Raises InputError if none of them can be read."""
     sides, images = [], []
     for i in np.unique(np.linspace(0, len(split) - 1, num=min(SAMPLE, len(split)), dtype=int)):
@@ -32,7 +35,7 @@ def look_at(split: Split) -> Facts:
             image = open_image(split.image(int(i)))  # uint8 (H, W, 3)
         except ImageError:
             continue  # the doctor reports it
-        sides.append(min(image.shape[:2]))
+        sides.append(image.shape[:2])
         images.append(image.reshape(-1, 3)[:: max(1, image.size // 30_000)])  # about 10,000 pixels an image
     if not images:
         raise InputError("none of the training images can be read")
@@ -40,5 +43,6 @@ def look_at(split: Split) -> Facts:
     grey = bool((pixels == pixels[:, :1]).all())
     channels = pixels[:, :1] if grey else pixels
     mean, std = channels.mean(axis=0), channels.std(axis=0).clip(min=1 / 255)
-    rounded = [tuple(round(float(v), 4) for v in values) for values in (mean, std)]
-    return Facts(len(split), int(np.median(sides)), grey, *rounded)
+    rounded = {name: tuple(round(float(v), 4) for v in values) for name, values in (("mean", mean), ("std", std))}
+    height, width = np.median(sides, axis=0).astype(int).tolist()
+    return Facts(len(split), int(np.median(np.min(sides, axis=1))), grey, **rounded, size=(height, width))

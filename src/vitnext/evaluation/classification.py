@@ -14,7 +14,7 @@ import numpy as np
 from vitnext.errors import InputError, WorkError
 from vitnext.evaluation import report
 from vitnext.files import atomic_write, writable_folder
-from vitnext.types import Failure
+from vitnext.types import Classification, Failure
 
 if TYPE_CHECKING:
     from vitnext.data.dataset import Split
@@ -119,17 +119,18 @@ def evaluate(
     for index, prediction in zip(range(total), predictions, strict=True):
         if isinstance(prediction, Failure):
             skipped.append({"file": split.name(index), "error": prediction.error})
-        elif not np.isfinite(prediction.scores).all():
-            raise WorkError(
-                f"{split.name(index)}: the model gives a score that is not finite; its weights may be broken"
-            )
         else:
+            assert isinstance(prediction, Classification)
+            if not np.isfinite(prediction.scores).all():
+                raise WorkError(
+                    f"{split.name(index)}: the model gives a score that is not finite; its weights may be broken"
+                )
             scores[len(kept)] = prediction.scores
             kept.append(index)
         if progress is not None:
             progress(index + 1, total)
     seconds = time.perf_counter() - start
-    _require_readable(skipped, total, skip_unreadable)
+    require_readable(skipped, total, skip_unreadable)
 
     scores, truth = scores[: len(kept)], truth[kept]
     measured = classification_metrics(scores, truth, card.classes)
@@ -156,9 +157,9 @@ def evaluate(
         "skipped": skipped,
     }
     if out is not None:
-        _write(out / "metrics.json", _json(metrics))
+        write(out / "metrics.json", to_json(metrics))
         thumbnails = [report.thumbnail(split.image(kept[row]), exif=card.preprocess.exif) for row in wrong]
-        _write(out / "report.html", report.render(metrics, card, thumbnails))
+        write(out / "report.html", report.render(metrics, card, thumbnails))
     return metrics
 
 
@@ -248,20 +249,20 @@ def _labels_by_name(split: Split, classes: Sequence[str], name: str) -> np.ndarr
     return labels
 
 
-def _require_readable(skipped: list[dict[str, str]], total: int, skip_unreadable: bool) -> None:
+def require_readable(skipped: list[dict[str, str]], total: int, skip_unreadable: bool) -> None:
     if skipped and (not skip_unreadable or len(skipped) == total):
         errors = "; ".join(row["error"] for row in skipped[:3]) + ("; ..." if len(skipped) > 3 else "")
         remedy = "" if len(skipped) == total else " (mend or remove them, or go on without them: --skip-unreadable)"
         raise InputError(f"{len(skipped)} of {total} images cannot be read{remedy}: {errors}")
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
     with atomic_write(path, shared=True) as temporary:
         # A file name that is no valid text arrives as a lone surrogate, which UTF-8 cannot hold but \udc80 in JSON can.
         temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
-def _json(metrics: dict[str, Any]) -> str:
+def to_json(metrics: dict[str, Any]) -> str:
     """One line a key, and one a row of the tables: a confusion matrix stays readable, and git diff works."""
 
     def line(value: Any) -> str:

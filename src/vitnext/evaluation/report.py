@@ -6,11 +6,10 @@ import base64
 import hashlib
 import io
 from collections.abc import Sequence
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 from PIL import Image
 
@@ -39,13 +38,9 @@ def render(metrics: dict[str, Any], card: Card, thumbnails: Sequence[str] = ()) 
 
     ``thumbnails`` are `thumbnail` data URIs, one for each of ``metrics["mistakes"]``. Equal arguments give equal pages.
     """
-    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page.filters.update(percent=_percent, csp_hash=_csp_hash)
-    template = resources.files("vitnext.evaluation").joinpath("report.html.j2").read_text(encoding="utf-8")
-
     confusion = np.array(metrics["confusion"], dtype=np.int64)  # (C, C)
     truths = confusion.sum(axis=1)
-    return page.from_string(template).render(
+    return template("report.html.j2").render(
         m=metrics,
         card=card,
         classes=card.classes,
@@ -59,9 +54,22 @@ def render(metrics: dict[str, Any], card: Card, thumbnails: Sequence[str] = ()) 
         classes_per_pixel=-(-len(confusion) // HEAT_MAP),
         confused=_most_confused(confusion, card.classes, limit=10 if len(confusion) <= CELLS else 20),
         mean_confidence=sum(b["count"] * b["confidence"] for b in metrics["reliability"] if b["count"]) / metrics["n"],
-        reliability=Markup(_reliability_diagram(metrics["reliability"])),
+        reliability=Markup(reliability_diagram(metrics["reliability"])),
         mistakes=list(zip(metrics["mistakes"], thumbnails, strict=True)),
     )
+
+
+def template(name: str) -> Template:
+    """A template of this package; whatever is put into it is escaped."""
+    page = Environment(
+        loader=PackageLoader("vitnext", "evaluation"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page.filters.update(percent=_percent, csp_hash=_csp_hash)
+    return page.get_template(name)
 
 
 def thumbnail(source: Source, *, exif: bool = True) -> str:
@@ -74,12 +82,12 @@ def thumbnail(source: Source, *, exif: bool = True) -> str:
     factor = THUMBNAIL // max(image.size)
     if factor >= 1:
         image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
-        return _data_uri(image, "png", optimize=True)
+        return data_uri(image, "png", optimize=True)
     image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-    return _data_uri(image, "jpeg", quality=82, optimize=True)
+    return data_uri(image, "jpeg", quality=82, optimize=True)
 
 
-def _data_uri(image: Image.Image, kind: str, **options: Any) -> str:
+def data_uri(image: Image.Image, kind: str, **options: Any) -> str:
     file = io.BytesIO()
     image.save(file, kind, **options)
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
@@ -133,10 +141,10 @@ def _heat_map(confusion: np.ndarray) -> str:
     opacity = np.where(right > 0, right / max(right.max(), 1e-9), wrong / max(wrong.max(), 1e-9))
     pixels[..., 3] = np.rint(255 * np.sqrt(np.clip(opacity, 0, 1)))
     factor = max(1, 500 // len(pixels))
-    return _data_uri(Image.fromarray(pixels.repeat(factor, axis=0).repeat(factor, axis=1)), "png", optimize=True)
+    return data_uri(Image.fromarray(pixels.repeat(factor, axis=0).repeat(factor, axis=1)), "png", optimize=True)
 
 
-def _reliability_diagram(bins: list[dict[str, Any]]) -> str:
+def reliability_diagram(bins: list[dict[str, Any]], unit: str = "images") -> str:
     """SVG: accuracy against confidence for each bin (Guo et al. 2017, figure 1), above the number of images in each."""
     import matplotlib  # here, because it takes as long to import as everything else together
     from matplotlib.figure import Figure
@@ -185,7 +193,7 @@ def _reliability_diagram(bins: list[dict[str, Any]]) -> str:
             borderaxespad=0.2,
         )
         bottom.bar(middle, [b["count"] for b in filled], width, color=_MUTED, alpha=0.7)
-        bottom.set(xlabel="confidence", ylabel="images")
+        bottom.set(xlabel="confidence", ylabel=unit)
         bottom.locator_params(axis="y", nbins=3, integer=True)
         figure.align_ylabels()
         file = io.StringIO()

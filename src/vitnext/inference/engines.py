@@ -22,7 +22,7 @@ class Engine(Protocol):
     card: Card
 
     def run(self, batch: np.ndarray) -> np.ndarray:
-        """Normalised images, float32 (B, C, H, W) -> logits, float32 (B, classes)."""
+        """Normalised images, float32 (B, C, H, W) -> logits (B, classes); of a segmenter (B, classes, H, W)."""
 
 
 class TorchEngine:

@@ -1,4 +1,4 @@
-"""``load`` a model file and predict: images in, probabilities out, one at a time or as a stream of any length."""
+"""``load`` a model file and predict: images in, probabilities or masks out, one at a time or as a stream."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,14 +14,16 @@ from pathlib import Path
 import numpy as np
 
 from vitnext.card import Card, read_card
+from vitnext.decode import decode
 from vitnext.errors import ImageError, InputError, WorkError
 from vitnext.inference.engines import Engine, OnnxRuntimeEngine, OpenVinoEngine, TorchEngine
+from vitnext.inference.windows import segment
 from vitnext.preprocess import Source
-from vitnext.types import Classification, Failure, Prediction
+from vitnext.types import Classification, Failure, Prediction, Segmentation
 
 ENGINES = {"torch": TorchEngine, "onnxruntime": OnnxRuntimeEngine, "openvino": OpenVinoEngine}
 ENGINES_FOR = {".safetensors": ("torch",), ".onnx": ("onnxruntime", "openvino")}  # the first is what "auto" takes
-TASKS = ("classification",)
+TASKS = ("classification", "semantic")
 SMALL_ARRAY = 128 * 128 * 3  # values; up to here, handing an array to a thread costs more than preparing it
 
 
@@ -82,21 +84,25 @@ class Predictor:
         classes = f"{len(card.classes)} classes ({names})"
         return f"<Predictor {self.path}: {card.architecture}, {card.task}, {classes}, {engine}>"
 
-    def predict(self, source: Source) -> Classification:
-        """Classify one image: a path, an encoded file's bytes, uint8 pixels (H, W) or (H, W, 3), or a Pillow image.
+    def predict(self, source: Source) -> Classification | Segmentation:
+        """Classify or segment one image: a path, an encoded file's bytes, uint8 pixels (H, W) or (H, W, 3), or a Pillow
+        image.
 
         Raises ImageError when it cannot be read.
         """
-        preprocess = self.card.preprocess
-        [classification] = self._classify([_name(source)], [preprocess.pixels(source)])
+        if self.card.task == "semantic":
+            return self._segment(_name(source), *self._whole(source))
+        [classification] = self._classify([_name(source)], [self.card.preprocess.pixels(source)])
         return classification
 
     def predict_many(self, sources: Iterable[Source], batch: int = 32) -> Iterator[Prediction]:
-        """Classify a stream of images: each gives one Classification, or a Failure if it cannot be read, in order.
+        """Predict a stream of images: each gives a Classification or a Segmentation, by the model's task, or a Failure
+        if it cannot be read, in order.
 
         Lazy, with bounded memory: at most ``2 * batch`` sources are taken ahead of the predictions. While the network
         runs on one batch, threads decode the next; an array must stay as it is until its prediction has come. What is
-        not a path is named by its place: "array[3]".
+        not a path is named by its place: "array[3]". A segmenter takes images one by one, two at most in memory, and
+        ``batch`` windows of one at once.
 
         Raises:
             InputError: ``batch`` is below 1.
@@ -104,7 +110,48 @@ class Predictor:
         """
         if batch < 1:
             raise InputError(f"batch is {batch}; it must be 1 or more")
+        if self.card.task == "semantic":
+            return self._segment_stream(enumerate(sources), batch)
         return self._stream(enumerate(sources), batch)
+
+    def _segment_stream(self, numbered: Iterator[tuple[int, Source]], batch: int) -> Iterator[Prediction]:
+        with ThreadPoolExecutor(1, thread_name_prefix="decode") as pool:
+            waiting: deque[tuple[str, Future[tuple[np.ndarray, tuple[int, int]]]]] = deque()
+            while True:
+                while len(waiting) < 2 and (taken := next(numbered, None)) is not None:
+                    waiting.append((_name(taken[1], taken[0]), pool.submit(self._whole, taken[1])))
+                if not waiting:
+                    return
+                name, decoded = waiting.popleft()
+                try:
+                    pixels, size = decoded.result()
+                except ImageError as error:
+                    yield Failure(name, str(error))
+                else:
+                    yield self._segment(name, pixels, size, batch)
+
+    def _whole(self, source: Source) -> tuple[np.ndarray, tuple[int, int]]:
+        """The image at the scale at which the network sees it, uint8 (H, W, C), and its own height and width."""
+        preprocess = self.card.preprocess
+        image = decode(source, preprocess.color, preprocess.exif)
+        return preprocess.pixels(image), (image.height, image.width)
+
+    def _segment(self, name: str, pixels: np.ndarray, size: tuple[int, int], batch: int = 8) -> Segmentation:
+        classes, preprocess = self.card.classes, self.card.preprocess
+
+        def run(images: np.ndarray) -> np.ndarray:
+            logits = self.engine.run(images)
+            if logits.shape != (len(images), len(classes), *preprocess.image_size):
+                raise WorkError(
+                    f"{self.path}: gave logits {logits.shape} for {len(images)} windows of {preprocess.image_size} and "
+                    f"{len(classes)} classes"
+                )
+            if not np.isfinite(logits).all():
+                raise WorkError(f"{self.path}: gave a logit that is not a finite number for {name}")
+            return logits
+
+        mask, confidence = segment(pixels, run, preprocess.normalize, preprocess.image_size, size, batch=min(batch, 8))
+        return Segmentation(name, classes, mask, confidence)
 
     def _stream(self, numbered: Iterator[tuple[int, Source]], batch: int) -> Iterator[Prediction]:
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")

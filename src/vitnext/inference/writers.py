@@ -1,7 +1,8 @@
 """Write predictions as they come, to CSV, JSON Lines or Parquet, so that a stream of any length fits in memory.
 
-CSV and Parquet have the columns ``source, label, score, error`` and one ``p_<class>`` per class. An image that could
-not be read keeps its place: its ``error`` is filled in and the others are empty.
+CSV and Parquet have the columns ``source, label, score, error`` and one ``p_<class>`` per class; of a segmenter
+``source, width, height, confidence, error`` and one ``share_<class>``, the share of the image's pixels. An image that
+could not be read keeps its place: its ``error`` is filled in and the others are empty.
 """
 
 from __future__ import annotations
@@ -11,19 +12,24 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from vitnext.errors import InputError, require
 from vitnext.files import atomic_write
-from vitnext.types import Classification, Failure, Prediction
+from vitnext.types import Classification, Failure, Prediction, Segmentation
 
 PARQUET_ROWS = 2048  # rows in one row group, the unit that Parquet holds in memory
 
 
 def write_predictions(
-    path: str | os.PathLike[str], predictions: Iterable[Prediction], classes: Sequence[str]
+    path: str | os.PathLike[str],
+    predictions: Iterable[Prediction],
+    classes: Sequence[str],
+    task: str = "classification",
 ) -> tuple[int, int]:
     """Write ``predictions`` to ``path``, whose extension says how: ``.csv``, ``.jsonl`` or ``.parquet``.
 
@@ -33,6 +39,7 @@ def write_predictions(
 
     Args:
         classes: the model's class names, in the order of its scores (``predictor.card.classes``).
+        task: the model's (``predictor.card.task``).
 
     Returns:
         How many images were predicted and how many failed.
@@ -59,11 +66,44 @@ def write_predictions(
             yield prediction
 
     with atomic_write(path, shared=True) as temporary:
-        write(temporary, counted(), classes)
+        write(temporary, counted(), LAYOUTS[task](classes))
     return predicted, failed
 
 
-Writer = Callable[[Path, Iterable[Prediction], Sequence[str]], None]
+@dataclass(frozen=True)
+class Layout:
+    """The columns of a table: facts of an image, by name and kind, its error, and a number for each class."""
+
+    facts: tuple[tuple[str, type], ...]
+    per_class: tuple[str, ...]
+
+
+LAYOUTS: dict[str, Callable[[Sequence[str]], Layout]] = {
+    "classification": lambda classes: Layout(
+        (("source", str), ("label", str), ("score", float)), tuple(f"p_{name}" for name in classes)
+    ),
+    "semantic": lambda classes: Layout(
+        (("source", str), ("width", int), ("height", int), ("confidence", float)),
+        tuple(f"share_{name}" for name in classes),
+    ),
+}
+
+
+def _facts(prediction: Prediction) -> dict[str, Any]:
+    """Of a table's row what is not a number for each class."""
+    if isinstance(prediction, Classification):
+        return {"source": prediction.source, "label": prediction.label, "score": prediction.score}
+    return prediction.to_dict()
+
+
+def _per_class(prediction: Classification | Segmentation) -> list[float]:
+    if isinstance(prediction, Classification):
+        scores: list[float] = prediction.scores.tolist()
+        return scores
+    return list(prediction.shares.values())
+
+
+Writer = Callable[[Path, Iterable[Prediction], Layout], None]
 
 
 def _writer_for(path: Path) -> Writer:
@@ -77,47 +117,51 @@ def _writer_for(path: Path) -> Writer:
     return writer
 
 
-def _write_csv(path: Path, predictions: Iterable[Prediction], classes: Sequence[str]) -> None:
-    nothing = [""] * len(classes)
+def _write_csv(path: Path, predictions: Iterable[Prediction], layout: Layout) -> None:
+    names = [name for name, _ in layout.facts]
     # A file name need not be valid Unicode; what cannot be encoded is written as an escape.
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(["source", "label", "score", "error", *(f"p_{name}" for name in classes)])
+        table.writerow([*names, "error", *layout.per_class])
         for prediction in predictions:
             if isinstance(prediction, Failure):
-                table.writerow([prediction.source, "", "", prediction.error, *nothing])
+                empty = [""] * (len(names) - 1)
+                table.writerow([prediction.source, *empty, prediction.error, *[""] * len(layout.per_class)])
             else:
-                scores = [f"{score:.7g}" for score in prediction.scores.tolist()]
-                table.writerow([prediction.source, prediction.label, scores[prediction.index], "", *scores])
+                facts = _facts(prediction)
+                shown = [f"{facts[name]:.7g}" if kind is float else facts[name] for name, kind in layout.facts]
+                table.writerow([*shown, "", *(f"{value:.7g}" for value in _per_class(prediction))])
 
 
-def _write_jsonl(path: Path, predictions: Iterable[Prediction], classes: Sequence[str]) -> None:
+def _write_jsonl(path: Path, predictions: Iterable[Prediction], layout: Layout) -> None:
     with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
         for prediction in predictions:
             file.write(json.dumps(prediction.to_dict(), ensure_ascii=False) + "\n")
 
 
-def _write_parquet(path: Path, predictions: Iterable[Prediction], classes: Sequence[str]) -> None:
+def _write_parquet(path: Path, predictions: Iterable[Prediction], layout: Layout) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = [("source", pa.string()), ("label", pa.string()), ("score", pa.float32()), ("error", pa.string())]
-    schema = pa.schema([*columns, *((f"p_{name}", pa.float32()) for name in classes)])
+    kinds = {str: pa.string(), int: pa.int64(), float: pa.float32()}
+    columns = [(name, kinds[kind]) for name, kind in layout.facts] + [("error", pa.string())]
+    schema = pa.schema([*columns, *((name, pa.float32()) for name in layout.per_class)])
     predictions = iter(predictions)
     with pq.ParquetWriter(path, schema) as file:
         while rows := list(itertools.islice(predictions, PARQUET_ROWS)):
             failed = np.array([isinstance(row, Failure) for row in rows])
-            scores = np.zeros((len(rows), len(classes)), np.float32)  # (rows, classes)
-            for row, prediction in zip(scores, rows, strict=True):
-                if isinstance(prediction, Classification):
-                    row[:] = prediction.scores
-            table = [
-                pa.array([_utf8(row.source) for row in rows]),
-                pa.array([None if isinstance(row, Failure) else row.label for row in rows], pa.string()),
-                pa.array(scores.max(axis=1), mask=failed),
-                pa.array([_utf8(row.error) if isinstance(row, Failure) else None for row in rows], pa.string()),
-                *(pa.array(column, mask=failed) for column in scores.T),
-            ]
+            numbers = np.zeros((len(rows), len(layout.per_class)), np.float32)
+            facts = []
+            for number, row in zip(numbers, rows, strict=True):
+                if isinstance(row, Failure):
+                    facts.append({"source": row.source, "error": _utf8(row.error)})
+                else:
+                    number[:] = _per_class(row)
+                    facts.append(_facts(row))
+            for fact in facts:
+                fact["source"] = _utf8(fact["source"])
+            table = [pa.array([fact.get(name) for fact in facts], kind) for name, kind in columns]
+            table += [pa.array(column, mask=failed) for column in numbers.T]
             file.write_table(pa.Table.from_arrays(table, schema=schema))
 
 

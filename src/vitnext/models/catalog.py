@@ -193,7 +193,7 @@ def _parse(name: str) -> tuple[str, dict[str, Any]]:
         if patch.isdecimal() and family.has("patch_size") and base in (family_name, *family.sizes):
             return family_name, {**family.sizes.get(base, {}), "patch_size": int(patch)}
     if "+" in name or name.startswith("segformer"):
-        raise InputError(f"{name} is a segmenter: create_model builds it, but it cannot be trained yet")
+        raise InputError(f"{name} is a segmenter, and this needs a classifier: give a backbone's name alone")
     known = [*FAMILIES, *NAMES]
     close = [base] if base in known else difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]}?" if close else "vitnext models lists them all"

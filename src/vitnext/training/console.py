@@ -11,12 +11,16 @@ from rich.progress import Progress as Bar
 
 from vitnext.training.loop import Metrics, Progress
 
+SCORES = {"top1": "top-1", "miou": "mIoU"}  # how a metric is called in print
+
 
 class ConsoleWatcher:
     """Watches a run on ``console``. The bar appears on terminals alone; the epochs' lines everywhere."""
 
-    def __init__(self, console: Console, epochs: int, held_out: str) -> None:
-        self.console, self.epochs, self.held_out = console, epochs, held_out
+    def __init__(self, console: Console, epochs: int | None, held_out: str, score: str) -> None:
+        """``epochs``: how many there will be, if that is known; ``score``: the metric of ``held_out`` that is shown."""
+        self.console, self.held_out, self.score = console, held_out, score
+        self.of_epochs = f"/{epochs}" if epochs is not None else ""
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
         self.bar = Bar(
             *columns, console=console, transient=True, redirect_stdout=False, disable=not console.is_terminal
@@ -45,13 +49,13 @@ class ConsoleWatcher:
         self.speed, self.last = (0.95 * self.speed + 0.05 * speed if self.speed else speed), now
         if loss is not None:
             self.loss = loss
-        text = f"epoch {state.epoch + 1}/{self.epochs}  loss {self.loss:.3f}  {self.speed:,.0f} images/s"
+        text = f"epoch {state.epoch + 1}{self.of_epochs}  loss {self.loss:.3f}  {self.speed:,.0f} images/s"
         self.bar.update(self.task, completed=state.step, description=text)
 
     def epoch(self, state: Progress, values: Metrics, kept: bool) -> None:
         self.console.print(
-            f"epoch {state.epoch:>3}/{self.epochs}  train loss {values['train_loss']:.3f}  "
-            f"{self.held_out} loss {values['loss']:.3f}  top-1 {100 * values['top1']:.2f}%"
+            f"epoch {state.epoch:>3}{self.of_epochs}  train loss {values['train_loss']:.3f}  "
+            f"{self.held_out} loss {values['loss']:.3f}  {SCORES[self.score]} {100 * values[self.score]:.2f}%"
             f"  {state.seconds:,.0f} s{'  kept' if kept else ''}",
             highlight=False,
         )

@@ -12,7 +12,7 @@ import yaml
 
 from vitnext.data.facts import Facts
 from vitnext.errors import InputError, WorkError
-from vitnext.models import catalog
+from vitnext.models import catalog, create
 from vitnext.recipe import Model, Recipe, override, read
 
 TINY, SMALL = 16, 64  # pixels of the short side: digits, garments; beyond are photographs
@@ -42,9 +42,19 @@ class Start:
 
 
 def starting_point(
-    asked: str, facts: Facts, *, model: str | None, recipe: str | None, overrides: Sequence[str] = ()
+    asked: str,
+    facts: Facts,
+    *,
+    model: str | None,
+    recipe: str | None,
+    overrides: Sequence[str] = (),
+    default: str = "photos_finetune",
+    small: int = SMALL,
 ) -> Start:
     """``asked`` is "none", a file, a name on the hub, or "auto": published weights for photographs.
+
+    Images with a short side up to ``small`` are no photographs; ``default`` is the recipe whose model is taken if none
+    is named. Of a segmenter the backbone starts from weights.
 
     Of the published weights of a model those are taken whose licence allows any use; if they are neither in the cache
     nor to be had, the run starts from scratch and says why. Raises InputError for weights that are named and cannot be
@@ -66,12 +76,12 @@ def starting_point(
         name = model or (read(recipe).model.name if recipe else pretrained.load(asked).name)
         where = str(path.resolve()) if Path(asked).exists() else asked
         return Start(True, name, (f"model.pretrained={json.dumps(where)}",))
-    if recipe is not None or facts.short_side <= SMALL:
+    if recipe is not None or facts.short_side <= small:
         return Start(False, model)
-    name = model or read("photos_finetune").model.name
+    name = model or read(default).model.name
     if any(assignment.startswith("model.") for assignment in overrides):
         return Start(False, model, reasons=("from scratch: the network is changed by --set",))
-    source = sources.default_for(name)
+    source = sources.default_for(create.backbone_of(name))
     if source is None:
         return Start(False, model, reasons=(f"from scratch: no weights of {name} are published for any use",))
     try:
@@ -226,7 +236,7 @@ def model_config(recipe: Recipe, classes: int) -> Mapping[str, Any]:
     Raises InputError if the recipe sets one of them to something else.
     """
     decided: dict[str, Any] = {"classes": classes, "channels": 1 if recipe.data.color == "L" else 3}
-    if catalog.FAMILIES[catalog.family_of(recipe.model.name)].has("image_size"):
+    if catalog.FAMILIES[create.family_of(recipe.model.name)].has("image_size"):
         decided["image_size"] = recipe.data.image_size
     for key, value in decided.items():
         given = recipe.model.config.get(key, value)

@@ -7,14 +7,13 @@ import ctypes
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vitnext.errors import InputError
 
@@ -52,26 +51,38 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def choose_precision(requested: str, model: nn.Module, images: Tensor, labels: Tensor) -> Precision:
+def choose_precision(
+    requested: str,
+    model: nn.Module,
+    objective: Callable[[nn.Module, Tensor, Tensor], Tensor],
+    batch: tuple[Tensor, Tensor],
+) -> Precision:
     """fp32 or bf16 as requested; for "auto" a few training steps of a copy of the model are timed in both.
 
-    images: one normalised batch (B, C, H, W) on the model's device; labels: (B,).
+    objective: (model, images, truth) -> loss; batch: normalised images (B, C, H, W) and their truth, on the model's
+    device.
     """
     if requested != "auto":
         return Precision(torch.bfloat16 if requested == "bf16" else torch.float32)
     trial = copy.deepcopy(model).train()
-    ratio = _step_time(trial, images, labels, False) / _step_time(trial, images, labels, True)
+    ratio = _step_time(trial, objective, batch, False) / _step_time(trial, objective, batch, True)
     dtype = torch.bfloat16 if ratio >= BF16_GAIN else torch.float32
     return Precision(dtype, f"measured: bf16 runs at {ratio:.2g}x the speed of fp32 here")
 
 
-def _step_time(model: nn.Module, images: Tensor, labels: Tensor, bf16: bool) -> float:
+def _step_time(
+    model: nn.Module,
+    objective: Callable[[nn.Module, Tensor, Tensor], Tensor],
+    batch: tuple[Tensor, Tensor],
+    bf16: bool,
+) -> float:
     """Median seconds of a forward and backward pass; stops measuring after two seconds."""
+    images, truth = batch
     times: list[float] = []
     while len(times) < 6 and sum(times) < 2.0:
         start = time.perf_counter()
         with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
-            loss = F.cross_entropy(model(images).float(), labels)
+            loss = objective(model, images, truth)
         loss.backward()
         model.zero_grad()
         if images.device.type == "cuda":

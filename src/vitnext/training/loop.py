@@ -15,26 +15,44 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vitnext.data.loaders import Batches, place_seed
 from vitnext.errors import InputError, WorkError
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import Recipe, from_dict
 from vitnext.training.checkpoint import load_checkpoint, save_checkpoint
+from vitnext.training.ema import WeightAverage
 from vitnext.training.hardware import Precision
 from vitnext.training.interrupt import deferred_interrupt
 from vitnext.training.journal import Journal
 from vitnext.training.optimizers import optimizers as build_optimizers
-from vitnext.training.schedules import warmup_cosine
+from vitnext.training.schedules import learning_rate
 
 CHECK_EVERY = 20  # steps between looks at the loss: each look waits for the device
 SAVE_EVERY = 600  # seconds between checkpoints inside an epoch
-STATE = {"model", "optimizers", "progress", "epoch_losses", "journal", "recipe", "fingerprint"}  # of a checkpoint
+STATE = {
+    "model",
+    "average",
+    "optimizers",
+    "progress",
+    "epoch_losses",
+    "journal",
+    "recipe",
+    "fingerprint",
+}  # of a checkpoint
 ANEW = "start anew with another --out"
 
 Metrics = dict[str, float]
-Validate = Callable[[nn.Module, Precision], Metrics]  # -> at least "top1", "top1_error" and "loss"
+Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]  # model, normalised images, truth -> loss
+
+
+class Validate(Protocol):
+    """Measures a model on held-out images: at least "loss", the metric called ``score``, and its standard error under
+    "score_error"."""
+
+    score: str
+
+    def __call__(self, model: nn.Module, precision: Precision) -> Metrics: ...
 
 
 class Interrupted(Exception):
@@ -55,9 +73,9 @@ class Progress:
 
     step: int = 0
     epoch: int = 0  # finished epochs
-    best_top1: float = -1.0  # the highest
+    best_score: float = -1.0  # the highest
     best_epoch: int = 0
-    kept_top1: float = -1.0  # of the model that the run will leave
+    kept_score: float = -1.0  # of the model that the run will leave
     kept_loss: float = float("inf")
     kept_epoch: int = 0
     seconds: float = 0.0  # training time so far, without what was lost in a kill
@@ -78,6 +96,7 @@ class Normalize:
 def fit(
     model: nn.Module,
     batches: Batches,
+    objective: Objective,
     validate: Validate,
     recipe: Recipe,
     preprocess: Preprocess,
@@ -92,10 +111,14 @@ def fit(
 ) -> Progress:
     """Train ``model`` in place by ``recipe`` and return where the run ended.
 
-    ``validate`` runs after every epoch; ``keep`` is called for each epoch that is to be kept: if ``select``, one whose
-    validation top-1 is at most a standard error below the best so far, else each. Among epochs that the validation
-    images cannot tell apart the run so leaves the latest, which the schedule has brought furthest (the
-    one-standard-error rule, Hastie et al. 2009, section 7.10).
+    ``objective`` is differentiated. ``validate`` runs after every epoch, on the average of the weights if the recipe
+    has one; ``keep`` is called for each epoch that is to be kept: if ``select``, one whose validation score is at most
+    a standard error below the best so far, else each. Among epochs that the validation images cannot tell apart the run
+    so leaves the latest, which the schedule has brought furthest (the one-standard-error rule, Hastie et al. 2009,
+    section 7.10).
+
+    A run ends after the recipe's epochs, steps or minutes, whichever comes first, and its schedule fits that end. With
+    minutes the learning rate follows the clock, so that such a run alone does not repeat bit for bit.
 
     The state is saved to ``folder/last.pt``; ``fingerprint`` names the data, and resuming with another recipe or other
     data is refused.
@@ -106,19 +129,23 @@ def fit(
     device = next(model.parameters()).device
     normalize = Normalize(preprocess, device)
     optimizers = build_optimizers(model, recipe.optimizer)
+    average = WeightAverage(model, recipe.ema) if recipe.ema else None
     progress, journal_offset = Progress(), None
     epoch_losses: list[float] = []  # of the epoch that is under way
     if resume:
         saved = load_checkpoint(folder / "last.pt")
         _same_run(saved, recipe, fingerprint)
         model.load_state_dict(saved["model"])
+        if average is not None:
+            average.model.load_state_dict(saved["average"])
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         progress, journal_offset = Progress(**saved["progress"]), saved["journal"]
         epoch_losses = saved["epoch_losses"]
 
-    per_epoch, epochs = batches.steps_per_epoch, recipe.schedule.epochs
-    steps, warmup = per_epoch * epochs, round(per_epoch * min(recipe.schedule.warmup_epochs, epochs / 2))
+    per_epoch, epochs, limit = batches.steps_per_epoch, recipe.schedule.epochs, recipe.schedule.minutes * 60
+    steps = min(recipe.schedule.steps or per_epoch * epochs, per_epoch * epochs)
+    warmup = round(min(per_epoch * recipe.schedule.warmup_epochs, steps / 2))
     journal = Journal(folder, track=recipe.track, offset=journal_offset)
     watch.start(progress, steps)
     clock = last_save = time.monotonic()
@@ -134,6 +161,7 @@ def fit(
         last_save = time.monotonic()
         state = {
             "model": model.state_dict(),
+            "average": average.model.state_dict() if average is not None else {},
             "optimizers": [optimizer.state_dict() for optimizer in optimizers],
             "progress": asdict(progress),
             "epoch_losses": epoch_losses,
@@ -143,23 +171,39 @@ def fit(
         }
         save_checkpoint(folder / "last.pt", state)
 
+    def over() -> bool:
+        out_of_time = limit and progress.seconds + time.monotonic() - clock >= limit
+        return progress.step >= steps or (progress.step > 0 and bool(out_of_time))
+
+    def validated() -> bool:
+        return progress.epoch * per_epoch >= progress.step  # the last epoch may be cut short
+
     with closing(journal), deferred_interrupt() as interrupt:
-        while progress.epoch < epochs and not _out_of_patience(progress, recipe):
+        while not (validated() and _ended(progress, steps, recipe)):
             model.train()
             window: list[Tensor] = []  # losses since the last look
-            for images, labels in batches.epoch(progress.epoch, progress.step - progress.epoch * per_epoch):
-                rate = warmup_cosine(
-                    progress.step, steps, warmup, recipe.optimizer.learning_rate, recipe.schedule.final_fraction
+            for images, truth in batches.epoch(progress.epoch, progress.step - progress.epoch * per_epoch):
+                if over():
+                    break
+                done = (progress.step - warmup) / max(1, steps - warmup)
+                if limit:  # whatever comes first
+                    done = max(done, (progress.seconds + time.monotonic() - clock) / limit)
+                rate = learning_rate(
+                    max(0.0, done),
+                    progress.step,
+                    warmup,
+                    recipe.optimizer.learning_rate,
+                    final_fraction=recipe.schedule.final_fraction,
+                    decay=recipe.schedule.decay,
                 )
                 for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-                    group["lr"] = rate
+                    group["lr"] = rate * group.get("scale", 1.0)
 
                 # Forward and backward.
                 torch.manual_seed(place_seed(recipe.seed, progress.step))
-                images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+                images, truth = images.to(device, non_blocking=True), truth.to(device, non_blocking=True)
                 with precision.autocast(device):
-                    logits = model(normalize(images))
-                loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+                    loss = objective(model, normalize(images), truth)
                 loss.backward()
 
                 # Update.
@@ -169,15 +213,17 @@ def fit(
                     optimizer.step()
                     optimizer.zero_grad(set_to_none=True)
                 progress = replace(progress, step=progress.step + 1)
+                if average is not None:
+                    average.update(model, progress.step)
 
                 # Look at the loss, and save from time to time.
                 window.append(loss.detach())
                 looked, stop = None, bool(interrupt)  # asked once: what is saved has been looked at
-                if len(window) == CHECK_EVERY or progress.step % per_epoch == 0 or stop:
+                if len(window) == CHECK_EVERY or progress.step % per_epoch == 0 or stop or over():
                     losses = _finite(torch.stack(window).tolist(), progress.step, rate)
                     epoch_losses, window, looked = epoch_losses + losses, [], sum(losses) / len(losses)
                     journal.write("step", progress.step, loss=looked, learning_rate=rate)
-                watch.step(progress, looked, rate, len(labels))
+                watch.step(progress, looked, rate, len(truth))
                 if stop:
                     save()
                     raise Interrupted
@@ -186,15 +232,16 @@ def fit(
 
             # Validate and keep.
             progress = replace(progress, epoch=progress.epoch + 1)
-            metrics = validate(model.eval(), precision)
+            trained = average.model if average is not None else model
+            metrics = validate(trained.eval(), precision)
             _finite([metrics["loss"]], progress.step, optimizers[0].param_groups[0]["lr"])
-            top1 = metrics["top1"]
-            if top1 > progress.best_top1:
-                progress = replace(progress, best_top1=top1, best_epoch=progress.epoch)
-            kept = not select or top1 >= progress.best_top1 - metrics["top1_error"]
+            score = metrics[validate.score]
+            if score > progress.best_score:
+                progress = replace(progress, best_score=score, best_epoch=progress.epoch)
+            kept = not select or score >= progress.best_score - metrics["score_error"]
             if kept:
-                progress = replace(progress, kept_top1=top1, kept_loss=metrics["loss"], kept_epoch=progress.epoch)
-                keep(model, progress, metrics)
+                progress = replace(progress, kept_score=score, kept_loss=metrics["loss"], kept_epoch=progress.epoch)
+                keep(trained, progress, metrics)
             tick()
             summary = {"train_loss": sum(epoch_losses) / max(1, len(epoch_losses)), **metrics}
             journal.write("epoch", progress.step, epoch=progress.epoch, kept=kept, seconds=progress.seconds, **summary)
@@ -206,9 +253,11 @@ def fit(
     return progress
 
 
-def _out_of_patience(progress: Progress, recipe: Recipe) -> bool:
-    patience = recipe.schedule.patience
-    return bool(patience) and progress.epoch - progress.best_epoch >= patience
+def _ended(progress: Progress, steps: int, recipe: Recipe) -> bool:
+    schedule = recipe.schedule
+    impatient = bool(schedule.patience) and progress.epoch - progress.best_epoch >= schedule.patience
+    out_of_time = bool(schedule.minutes) and progress.seconds >= schedule.minutes * 60
+    return progress.step >= steps or impatient or out_of_time
 
 
 def _finite(losses: list[float], step: int, rate: float) -> list[float]:

@@ -3,12 +3,17 @@ matrices inside the network are trained by Muon instead."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vitnext.recipe import Optimizer
+
+# A block's name in each family: encoder.3, stages.2.blocks.7 (levels, in MiT), body.stage2.0, rows.6.0.
+BLOCK = re.compile(r"^(encoder\.\d+|(stages|levels|rows|body)\.(stage)?\d+\.(blocks\.)?\d+)\.")
 
 
 def optimizers(model: nn.Module, recipe: Optimizer) -> list[torch.optim.Optimizer]:
@@ -21,9 +26,39 @@ def optimizers(model: nn.Module, recipe: Optimizer) -> list[torch.optim.Optimize
     decayed, free = split_parameters(model)
     inside = {id(p) for p in matrices}
     decayed = [p for p in decayed if id(p) not in inside]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    scales = layer_scales(model, recipe.layer_decay)
+    groups = [*_groups(decayed, recipe.weight_decay, scales), *_groups(free, 0.0, scales)]
     adamw = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, fused=True)
-    return [Muon(matrices, recipe.learning_rate, recipe.weight_decay), adamw] if matrices else [adamw]
+    if not matrices:
+        return [adamw]
+    return [Muon(_groups(matrices, recipe.weight_decay, scales), recipe.learning_rate), adamw]
+
+
+def layer_scales(model: nn.Module, decay: float) -> dict[int, float]:
+    """id of each parameter -> what its learning rate is multiplied with: ``decay`` once for every block of the backbone
+    that lies between it and the head, and once more before the first (Bao et al. 2022, BEiT, appendix)."""
+    backbone = getattr(model, "backbone", model)
+    heads = {id(p) for p in model.parameters()} - {id(p) for p in backbone.parameters()}
+    if isinstance(head := getattr(backbone, "head", None), nn.Module):
+        heads |= {id(p) for p in head.parameters()}
+    depth, last, depth_of = 0, "", {}
+    for name, parameter in backbone.named_parameters():
+        block = BLOCK.search(name)
+        if block is not None and block[0] != last:
+            depth, last = depth + 1, block[0]
+        depth_of[id(parameter)] = depth
+    scales = {of: decay ** (depth + 1 - at) for of, at in depth_of.items()}
+    return scales | dict.fromkeys(heads, 1.0)
+
+
+def _groups(parameters: list[nn.Parameter], weight_decay: float, scales: dict[int, float]) -> list[dict[str, Any]]:
+    """Parameter groups, one for each scale of the learning rate; what the loop sets as rate is multiplied with it."""
+    alike: dict[float, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        alike.setdefault(scales[id(parameter)], []).append(parameter)
+    if not alike:
+        alike[1.0] = []
+    return [{"params": group, "weight_decay": weight_decay, "scale": scale} for scale, group in alike.items()]
 
 
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -35,11 +70,12 @@ def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
 
 
 def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
-    """Trainable weights of Linears and dense convolutions between the first layer, which sees pixels, and the head."""
+    """Trainable weights of Linears and dense convolutions between the first layer, which sees pixels, and the head, or
+    of a segmenter the classifier in its head."""
     dense = [m for m in model.modules() if isinstance(m, nn.Linear) or (isinstance(m, nn.Conv2d) and m.groups == 1)]
-    head = model.head
-    assert isinstance(head, nn.Module)
-    outer = {id(dense[0]), *(id(m) for m in head.modules())}
+    heads = [part for name in ("head", "auxiliary") if isinstance(part := getattr(model, name, None), nn.Module)]
+    last = [getattr(head, "classifier", head) for head in heads]
+    outer = {id(dense[0]), *(id(m) for part in last for m in part.modules())}
     inside = {id(m.weight) for m in dense if id(m) not in outer} - _of_position_bias(model)
     return [p for p in model.parameters() if id(p) in inside and p.requires_grad]
 
@@ -58,7 +94,11 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, params: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0, momentum: float = 0.95
+        self,
+        params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+        lr: float,
+        weight_decay: float = 0.0,
+        momentum: float = 0.95,
     ) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 import math
 
 
-def warmup_cosine(step: int, steps: int, warmup: int, peak: float, final_fraction: float = 0.0) -> float:
-    """The learning rate of ``step`` in [0, steps): linear from peak / warmup to peak, then a cosine to
-    ``final_fraction * peak`` (Loshchilov and Hutter 2017, eq. 5, without restarts)."""
+def learning_rate(
+    done: float, step: int, warmup: int, peak: float, *, final_fraction: float = 0.0, decay: str = "cosine"
+) -> float:
+    """The rate of ``step``: linear from peak / warmup to peak, then a decay to ``final_fraction * peak``.
+
+    done: share in [0, 1] of what follows the warm-up. The decay is half a cosine (Loshchilov and Hutter 2017, eq. 5,
+    without restarts), or "poly", (1 - done)^0.9 (Chen et al. 2017, DeepLab, section 4.1).
+    """
     if step < warmup:
         return peak * (step + 1) / warmup
-    progress = (step - warmup) / max(1, steps - warmup)
-    return peak * (final_fraction + (1 - final_fraction) * 0.5 * (1 + math.cos(math.pi * progress)))
+    falling = 0.5 * (1 + math.cos(math.pi * done)) if decay == "cosine" else max(0.0, 1 - done) ** 0.9
+    return peak * (final_fraction + (1 - final_fraction) * falling)

@@ -22,6 +22,8 @@ BATCH = 256
 class Validator:
     """Called with a model in evaluation mode and the run's precision; the pixels are decoded once if they fit."""
 
+    score = "top1"
+
     def __init__(self, split: Split, preprocess: Preprocess) -> None:
         self.split, self.preprocess = split, preprocess
         height, width = preprocess.image_size
@@ -44,7 +46,7 @@ class Validator:
                 start += len(batch)
         likely = (correct + 1) / (start + 2)  # Laplace's rule: all right among few is not certain to stay so
         error = (likely * (1 - likely) / (start + 2)) ** 0.5
-        return {"top1": correct / start, "top1_error": error, "loss": loss / start}
+        return {"top1": correct / start, "score_error": error, "loss": loss / start}
 
     def _batches(self) -> Iterator[np.ndarray]:
         if self._pixels:

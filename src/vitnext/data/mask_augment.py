@@ -1,0 +1,70 @@
+"""Random changes to a training image and its mask together: scale, crop, mirror; colours of the image alone.
+
+The crop is cut out of the image at its own size and resized once, the image with antialiasing, the mask to the nearest
+pixel, so that no mask ever holds a value that was not there. What lies beyond the image is void.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as T
+
+from vitnext.data.mask_values import VOID
+from vitnext.recipe import Augment
+
+TRIES = 10
+LARGEST_SHARE = 0.75  # of the labelled pixels that one class may take, as in mmsegmentation's recipes: else try again
+
+
+class MaskAugment:
+    """uint8 (C, H, W) and uint8 (H, W) of any size -> uint8 (C, S, S) and int64 (S, S); draws from torch's generator.
+
+    recipe.scale is the range of enlargement, relative to the image's own size, drawn evenly in its logarithm.
+    """
+
+    def __init__(self, recipe: Augment, size: int) -> None:
+        self.recipe, self.size = recipe, size
+        strength = recipe.color_jitter
+        self.colors = v2.ColorJitter(strength, strength, strength) if strength else None
+
+    def __call__(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        for _ in range(TRIES):
+            top, left, side = self._place(*mask.shape)
+            window = mask[max(top, 0) : top + side, max(left, 0) : left + side]
+            counts = torch.bincount(window.reshape(-1)[::7].long(), minlength=VOID + 1)[:VOID]
+            if counts.sum() > 0 and counts.max() <= LARGEST_SHARE * counts.sum():
+                break
+        image, mask = self._cut(image, top, left, side, 0), self._cut(mask[None], top, left, side, VOID)
+        if side != self.size:
+            image = T.resize(image, [self.size, self.size], antialias=True)
+            mask = T.resize(mask, [self.size, self.size], interpolation=T.InterpolationMode.NEAREST_EXACT)
+        if self.recipe.horizontal_flip and torch.rand(()) < self.recipe.horizontal_flip:
+            image, mask = image.flip(-1), mask.flip(-1)
+        if self.colors is not None:
+            image = self.colors(image)
+        return image.contiguous(), mask[0].long()
+
+    def _place(self, height: int, width: int) -> tuple[int, int, int]:
+        """Top, left and side of a square of the image that becomes the crop; beyond the image only where it must be."""
+        low, high = (float(np.log(bound)) for bound in self.recipe.scale)
+        side = max(1, round(self.size / float(torch.empty(()).uniform_(low, high).exp())))
+
+        def start(length: int) -> int:
+            free = length - side
+            low, high = min(0, free), max(0, free)
+            return int(torch.randint(low, high + 1, ()))
+
+        return start(height), start(width), side
+
+    @staticmethod
+    def _cut(planes: Tensor, top: int, left: int, side: int, fill: int) -> Tensor:
+        """The square of (C, H, W), filled up where it leaves the image."""
+        inner = planes[:, max(top, 0) : top + side, max(left, 0) : left + side]
+        if inner.shape[1:] == (side, side):
+            return inner
+        y, x = max(-top, 0), max(-left, 0)
+        padding = [x, y, side - x - inner.shape[2], side - y - inner.shape[1]]  # left, top, right, bottom
+        return T.pad(inner, padding, fill=fill)

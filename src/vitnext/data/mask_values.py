@@ -1,0 +1,208 @@
+"""What the pixels of a mask mean: ids, palette indices or colours -> class indices. No value is guessed. No torch."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from vitnext.decode import MAX_PIXELS
+from vitnext.errors import ImageError, InputError
+
+VOID = 255  # of class indices: neither trained on nor measured
+UNKNOWN = -1  # of a table's entries
+SHOWN = 5  # wrong values named in a message
+
+
+@dataclass(frozen=True)
+class MaskClass:
+    """A line of classes.txt. color: RGB, of masks in colours; thing: whether its instances are counted, if said."""
+
+    id: int
+    name: str
+    color: tuple[int, ...] | None = None
+    thing: bool | None = None
+
+
+@dataclass(frozen=True)
+class MaskValues:
+    """The values of masks, and the classes that are told apart.
+
+    known:  what masks hold, in the order of classes.txt
+    void:   what is ignored
+    groups: the classes of the network: (name, indices into ``known``); None: every one of ``known`` by itself
+    """
+
+    known: tuple[MaskClass, ...]
+    void: tuple[MaskClass, ...] = ()
+    groups: tuple[tuple[str, tuple[int, ...]], ...] | None = None
+
+    @functools.cached_property
+    def classes(self) -> tuple[str, ...]:
+        if self.groups is None:
+            return tuple(c.name for c in self.known)
+        return tuple(name for name, _ in self.groups)
+
+    @functools.cached_property
+    def things(self) -> tuple[bool, ...]:
+        """Of each class, whether classes.txt calls it a thing."""
+        groups = self.groups or tuple((c.name, (i,)) for i, c in enumerate(self.known))
+        return tuple(all(self.known[i].thing for i in members) for _, members in groups)
+
+    @functools.cached_property
+    def palette(self) -> tuple[str, ...]:
+        """Of each class its colour as "#804080": that of classes.txt, else one of its own."""
+        groups = self.groups or tuple((c.name, (i,)) for i, c in enumerate(self.known))
+        given = [self.known[members[0]].color for _, members in groups]
+        return tuple("#" + bytes(color or distinct(i)).hex() for i, color in enumerate(given))
+
+    @functools.cached_property
+    def table(self) -> np.ndarray:
+        """int16 (65536,): id -> class index, 255 for void, -1 for an id that classes.txt lacks."""
+        table = np.full(1 << 16, UNKNOWN, np.int16)
+        table[[c.id for c in self.known]] = self._index
+        table[[c.id for c in self.void]] = VOID
+        return table
+
+    @functools.cached_property
+    def colors(self) -> tuple[np.ndarray, np.ndarray]:
+        """Packed colours, sorted int32 (n,), and their class indices int16 (n,)."""
+        pairs = [(c.color, i) for c, i in zip(self.known, self._index.tolist(), strict=True)]
+        pairs += [(c.color, VOID) for c in self.void]
+        packed = sorted((r << 16 | g << 8 | b, i) for color, i in pairs if color is not None for r, g, b in [color])
+        return np.array([p for p, _ in packed], np.int32), np.array([i for _, i in packed], np.int16)
+
+    @functools.cached_property
+    def _index(self) -> np.ndarray:
+        """int16 (known,): the class index of each."""
+        index = np.full(len(self.known), VOID, np.int16)
+        for i, (_, members) in enumerate(self.groups or [("", (i,)) for i in range(len(self.known))]):
+            index[list(members)] = i
+        return index
+
+    def merged(self, indices: np.ndarray) -> np.ndarray:
+        """uint8 (H, W), indices into ``known`` or 255 -> class indices."""
+        if self.groups is None:
+            return indices
+        table = np.full(256, VOID, np.uint8)
+        table[: len(self.known)] = self._index
+        merged: np.ndarray = table[indices]
+        return merged
+
+    def regrouped(self, merge: Mapping[str, Sequence[str]], ignore: Sequence[str]) -> MaskValues:
+        """Classes merged under new names, which stand where the first of them stood, and others made void.
+
+        Raises InputError for a name that is no class, or stands twice.
+        """
+        names = [c.name for c in self.known]
+        named = [*ignore, *(name for members in merge.values() for name in members)]
+        for name in named:
+            if name not in names:
+                raise InputError(f'data.merge and data.ignore: there is no class "{name}"; there are {_some(names)}')
+            if named.count(name) > 1:
+                raise InputError(f'data.merge and data.ignore: "{name}" stands twice; a class goes to one place')
+        group_of = {member: group for group, members in merge.items() for member in members}
+        groups: dict[str, list[int]] = {}
+        for i, name in enumerate(names):
+            if name in ignore:
+                continue
+            group = group_of.get(name, name)
+            if group == name and name in merge and name not in group_of:
+                raise InputError(f'data.merge: "{name}" is a class of its own; list it among those merged, or rename')
+            groups.setdefault(group, []).append(i)
+        if len(groups) < 2:
+            raise InputError(f"data.merge and data.ignore leave {len(groups)} class(es); a segmenter needs two")
+        return MaskValues(self.known, self.void, tuple((name, tuple(i)) for name, i in groups.items()))
+
+
+def distinct(i: int) -> tuple[int, int, int]:
+    """The colour of class ``i`` in the PASCAL VOC colour map: its bits, dealt to red, green and blue from the top."""
+    channels = [0, 0, 0]
+    for bit in range(8):
+        for channel in range(3):
+            channels[channel] |= (i >> (3 * bit + channel) & 1) << (7 - bit)
+    return channels[0], channels[1], channels[2]
+
+
+def open_mask(path: str) -> tuple[np.ndarray, bool]:
+    """The values of a mask file, and whether they are colours: uint8 or uint16 (H, W), or uint8 (H, W, 3).
+
+    Grey files give their values (1 bit: 0 and 1), palette files their indices. Raises ImageError when it cannot be
+    read, or its kind holds neither ids nor colours (JPEG changes values).
+    """
+    try:
+        with Image.open(path, formats=("PNG", "TIFF", "BMP", "GIF", "WEBP", "JPEG")) as image:
+            if image.format == "JPEG" or (image.format == "WEBP" and image.mode != "P"):
+                raise ImageError(f"{image.format} changes the values of pixels: save masks as PNG")
+            if image.width * image.height > MAX_PIXELS:
+                raise ImageError(f"more than {MAX_PIXELS:,} pixels")
+            image.load()
+            if image.mode in ("RGB", "RGBA"):
+                return np.asarray(image.convert("RGB")), True
+            if image.mode == "1":
+                return np.asarray(image).astype(np.uint8), False
+            if image.mode in ("L", "P"):
+                return np.asarray(image), False
+            if image.mode.startswith("I"):
+                values = np.asarray(image)
+                if values.size and not 0 <= values.min() <= values.max() <= 65_535:
+                    raise ImageError("holds values beyond 0 to 65535")
+                return values.astype(np.uint16), False
+            raise ImageError(f"an image of mode {image.mode} holds neither ids nor colours: save it as 8-bit grey PNG")
+    except ImageError as error:
+        reason = str(error)
+    except FileNotFoundError:
+        reason = "no such file"
+    except Exception as error:  # as in decode.py: a damaged file makes Pillow raise nearly anything
+        reason = f"cannot be decoded as a mask ({str(error) or type(error).__name__})"
+    raise ImageError(" ".join(f"{path}: {reason}".splitlines()))
+
+
+def read_mask(path: str, values: MaskValues) -> np.ndarray:
+    """uint8 (H, W): class indices, 255 where void.
+
+    Raises ImageError as ``open_mask`` does, and for ids or colours that classes.txt does not name.
+    """
+    pixels, colored = open_mask(path)
+    indices = of_colors(pixels, values) if colored else values.table[pixels]
+    if indices.size and indices.min() < 0:
+        raise ImageError(f"{path}: holds {unknown_values(pixels, indices)}, which classes.txt does not name")
+    classes: np.ndarray = indices.astype(np.uint8)
+    return classes
+
+
+def of_colors(pixels: np.ndarray, values: MaskValues) -> np.ndarray:
+    """uint8 (H, W, 3) -> int16 (H, W): class indices, 255 void, -1 unknown."""
+    known, index = values.colors
+    if not len(known):
+        return np.full(pixels.shape[:2], UNKNOWN, np.int16)
+    packed = pack_colors(pixels)
+    at = np.searchsorted(known, packed).clip(max=len(known) - 1)
+    return np.where(known[at] == packed, index[at], np.int16(UNKNOWN))
+
+
+def pack_colors(pixels: np.ndarray) -> np.ndarray:
+    """uint8 (..., 3) -> int32 (...): red in the high byte."""
+    red, green, blue = (pixels[..., i].astype(np.int32) for i in range(3))
+    packed: np.ndarray = red << 16 | green << 8 | blue
+    return packed
+
+
+def unknown_values(pixels: np.ndarray, indices: np.ndarray) -> str:
+    """The values of pixels whose index is unknown, for a message: "the ids 7, 9" or "the colours #804080"."""
+    wrong = pixels[indices == UNKNOWN]
+    if pixels.ndim == 3:
+        found = [f"#{value:06x}" for value in np.unique(pack_colors(wrong)).tolist()]
+        kind = "colour"
+    else:
+        found = [str(value) for value in np.unique(wrong).tolist()]
+        kind = "id"
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return f"the {kind}{'s' * (len(found) > 1)} {', '.join(found[:SHOWN])}{more}"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

@@ -1,0 +1,128 @@
+"""Segment an image of any size window by window: overlapping windows are blended, memory is bounded.
+
+Each window's probabilities are weighted with a hill that falls towards its edges, where a network sees the least around
+a pixel, and averaged with its neighbours'. Windows are worked through row by row of windows; what no later row touches
+is handed on, so that no more than one row of probabilities is ever held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from PIL import Image
+
+OVERLAP = 0.25  # of neighbouring windows, at least
+Run = Callable[[np.ndarray], np.ndarray]  # normalised float32 (B, C, h, w) -> logits float32 (B, classes, h, w)
+
+
+def starts(length: int, window: int) -> list[int]:
+    """Where windows begin so that they cover ``length`` evenly, overlapping by OVERLAP at least."""
+    if length <= window:
+        return [0]
+    step = max(1, int(window * (1 - OVERLAP)))
+    count = -(-(length - window) // step) + 1
+    return [round(i * (length - window) / (count - 1)) for i in range(count)]
+
+
+def bands(
+    pixels: np.ndarray,
+    run: Run,
+    normalize: Callable[[np.ndarray], np.ndarray],
+    window: tuple[int, int],
+    *,
+    batch: int = 8,
+    flip: bool = False,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Probabilities of the image uint8 (H, W, C), from top to bottom: (first row, float32 (classes, rows, W)).
+
+    An image smaller than the window is filled up with black, as training fills its crops. With ``flip`` each window is
+    seen mirrored, too, and the two answers are averaged.
+    """
+    height, width = pixels.shape[:2]
+    h, w = window
+    rows, columns = starts(height, h), starts(width, w)
+    hill = np.minimum.outer(_ramp(h), _ramp(w))
+    total = weight = None
+    for number, top in enumerate(rows):
+        tiles = [_window(pixels, top, left, window) for left in columns]
+        answers = _answers(tiles, run, normalize, batch, flip)
+        for left, answer in zip(columns, answers, strict=True):
+            if total is None or weight is None:
+                total = np.zeros((len(answer), h, width), np.float32)
+                weight = np.zeros((h, width), np.float32)
+            seen = min(w, width - left)
+            total[:, :, left : left + seen] += (answer * hill)[:, :, :seen]
+            weight[:, left : left + seen] += hill[:, :seen]
+        assert total is not None and weight is not None
+        last = number == len(rows) - 1
+        done = min(h, height - top) if last else rows[number + 1] - top
+        yield top, total[:, :done] / weight[:done]
+        if not last:
+            total = np.concatenate([total[:, done:], np.zeros_like(total[:, :done])], axis=1)
+            weight = np.concatenate([weight[done:], np.zeros_like(weight[:done])])
+
+
+def segment(
+    pixels: np.ndarray,
+    run: Run,
+    normalize: Callable[[np.ndarray], np.ndarray],
+    window: tuple[int, int],
+    size: tuple[int, int],
+    *,
+    batch: int = 8,
+    flip: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Most probable class uint8 (H, W) and its probability, as a share of 255, uint8 (H, W), at the original ``size``.
+
+    ``pixels`` are the image at the scale at which the network sees it; if that is another than ``size``, probabilities
+    are interpolated, not classes.
+    """
+    classes, sure = np.empty(size, np.uint8), np.empty(size, np.uint8)
+    if pixels.shape[:2] == size:
+        for top, band in bands(pixels, run, normalize, window, batch=batch, flip=flip):
+            place = slice(top, top + band.shape[1])
+            classes[place] = band.argmax(0)
+            sure[place] = np.rint(band.max(0) * 255)
+        return classes, sure
+    parts = [band.astype(np.float16) for _, band in bands(pixels, run, normalize, window, batch=batch, flip=flip)]
+    small = np.concatenate(parts, axis=1)
+    best = np.full(size, -1.0, np.float32)
+    for index, plane in enumerate(small):
+        scores = np.asarray(Image.fromarray(plane.astype(np.float32)).resize(size[::-1], Image.Resampling.BILINEAR))
+        better = scores > best
+        classes[better] = index
+        np.maximum(best, scores, out=best)
+    sure[:] = np.rint(best.clip(0, 1) * 255)
+    return classes, sure
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Over the classes of (B, classes, ...), float32."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    powers /= powers.sum(axis=1, keepdims=True)
+    return powers
+
+
+def _answers(
+    tiles: list[np.ndarray], run: Run, normalize: Callable[[np.ndarray], np.ndarray], batch: int, flip: bool
+) -> Iterator[np.ndarray]:
+    """Probabilities float32 (classes, h, w) of each tile, in order."""
+    for first in range(0, len(tiles), batch):
+        images = normalize(np.stack(tiles[first : first + batch]))
+        found = softmax(run(images))
+        if flip:
+            found = (found + softmax(run(np.ascontiguousarray(images[..., ::-1])))[..., ::-1]) / 2
+        yield from found
+
+
+def _window(pixels: np.ndarray, top: int, left: int, window: tuple[int, int]) -> np.ndarray:
+    part = pixels[top : top + window[0], left : left + window[1]]
+    missing = [(0, full - there) for full, there in zip(window, part.shape[:2], strict=True)]
+    return np.pad(part, [*missing, (0, 0)]) if any(m for _, m in missing) else part
+
+
+def _ramp(length: int) -> np.ndarray:
+    """float32 (length,): rises from the edges to 1 over the overlap, above 0 everywhere."""
+    from_edge = np.minimum(np.arange(length), np.arange(length)[::-1]) + 1.0
+    return np.minimum(1.0, from_edge / max(1.0, length * OVERLAP)).astype(np.float32)

@@ -1,0 +1,131 @@
+"""What training minimises: cross-entropy of a classifier, and a sum of losses of a segmenter.
+
+Of a segmenter logits are (B, C, H, W) and truth is int64 (B, H, W), 255 where void: such pixels count in no loss, and a
+batch of nothing else has a loss of 0.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vitnext.data.mask_values import VOID
+from vitnext.models.segmenter import Segmenter
+from vitnext.recipe import Recipe
+
+FOCUS = 2.0  # gamma of the focal loss, the best of Lin et al. 2017, table 1b
+
+
+class LabelLoss:
+    """Cross-entropy of a classifier: (model, images, labels (B,)) -> loss."""
+
+    def __init__(self, smoothing: float) -> None:
+        self.smoothing = smoothing
+
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(model(images).float(), labels, label_smoothing=self.smoothing)
+
+
+class MaskLoss:
+    """The recipe's sum of losses of a segmenter, its auxiliary head's included: (model, images, truth) -> loss.
+
+    weights: of the classes in the cross-entropy (C,), or None.
+    """
+
+    def __init__(self, recipe: Recipe, weights: Tensor | None = None) -> None:
+        self.loss, self.smoothing, self.weights = recipe.loss, recipe.label_smoothing, weights
+
+    def __call__(self, model: nn.Module, images: Tensor, truth: Tensor) -> Tensor:
+        assert isinstance(model, Segmenter)
+        logits, auxiliary = model.forward_with_auxiliary(images)
+        loss = self.of(logits.float(), truth)
+        if auxiliary is not None and self.loss.auxiliary:
+            loss = loss + self.loss.auxiliary * self.of(auxiliary.float(), truth)
+        return loss
+
+    def of(self, logits: Tensor, truth: Tensor) -> Tensor:
+        parts, given = [], self.loss
+        if given.cross_entropy:
+            weights = self.weights.to(logits) if self.weights is not None else None
+            pixels = F.cross_entropy(
+                logits, truth, weights, ignore_index=VOID, reduction="none", label_smoothing=self.smoothing
+            )
+            parts.append(given.cross_entropy * hardest_mean(pixels, truth, given.hardest, weights))
+        if given.focal:
+            parts.append(given.focal * focal(logits, truth))
+        if given.dice:
+            parts.append(given.dice * dice(logits, truth))
+        if given.lovasz:
+            parts.append(given.lovasz * lovasz(logits, truth))
+        return torch.stack(parts).sum()
+
+
+def hardest_mean(pixels: Tensor, truth: Tensor, share: float, weights: Tensor | None = None) -> Tensor:
+    """Mean loss of the labelled pixels, or of the ``share`` with the highest one (OHEM, Shrivastava et al. 2016).
+
+    With class weights the mean is theirs: divided by the sum of the pixels' weights.
+    """
+    labelled = truth != VOID
+    losses = pixels[labelled]
+    if not losses.numel():
+        return pixels.sum() * 0
+    counts = torch.ones_like(losses) if weights is None else weights[truth[labelled]]
+    if share < 1:
+        losses, at = losses.topk(max(1, round(share * losses.numel())))
+        counts = counts[at]
+    return losses.sum() / counts.sum()
+
+
+def focal(logits: Tensor, truth: Tensor) -> Tensor:
+    """Mean of (1 - p)^gamma (-log p), p the probability of the true class (Lin et al. 2017, eq. 4, without alpha)."""
+    nll = F.cross_entropy(logits, truth, ignore_index=VOID, reduction="none")
+    pixels = (1 - torch.exp(-nll)) ** FOCUS * nll
+    return hardest_mean(pixels, truth, 1.0)
+
+
+def dice(logits: Tensor, truth: Tensor) -> Tensor:
+    """1 - mean over the classes in the truth of 2 |P T| / (|P| + |T|), over the whole batch (Milletari et al. 2016,
+    section 3, with probabilities unsquared as in most later work)."""
+    probabilities, target = _rows(logits, truth)
+    shared = (probabilities * target).sum(0)
+    present = target.sum(0) > 0
+    scores = 2 * shared / (probabilities.sum(0) + target.sum(0)).clamp(min=1)
+    return 1 - _mean(scores, present, otherwise=1.0)
+
+
+def lovasz(logits: Tensor, truth: Tensor) -> Tensor:
+    """The Lovasz extension of 1 - IoU, mean over the classes in the truth (Berman et al. 2018, eq. 9 and 12)."""
+    probabilities, target = _rows(logits, truth)
+    present = target.sum(0) > 0
+    errors, order = (target - probabilities).abs().sort(dim=0, descending=True)  # (N, C)
+    sorted_target = target.gather(0, order)
+    positives = sorted_target.sum(0)
+    intersection = positives - sorted_target.cumsum(0)
+    union = positives + (1 - sorted_target).cumsum(0)
+    jaccard = 1 - intersection / union.clamp(min=1)
+    steps = torch.diff(jaccard, dim=0, prepend=torch.zeros_like(jaccard[:1]))
+    return _mean((errors * steps).sum(0), present, otherwise=0.0)
+
+
+def balance(counts: Tensor) -> Tensor:
+    """Pixels of each class (C,) -> weights: the median frequency over each one's own (Eigen and Fergus 2015, section
+    6.3.2); 1 for a class without pixels."""
+    counts = counts.double()
+    present = counts > 0
+    weights = torch.where(present, counts[present].median() / counts.clamp(min=1), 1.0)
+    return weights.float()
+
+
+def _rows(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities and one-hot truth of the labelled pixels, both (N, C)."""
+    labelled = truth != VOID
+    probabilities = logits.softmax(1).permute(0, 2, 3, 1)[labelled]
+    return probabilities, F.one_hot(truth[labelled], logits.shape[1]).to(logits.dtype)
+
+
+def _mean(values: Tensor, present: Tensor, otherwise: float) -> Tensor:
+    """Over the classes that are present; ``otherwise``, still part of the graph, if none is."""
+    if present.any():
+        return values[present].mean()
+    return values.sum() * 0 + otherwise

@@ -1,0 +1,53 @@
+"""Mean IoU and cross-entropy of a segmenter on held-out images after each epoch, window by window as in prediction."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from vitnext.data.mask_folder import MaskSplit
+from vitnext.data.mask_loaders import pair
+from vitnext.data.mask_values import VOID
+from vitnext.inference.windows import bands
+from vitnext.preprocess import Preprocess
+from vitnext.training.hardware import Precision
+from vitnext.training.loop import Metrics
+
+
+class MaskValidator:
+    """Called with a model in evaluation mode and the run's precision.
+
+    Images are measured at the scale at which the network sees them, against masks of that scale; the evaluation after
+    the run measures at the original size.
+    """
+
+    score = "miou"
+
+    def __init__(self, split: MaskSplit, preprocess: Preprocess) -> None:
+        self.split, self.preprocess = split, preprocess
+
+    def __call__(self, model: nn.Module, precision: Precision) -> Metrics:
+        device, count = next(model.parameters()).device, len(self.split.classes)
+
+        def run(batch: np.ndarray) -> np.ndarray:
+            with torch.inference_mode(), precision.autocast(device):
+                logits: np.ndarray = model(torch.from_numpy(batch).to(device)).float().cpu().numpy()
+            return logits
+
+        confusion, loss, pixels = np.zeros((count, count), np.int64), 0.0, 0
+        for i in range(len(self.split)):
+            image, mask = pair(self.split, self.preprocess, i)
+            for top, band in bands(image, run, self.preprocess.normalize, self.preprocess.image_size):
+                truth = mask[top : top + band.shape[1]]
+                seen = truth != VOID
+                labels, predicted = truth[seen].astype(np.int64), band.argmax(0)[seen]
+                confusion += np.bincount(labels * count + predicted, minlength=count * count).reshape(count, count)
+                likely = np.take_along_axis(band, np.where(seen, truth, 0)[None].astype(np.int64), 0)[0][seen]
+                loss -= float(np.log(likely.clip(min=np.finfo(np.float32).tiny), dtype=np.float64).sum())
+                pixels += len(labels)
+        hits = confusion.diagonal()
+        union = confusion.sum(0) + confusion.sum(1) - hits
+        miou = float((hits / union.clip(min=1))[union > 0].mean()) if pixels else 0.0
+        # Epochs are compared on the same images, so the standard error over images says little: the best one is kept.
+        return {"miou": miou, "score_error": 0.0, "loss": loss / max(1, pixels)}
