@@ -49,14 +49,30 @@ def test_what_is_asked_for_is_taken_without_measuring(asked, dtype, model, batch
     ],
 )
 def test_bf16_must_be_15_percent_faster(fp32, bf16, dtype, model, batch, monkeypatch):
+    monkeypatch.setattr(hardware, "product_ratio", lambda: 1.0)
     monkeypatch.setattr(hardware, "_step_time", lambda _model, _objective, _batch, in_bf16: bf16 if in_bf16 else fp32)
     chosen = choose_precision("auto", model, LabelLoss(0), batch)
     assert chosen.dtype == dtype
     assert f"{fp32 / bf16:.2g}x" in chosen.reason
 
 
+@pytest.mark.parametrize(("ratio", "measured"), [(0.49, 0), (0.5, 2)])
+def test_a_cpu_that_emulates_bf16_is_not_asked_for_a_step(ratio, measured, model, batch, monkeypatch):
+    asked = []
+    monkeypatch.setattr(hardware, "product_ratio", lambda: ratio)
+    monkeypatch.setattr(hardware, "_step_time", lambda *given: asked.append(given) or 1.0)
+    chosen = choose_precision("auto", model, LabelLoss(0), batch)
+    assert chosen.dtype == torch.float32 and len(asked) == measured
+    assert ("0.49x" in chosen.reason) == (measured == 0)
+
+
+def test_the_product_is_measured_in_both_formats():
+    assert hardware.product_ratio(side=32) > 0
+
+
 @pytest.mark.parametrize("training", [True, False])
-def test_measuring_leaves_weights_gradients_and_mode_alone(training, model, batch):
+def test_measuring_leaves_weights_gradients_and_mode_alone(training, model, batch, monkeypatch):
+    monkeypatch.setattr(hardware, "product_ratio", lambda: 1.0)
     images, labels = batch
     model.train(training)
     given = torch.ones_like(model.head.weight)

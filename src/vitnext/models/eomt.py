@@ -79,7 +79,7 @@ class EoMT(nn.Module):
         self.backbone: Any = catalog.FAMILIES[config.family].module(config.backbone)
         dim, stride = config.backbone.dim, config.backbone.stride
         self.queries = nn.Parameter(torch.empty(1, config.queries, dim))
-        doublings = max((stride // 4).bit_length() - 1, 0)  # 2 of patches of 14 or 16 px
+        doublings = max((stride // 4).bit_length() - 1, 0)  # 1 of patches of 14 px, 2 of 16
         self.upscale = nn.Sequential(*(Upscale(dim) for _ in range(doublings)))
         self.mask = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
         self.head = nn.Linear(dim, config.classes + 1)

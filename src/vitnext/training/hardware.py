@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from vitnext.errors import InputError
 
 SMALL_STEP = 500_000_000  # multiply-adds of one batch, forward
+HOPELESS = 0.5  # bf16 products that run at less than this share of fp32's speed
 BF16_GAIN = 1.15  # bf16 must be this much faster to be chosen: a tie goes to fp32, so that noise does not decide
 
 
@@ -59,15 +60,34 @@ def choose_precision(
 ) -> Precision:
     """fp32 or bf16 as requested; for "auto" a few training steps of a copy of the model are timed in both.
 
+    A CPU that emulates bf16 is found out by a single product first: a whole step could take a minute there.
+
     objective: (model, images, truth) -> loss; batch: normalised images (B, C, H, W) and their truth, on the model's
     device.
     """
     if requested != "auto":
         return Precision(torch.bfloat16 if requested == "bf16" else torch.float32)
+    if batch[0].device.type == "cpu" and (products := product_ratio()) < HOPELESS:
+        return Precision(torch.float32, f"measured: bf16 products run at {products:.2g}x the speed of fp32 here")
     trial = copy.deepcopy(model).train()
     ratio = _step_time(trial, objective, batch, False) / _step_time(trial, objective, batch, True)
     dtype = torch.bfloat16 if ratio >= BF16_GAIN else torch.float32
     return Precision(dtype, f"measured: bf16 runs at {ratio:.2g}x the speed of fp32 here")
+
+
+def product_ratio(side: int = 256) -> float:
+    """How much faster than in fp32 a product of two matrices is in bf16."""
+
+    def seconds(dtype: torch.dtype) -> float:
+        a = torch.ones(side, side, dtype=dtype)
+        times = []
+        for _ in range(4):  # the first one sets up
+            start = time.perf_counter()
+            a @ a
+            times.append(time.perf_counter() - start)
+        return min(times[1:])
+
+    return seconds(torch.float32) / seconds(torch.bfloat16)
 
 
 def _step_time(
