@@ -66,7 +66,9 @@ def test_an_unknown_key_is_named(card):
 def test_a_mistake_inside_preprocess_is_named(card):
     values = json.loads(card.to_json())
     values["preprocess"]["resize"] = "squash"
-    with pytest.raises(InputError, match=r"preprocess\.resize must be 'stretch', 'crop' or 'window', not 'squash'"):
+    with pytest.raises(
+        InputError, match=r"preprocess\.resize must be 'stretch', 'crop', 'window' or 'fit', not 'squash'"
+    ):
         Card.from_json(json.dumps(values))
 
 

@@ -181,7 +181,7 @@ def test_every_field_changes_the_result(tmp_path):
         "std": (1, 1, 1),
         "exif": False,
     }
-    assert set(changes) == set(base)
+    assert {*changes, "short_side"} == set(base)  # which has a test of its own
     reference = Preprocess.from_dict(base)(tmp_path / "a.png")
     for field, value in changes.items():
         values = base | {field: value}
@@ -228,3 +228,15 @@ def test_values_that_make_no_sense_are_one_line(field, value):
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="image_size"):
         Preprocess.from_dict({})
+
+
+@pytest.mark.parametrize(
+    ("size", "fitted"), [((40, 20), (24, 12)), ((20, 40), (16, 32)), ((3, 4), (24, 32)), ((1, 900), (1, 32))]
+)
+def test_fit_shows_the_whole_image_at_the_top_left_and_black_elsewhere(size, fitted):
+    p = Preprocess((24, 32), "fit", interpolation="nearest")
+    assert p.fitted(*size) == fitted
+    pixels = p.pixels(np.full((*size, 3), 200, np.uint8))
+    assert pixels.shape == (24, 32, 3)
+    assert (pixels[: fitted[0], : fitted[1]] == 200).all()
+    assert pixels.sum() == 200 * 3 * fitted[0] * fitted[1]

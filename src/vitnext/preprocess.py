@@ -35,7 +35,8 @@ class Preprocess:
     image_size:    (height, width) of the input
     resize:        "stretch" resizes to ``image_size``; "crop" keeps the aspect: resizes until the image just covers
                    ``round(image_size / crop_fraction)`` (a square: its short side), then cuts the centre;
-                   "window" keeps the whole image with its aspect, of which a segmenter sees ``image_size`` at a time
+                   "window" keeps the whole image with its aspect, of which a segmenter sees ``image_size`` at a time;
+                   "fit" resizes until the whole image just fits into ``image_size``, at the top left, black elsewhere
     short_side:    of "window": a longer short side is made smaller to it; 0: every image keeps its size
     interpolation: of the resize, antialiased (Pillow); "nearest" is not antialiased
     color:         "RGB" (3 channels) or "L" (1)
@@ -46,7 +47,7 @@ class Preprocess:
     """
 
     image_size: tuple[int, int]
-    resize: Literal["stretch", "crop", "window"] = "stretch"
+    resize: Literal["stretch", "crop", "window", "fit"] = "stretch"
     crop_fraction: float = 1.0
     interpolation: Literal["bilinear", "bicubic", "nearest", "lanczos"] = "bilinear"
     color: Literal["RGB", "L"] = "RGB"
@@ -70,7 +71,7 @@ class Preprocess:
                 len(size) == 2 and min(size) >= 1 and size[0] * size[1] <= MAX_PIXELS,
                 "(height, width), each at least 1",
             ),
-            "resize": (self.resize in ("stretch", "crop", "window"), "'stretch', 'crop' or 'window'"),
+            "resize": (self.resize in ("stretch", "crop", "window", "fit"), "'stretch', 'crop', 'window' or 'fit'"),
             "short_side": (
                 0 <= self.short_side <= MAX_PIXELS * (self.resize == "window"),
                 "0, or above 0 with resize 'window'",
@@ -108,6 +109,11 @@ class Preprocess:
                 return to_array(image if whole else image.resize((width, height), resample))
             if self.resize == "stretch":
                 return to_array(image.resize((width, height), resample))
+            if self.resize == "fit":
+                inner = self.fitted(image.height, image.width)[::-1]
+                canvas = Image.new(image.mode, (width, height))
+                canvas.paste(image.resize(inner, resample))
+                return to_array(canvas)
             cover = _cover(image.size, (round(width / self.crop_fraction), round(height / self.crop_fraction)))
             if cover[0] * cover[1] > MAX_PIXELS:
                 raise ImageError(f"{name_of(source)}: {image.width}x{image.height} pixels is too elongated to crop")
@@ -121,6 +127,14 @@ class Preprocess:
         """Height and width at which a segmenter sees an image of this size; with ``short_side`` 0 they are its own."""
         scale = min(1.0, self.short_side / min(height, width)) if self.short_side else 1.0
         return max(1, round(height * scale)), max(1, round(width * scale))
+
+    def fitted(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width that an image of this size has inside of ``image_size`` with "fit"."""
+        scale = min(self.image_size[0] / height, self.image_size[1] / width)
+        return (
+            min(self.image_size[0], max(1, round(height * scale))),
+            min(self.image_size[1], max(1, round(width * scale))),
+        )
 
     def normalize(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 (..., H, W, C) -> float32 (..., C, H, W): (pixel * scale - mean) / std.

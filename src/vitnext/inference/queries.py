@@ -1,0 +1,110 @@
+"""From the masks and classes of queries to the segments of an image, as "Per-Pixel Classification is Not All You Need"
+(Cheng et al. 2021, arXiv:2107.06278, section 3.4) has it. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from vitnext.types import Instances, Segments
+
+SURE = 0.8  # a query's probability of its class, at least
+WHOLE = 0.8  # share of a mask that must be left when every pixel has gone to its most probable query
+
+
+def segments(
+    masks: np.ndarray,
+    classes: np.ndarray,
+    things: Sequence[bool],
+    size: tuple[int, int],
+    *,
+    part: tuple[float, float] = (1.0, 1.0),
+    sure: float = SURE,
+) -> Segments:
+    """Segments that exclude each other, at ``size`` (height, width).
+
+    masks: logits (K, h, w); classes: logits (K, C + 1), the last "no object"; things: of each class, whether its
+    instances are kept apart (segments of one class of stuff become one); part: shares of the masks' height and width,
+    from the top left, that show the image. scores: probability of the class times the
+    mean probability of the mask inside.
+    """
+    probabilities = softmax(classes)
+    labels, scores = probabilities.argmax(1), probabilities.max(1)
+    kept = np.flatnonzero((labels < classes.shape[1] - 1) & (scores >= sure))
+    ids = np.zeros(size, np.int32)
+    best = np.zeros(size, np.float32)
+    owner = np.full(size, -1, np.int32)
+    inside: dict[int, np.ndarray] = {}
+    certainty: dict[int, float] = {}
+    for query in kept.tolist():
+        mask = resized(masks[query], size, part)
+        weighed = scores[query] * mask
+        better = weighed > best
+        owner[better], best[better] = query, weighed[better]
+        inside[query] = mask >= 0.5
+        certainty[query] = float(scores[query] * mask[inside[query]].mean()) if inside[query].any() else 0.0
+    found: list[int] = []
+    certain: list[float] = []
+    stuff: dict[int, int] = {}
+    for query, mask in inside.items():
+        left = (owner == query) & mask
+        if not mask.any() or left.sum() < WHOLE * mask.sum():
+            continue
+        label = int(labels[query])
+        if not things[label] and label in stuff:
+            ids[left] = stuff[label]
+            continue
+        found.append(label)
+        certain.append(certainty[query])
+        ids[left] = len(found)
+        if not things[label]:
+            stuff[label] = len(found)
+    count = len(found)
+    return Segments(ids, np.array(found, np.int64), np.zeros(count, bool), np.array(certain, np.float32))
+
+
+def instances(
+    masks: np.ndarray,
+    classes: np.ndarray,
+    things: Sequence[bool],
+    size: tuple[int, int],
+    *,
+    part: tuple[float, float] = (1.0, 1.0),
+    most: int = 100,
+) -> Instances:
+    """The ``most`` most certain things, whose masks may overlap: for average precision. Arguments as of `segments`.
+
+    A query may answer with several classes; scores: probability of the class times the mean of the mask inside.
+    """
+    probabilities = softmax(classes)[:, :-1] * np.asarray(things, np.float32)
+    order = np.argsort(-probabilities, axis=None, kind="stable")[:most]
+    found, labels, scores = [], [], []
+    for place in order:
+        query, label = divmod(int(place), probabilities.shape[1])
+        if probabilities[query, label] <= 0:
+            break
+        mask = resized(masks[query], size, part)
+        inside = mask >= 0.5
+        if inside.any():
+            found.append(inside)
+            labels.append(label)
+            scores.append(float(probabilities[query, label] * mask[inside].mean()))
+    stacked = np.stack(found) if found else np.zeros((0, *size), bool)
+    return Instances(stacked, np.array(labels, np.int64), np.zeros(len(found), bool), np.array(scores, np.float32))
+
+
+def resized(mask: np.ndarray, size: tuple[int, int], part: tuple[float, float] = (1.0, 1.0)) -> np.ndarray:
+    """Logits (h, w), or this part of them, -> probabilities float32 at ``size``, interpolated before the sigmoid."""
+    box = (0.0, 0.0, part[1] * mask.shape[1], part[0] * mask.shape[0])
+    plane = Image.fromarray(mask.astype(np.float32))
+    logits = np.asarray(plane.resize(size[::-1], Image.Resampling.BILINEAR, box=box))
+    probabilities: np.ndarray = 1 / (1 + np.exp(-logits.clip(-80, 80)))
+    return probabilities
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    shares: np.ndarray = powers / powers.sum(axis=-1, keepdims=True)
+    return shares
