@@ -245,16 +245,23 @@ def _classes(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> Ite
         yield finding("warning", "only_void", f"{counted(empty, 'mask')} of nothing but void", empty)
     if any(found.unknown for found in looked.values()):
         return  # what is missing may stand under another id
+    broken = {split for (split, _), found in looked.items() if found.problem is not None}  # it may stand there
     nothing = np.zeros(len(dataset.classes) + 1, np.int64)
     first = next(iter(dataset.splits)) if "train" not in dataset.splits else "train"
     train = pixels.get(first, nothing)[:-1]
     missing = [dataset.classes[i] for i in np.flatnonzero(train == 0)]
-    if missing:
+    held = {i for found in looked.values() for i in found.ids}
+    if first in broken:
+        return
+    if missing and held == {0, 255} and any(c.id == 255 for c in dataset.splits[first].values.void):
+        what = "masks hold 0 and 255 alone, and classes.txt ignores 255: is it what is drawn? Then write '255 NAME'"
+        yield Finding("error", "empty_class", what, missing)
+    elif missing:
         what = f"{counted(missing, 'class')} without a pixel in {first} (label some, or write it as ignore)"
         yield finding("error", "empty_class", what, missing)
     for name in dataset.splits:
         absent = [dataset.classes[i] for i in np.flatnonzero((pixels.get(name, nothing)[:-1] == 0) & (train > 0))]
-        if absent:
+        if absent and name not in broken:
             what = f"{counted(absent, 'class')} without a pixel in {name}, so not measured there"
             yield finding("warning", "missing_class", what, absent)
 

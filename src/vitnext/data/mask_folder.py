@@ -235,11 +235,11 @@ def read_classes(path: Path, root: Path) -> MaskValues:
         (void if is_void else classes).append(found)
     if counted and numbered:
         raise InputError(f"{counted[0]}: has no id, but other lines have one; give all of them an id, or none")
-    for group in ("id", "name", "color"):
+    for group, called in (("id", "id"), ("name", "name"), ("color", "colour")):
         seen = Counter(getattr(c, group) for c in (*classes, *(() if group == "name" else void)))
         twice = [value for value, n in seen.items() if n > 1 and value is not None]
         if twice:
-            raise InputError(f"{path}: two lines have the {group} {_shown(twice[0])}; give each one of its own")
+            raise InputError(f"{path}: two lines have the {called} {_shown(twice[0])}; give each one of its own")
     if len(classes) < 2:
         raise InputError(f"{path}: {len(classes)} class(es) that are not ignored; a segmenter needs at least two")
     if len(classes) > MOST_CLASSES:
