@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from masks import CLASSES, flat_set, mask_set
 from vitnext.data import builtin
-from vitnext.data.dataset import Dataset, Split, _stratified, held_out, open_dataset
+from vitnext.data.dataset import Dataset, Split, _stratified, held_out, open_dataset, regroup
 from vitnext.errors import InputError
 
 
@@ -288,3 +289,61 @@ def test_a_folder_for_fashion_mnist_with_other_data(tmp_path):
 def test_the_card_can_hold_what_is_recorded(tmp_path):
     dataset = open_dataset(tree(tmp_path, a=5, b=5))
     json.dumps([dataset.classes, dataset.split_rule, dataset.fingerprint])
+
+
+# ---- masks
+
+
+def test_images_with_masks_are_recognised_and_divided(tmp_path):
+    dataset = open_dataset(flat_set(tmp_path / "street", count=20))
+    assert (dataset.kind, dataset.task, dataset.classes) == ("mask_folder", "semantic", ("background", "road", "car"))
+    assert dataset.line == (
+        "street: images and masks, 3 classes, train 16, val 2, test 2 images (split 80/10/10, seed 0)"
+    )
+    everyone = [name for names in members(dataset).values() for name in names]
+    assert sorted(everyone) == sorted(f"images/i{i}.png" for i in range(20))
+    assert members(dataset) == members(open_dataset(tmp_path / "street"))
+    assert members(dataset) != members(open_dataset(tmp_path / "street", seed=1))
+
+
+def test_given_splits_of_masks_stay(tmp_path):
+    dataset = open_dataset(mask_set(tmp_path, count=2))
+    assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 2, "val": 2, "test": 2}
+    assert dataset.split_rule["rule"] == "given"
+
+
+def test_too_few_masks(tmp_path):
+    flat_set(tmp_path, count=2)
+    with pytest.raises(InputError, match="2 image.s. with a mask, too few to split into train, val and test"):
+        open_dataset(tmp_path)
+    assert len(open_dataset(tmp_path, whole=True).splits["all"]) == 2
+    (tmp_path / "train.txt").write_text("i0")  # of which none is left for val
+    with pytest.raises(InputError, match="1 image.s. with a mask, too few to split into train, val"):
+        open_dataset(tmp_path)
+
+
+def test_the_fingerprint_of_masks(tmp_path):
+    root = mask_set(tmp_path)
+    prints = {open_dataset(root).fingerprint}
+
+    def changed():
+        prints.add(open_dataset(root).fingerprint)
+        return len(prints)
+
+    assert changed() == 1
+    (root / "classes.txt").write_text(CLASSES.replace("0 background\n1 road", "1 background\n0 road"))
+    assert changed() == 2  # the same names, another truth
+    (root / "classes.txt").write_text(CLASSES.replace("255", "254"))
+    assert changed() == 3
+    (root / "train/masks/0.png").write_bytes((root / "train/masks/0.png").read_bytes() + b"x")
+    assert changed() == 4
+
+
+def test_regrouped_classes(tmp_path):
+    dataset = open_dataset(mask_set(tmp_path))
+    assert regroup(dataset, {}, []) is dataset
+    merged = regroup(dataset, {"way": ["road", "background"]}, [])
+    assert merged.classes == ("way", "car") and merged.fingerprint == dataset.fingerprint
+    assert np.array_equal(merged.splits["val"].mask(0), np.array([0, 0, 1])[dataset.splits["val"].mask(0)])
+    with pytest.raises(InputError, match="are for classes of masks"):
+        regroup(open_dataset("digits"), {}, ["1"])

@@ -81,7 +81,8 @@ class Dataset(Generic[AnySplit]):
     task:        what its truth is good for
     splits:      Split by name, among train, val and test; only "all" for one that is whole
     split_rule:  {"rule": "given" or "stratified", "seed": int, "fractions": {split: share of the images divided}}
-    fingerprint: sha256 (hex) over class names and, per split, every file's name, size and label (or the arrays' bytes)
+    fingerprint: sha256 (hex) over class names and, per split, every file's name, size and label (or the arrays' bytes);
+                 of masks their names and sizes, and what classes.txt says of their values
     line:        what was recognised, in one line
     ignored:     how many files in class folders are not images, and up to three of them
     loose:       images beside the class folders: they have no class; or images without a mask
@@ -164,7 +165,7 @@ def held_out(dataset: Dataset[AnySplit]) -> tuple[str, AnySplit]:
 
 
 def regroup(dataset: Dataset[Any], merge: Mapping[str, Sequence[str]], ignore: Sequence[str]) -> Dataset[Any]:
-    """The data set with classes of its masks merged under new names and others made void.
+    """The data set with classes of its masks merged under new names and others made void; its fingerprint stays.
 
     Raises InputError for a name that is no class, and for images that have labels instead of masks.
     """
@@ -243,13 +244,14 @@ def _divide(found: _Found, fractions: dict[str, float], seed: int) -> tuple[dict
         given = {split: parts[split] for split in ("all", *SPLITS) if split in parts}
         return given, rule, "split as given" if source == "train" else "not divided"
     whole = parts.pop(source)
-    if source == "all":
-        counts = np.bincount(whole.strata, minlength=1 if found.kind == "mask_folder" else len(found.classes))
-        if found.kind == "mask_folder" and counts[0] <= len(shares):
-            raise InputError(
-                f"{whole.root}: {counts[0]} image(s) with a mask, too few to split into train, {' and '.join(shares)}: "
-                "add some, or give train.txt and val.txt"
-            )
+    masks = found.kind == "mask_folder"
+    if masks and len(whole) <= len(shares):
+        raise InputError(
+            f"{whole.root}: {len(whole)} image(s) with a mask, too few to split into train, {' and '.join(shares)}: "
+            "add some, or name those of each split in train.txt, val.txt and test.txt"
+        )
+    if source == "all" and not masks:
+        counts = np.bincount(whole.strata, minlength=len(found.classes))
         few = [f"{found.classes[i]} ({counts[i]})" for i in np.flatnonzero(counts <= len(shares))]
         if few:
             named = ", ".join(few[:5]) + (", ..." if len(few) > 5 else "")
@@ -259,11 +261,10 @@ def _divide(found: _Found, fractions: dict[str, float], seed: int) -> tuple[dict
             )
     parts |= _stratified(whole, shares, seed)
     shares = {"train": round(1 - sum(shares.values()), 6), **shares}
+    per = "" if masks else " per class"
     if source == "all":
-        per = "" if found.kind == "mask_folder" else " per class"
         how = f"split {'/'.join(f'{100 * shares[s]:g}' for s in SPLITS if s in shares)}{per}, seed {seed}"
     else:
-        per = "" if found.kind == "mask_folder" else " per class"
         how = f"val is {100 * shares['val']:g}% of train{per}, seed {seed}"
     rule = {"rule": "stratified", "seed": seed, "fractions": {s: shares[s] for s in SPLITS if s in shares}}
     return {split: parts[split] for split in SPLITS if split in parts}, rule, how
@@ -295,6 +296,8 @@ def _fingerprint(classes: tuple[str, ...], splits: Mapping[str, Split | MaskSpli
     for name, split in splits.items():
         digest.update(f"\n{name} {len(split)}\n".encode())
         if isinstance(split, MaskSplit):
+            lines = [(c.id, c.name, c.color) for c in (*split.values.known, *split.values.void)]
+            digest.update(json.dumps(lines).encode())
             columns = (split.names, split.sizes, split.mask_names, split.mask_sizes)
             for row in zip(*(column.tolist() for column in columns), strict=True):
                 digest.update(b"%b\0%d\0%b\0%d\n" % row)

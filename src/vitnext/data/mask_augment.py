@@ -1,7 +1,8 @@
 """Random changes to a training image and its mask together: scale, crop, mirror; colours of the image alone.
 
 The crop is cut out of the image at its own size and resized once, the image with antialiasing, the mask to the nearest
-pixel, so that no mask ever holds a value that was not there. What lies beyond the image is void.
+pixel, so that no mask ever holds a value that was not there. What lies beyond the image is void. From an image that
+has labels no crop of nothing but void is cut.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from vitnext.data.mask_values import VOID
 from vitnext.recipe import Augment
 
 TRIES = 10
+EVERY = 7  # one pixel in so many is looked at
 LARGEST_SHARE = 0.75  # of the labelled pixels that one class may take, as in mmsegmentation's recipes: else try again
 
 
@@ -31,12 +33,7 @@ class MaskAugment:
         self.colors = v2.ColorJitter(strength, strength, strength) if strength else None
 
     def __call__(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        for _ in range(TRIES):
-            top, left, side = self._place(*mask.shape)
-            window = mask[max(top, 0) : top + side, max(left, 0) : left + side]
-            counts = torch.bincount(window.reshape(-1)[::7].long(), minlength=VOID + 1)[:VOID]
-            if counts.sum() > 0 and counts.max() <= LARGEST_SHARE * counts.sum():
-                break
+        top, left, side = self._choose(mask)
         image, mask = self._cut(image, top, left, side, 0), self._cut(mask[None], top, left, side, VOID)
         if side != self.size:
             image = T.resize(image, [self.size, self.size], antialias=True)
@@ -46,6 +43,27 @@ class MaskAugment:
         if self.colors is not None:
             image = self.colors(image)
         return image.contiguous(), mask[0].long()
+
+    def _choose(self, mask: Tensor) -> tuple[int, int, int]:
+        """The first of ten places that no class fills, else the first with a label, else one on a labelled pixel."""
+        labelled = None
+        for _ in range(TRIES):
+            top, left, side = place = self._place(*mask.shape)
+            window = mask[max(top, 0) : top + side, max(left, 0) : left + side]
+            counts = torch.bincount(window.reshape(-1)[::EVERY].long(), minlength=VOID + 1)[:VOID]
+            if counts.sum() > 0 and counts.max() <= LARGEST_SHARE * counts.sum():
+                return place
+            labelled = place if labelled is None and counts.sum() > 0 else labelled
+        pixels = (mask != VOID).nonzero() if labelled is None else mask.new_zeros(0)
+        if not len(pixels):
+            return labelled or place
+        y, x = (int(i) for i in pixels[torch.randint(len(pixels), ())])
+
+        def around(start: int, pixel: int, length: int) -> int:
+            """The nearest start at which a crop holds the pixel; one that holds the whole length holds it already."""
+            return start if side >= length else min(max(start, pixel - side + 1), pixel)
+
+        return around(top, y, mask.shape[0]), around(left, x, mask.shape[1]), side
 
     def _place(self, height: int, width: int) -> tuple[int, int, int]:
         """Top, left and side of a square of the image that becomes the crop; beyond the image only where it must be."""

@@ -3,16 +3,17 @@
 errors    images and masks that cannot be read, masks of another size than their image, ids and colours that classes.txt
           does not name, colours where classes.txt has none, classes without a pixel in train
 warnings  images without a mask and masks without an image, images that no list names, classes that val or test lack,
-          masks of nothing but void, the same image in two splits
+          masks of nothing but void, the same image in two splits, images that their EXIF orientation turns
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -20,56 +21,44 @@ from PIL import Image
 from vitnext.data.dataset import Dataset
 from vitnext.data.doctor import CHUNK, Finding, Report, counted, finding
 from vitnext.data.mask_folder import MaskSplit
-from vitnext.data.mask_values import UNKNOWN, VOID, MaskValues, of_colors, open_mask, pack_colors
+from vitnext.data.mask_values import UNKNOWN, VOID, MaskValues, pack_colors, read_indices
 from vitnext.decode import EXIF_ORIENTATION, open_image
 from vitnext.errors import ImageError
 
 SHOWN = 6  # ids or colours named in a message
+VOID_ROW = "(void)"  # of a table of classes
+
+Place = tuple[str, int]  # split and index
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Looked:
-    """What one pair holds: problems are (kind, text); counts int64 (classes + 1,): pixels, the last void; unknown: ids
-    or colours that classes.txt does not name."""
+    """What one pair holds.
 
-    problem: tuple[str, str] | None = None
+    problem: why it cannot be used; the rest is empty then
+    counts:  int64 (classes + 1,): pixels, those of void last
+    ids:     what a mask of ids holds
+    unknown: ids, or colours as "#804080", that classes.txt does not name
+    turned:  whether the image's EXIF orientation turns it
+    digest:  of the image
+    """
+
+    problem: tuple[Literal["unreadable", "unreadable_mask", "size"], str] | None = None
     counts: np.ndarray | None = None
-    unknown: tuple[str, ...] = ()
     ids: tuple[int, ...] = ()
+    unknown: tuple[str, ...] = ()
+    turned: bool = False
     digest: bytes = b""
 
 
 def check(dataset: Dataset[MaskSplit], *, progress: Callable[[int, int], None] | None = None) -> Report:
     """Open every image and mask, and look for what goes wrong in practice. ``progress(done, total)`` is called."""
-    looked = _look(dataset, progress)
-    unreadable: dict[str, list[int]] = {}
-    problems: dict[str, list[str]] = {}
-    for (split, index), found in looked.items():
-        if found.problem is not None:
-            unreadable.setdefault(split, []).append(index)
-            problems.setdefault(found.problem[0], []).append(found.problem[1])
-    values = next(iter(dataset.splits.values())).values
-    findings = [*_unreadable(problems), *_unknown(looked, values), *_classes(dataset, looked), *_left_out(dataset)]
-    findings += _repeated(dataset, looked)
-    return Report(sorted(findings, key=lambda found: found.severity), unreadable)
+    return findings(dataset, look(dataset, progress=progress))
 
 
-def pixel_table(dataset: Dataset[MaskSplit]) -> dict[str, dict[str, dict[str, int]]]:
-    """Split -> class -> {"pixels", "images"}, "(void)" included; what cannot be read is left out."""
-    looked = _look(dataset, None)
-    table: dict[str, dict[str, dict[str, int]]] = {}
-    for name in dataset.splits:
-        rows = [found.counts for (split, _), found in looked.items() if split == name and found.counts is not None]
-        counts = np.stack(rows) if rows else np.zeros((0, len(dataset.classes) + 1), np.int64)
-        table[name] = {
-            label: {"pixels": int(counts[:, i].sum()), "images": int((counts[:, i] > 0).sum())}
-            for i, label in enumerate((*dataset.classes, "(void)"))
-        }
-    return table
-
-
-def _look(dataset: Dataset[MaskSplit], progress: Callable[[int, int], None] | None) -> dict[tuple[str, int], Looked]:
-    found: dict[tuple[str, int], Looked] = {}
+def look(dataset: Dataset[MaskSplit], *, progress: Callable[[int, int], None] | None = None) -> dict[Place, Looked]:
+    """Open every image and mask, in the order of splits and indices."""
+    found: dict[Place, Looked] = {}
     total = sum(map(len, dataset.splits.values()))
     with ThreadPoolExecutor() as pool:
         for name, split in dataset.splits.items():
@@ -82,47 +71,107 @@ def _look(dataset: Dataset[MaskSplit], progress: Callable[[int, int], None] | No
     return found
 
 
+def findings(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> Report:
+    """What is wrong with what ``look`` saw; errors first, those of single files before those of the whole."""
+    unreadable: dict[str, list[int]] = {}
+    problems: dict[str, list[str]] = {}
+    for (split, index), found in looked.items():
+        if found.problem is not None:
+            unreadable.setdefault(split, []).append(index)
+            problems.setdefault(found.problem[0], []).append(found.problem[1])
+    values = next(iter(dataset.splits.values())).values
+    every = [*_unreadable(problems), *_unknown(looked, values), *_classes(dataset, looked), *_left_out(dataset)]
+    every += [*_turned(dataset, looked), *_repeated(dataset, looked)]
+    return Report(sorted(every, key=lambda found: found.severity), unreadable)
+
+
+def remarks(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> dict[Place, str]:
+    """Of each image that a finding concerns, what is wrong with it, in a few words."""
+    copies = {place: same for same in _across(looked) for place in same}
+    said: dict[Place, str] = {}
+    for place, found in looked.items():
+        words = [found.problem[1]] if found.problem is not None else []
+        if found.unknown:
+            more = ", ..." if len(found.unknown) > SHOWN else ""
+            words.append(f"holds what classes.txt does not name: {', '.join(found.unknown[:SHOWN])}{more}")
+        if _only_void(found):
+            words.append("nothing but void")
+        if found.turned:
+            words.append("turned by its EXIF orientation")
+        if place in copies:
+            others = sorted({split for split, _ in copies[place]} - {place[0]})
+            words.append(f"the same image is in {' and '.join(others)}")
+        if words:
+            said[place] = "; ".join(words)
+    return said
+
+
+def pixel_table(
+    dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]
+) -> dict[str, dict[str, dict[Literal["pixels", "images"], int]]]:
+    """Split -> class -> {"pixels", "images"}, "(void)" last; what cannot be read is left out."""
+    table: dict[str, dict[str, dict[Literal["pixels", "images"], int]]] = {}
+    for name in dataset.splits:
+        rows = [found.counts for (split, _), found in looked.items() if split == name and found.counts is not None]
+        counts = np.stack(rows) if rows else np.zeros((0, len(dataset.classes) + 1), np.int64)
+        table[name] = {
+            label: {"pixels": int(counts[:, i].sum()), "images": int((counts[:, i] > 0).sum())}
+            for i, label in enumerate((*dataset.classes, VOID_ROW))
+        }
+    return table
+
+
 def _pair(split: MaskSplit, i: int) -> Looked:
     try:
         height, width = open_image(split.image(i)).shape[:2]
     except ImageError as error:
         return Looked(("unreadable", str(error)))
     if split.masks is not None:
-        mask, colored = split.masks[i], False
-        indices = split.mask(i).astype(np.int16)
-        digest = hashlib.sha256(np.ascontiguousarray(split.arrays[i]).tobytes()).digest()  # type: ignore[index]
+        pixels, indices = split.masks[i], split.mask(i).astype(np.int16)
+        seen = Looked(digest=hashlib.sha256(np.ascontiguousarray(split.image(i)).tobytes()).digest())
     else:
         try:
-            mask, colored = open_mask(split.mask_path(i))
+            pixels, indices = read_indices(split.mask_path(i), split.values)
+            seen = _file(str(split.image(i)))
         except ImageError as error:
             return Looked(("unreadable_mask", str(error)))
-        indices = of_colors(mask, split.values) if colored else split.values.table[mask]
-        with open(str(split.image(i)), "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").digest()
-    if mask.shape[:2] != (height, width):
-        turned = mask.shape[:2] == (width, height) and split.arrays is None and _turned(str(split.image(i)))
-        why = (
+        except OSError as error:  # gone since it was opened
+            return Looked(("unreadable", f"{split.image(i)}: {error.strerror}"))
+    if indices.shape != (height, width):
+        flipped = indices.shape == (width, height) and seen.turned
+        mend = (
             "the image's EXIF orientation turns it, its mask was drawn before: turn the mask, or save the image upright"
-            if turned
+            if flipped
             else "draw or resize the mask to its image"
         )
-        sizes = f"{width}x{height} pixels, its mask {mask.shape[1]}x{mask.shape[0]}"
-        return Looked(("size", f"{split.name(i)} has {sizes} ({why})"))
+        sizes = f"{width}x{height} pixels, its mask {indices.shape[1]}x{indices.shape[0]}"
+        return Looked(("size", f"{split.name(i)} has {sizes} ({mend})"))
     wrong = indices == UNKNOWN
     unknown: tuple[str, ...] = ()
-    ids: tuple[int, ...] = ()
-    if not colored:
-        ids = tuple(np.flatnonzero(np.bincount(mask.reshape(-1), minlength=1)).tolist())
-    if wrong.any():
-        held = np.unique(pack_colors(mask[wrong]) if colored else mask[wrong]).tolist()
-        unknown = tuple(f"#{value:06x}" if colored else str(value) for value in held)
+    if wrong.any() and pixels.ndim == 3:
+        unknown = tuple(f"#{value:06x}" for value in np.unique(pack_colors(pixels[wrong])).tolist())
+    elif wrong.any():
+        unknown = tuple(map(str, np.unique(pixels[wrong]).tolist()))
+    ids = () if pixels.ndim == 3 else tuple(np.flatnonzero(np.bincount(pixels.reshape(-1))).tolist())
     labels = np.where(indices == VOID, len(split.classes), indices)[~wrong]
-    return Looked(None, np.bincount(labels, minlength=len(split.classes) + 1), unknown, ids, digest)
+    counts = np.bincount(labels, minlength=len(split.classes) + 1)
+    return replace(seen, counts=counts, ids=ids, unknown=unknown)
 
 
-def _turned(path: str) -> bool:
+def _file(path: str) -> Looked:
+    """Digest and orientation of an image file that can be read."""
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").digest()
     with Image.open(path) as image:
-        return image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+        try:
+            turned = image.format != "TIFF" and image.getexif().get(EXIF_ORIENTATION, 1) in range(2, 9)
+        except Exception:  # as in decode.py: a damaged EXIF block does not make the pixels unreadable
+            turned = False
+    return Looked(turned=turned, digest=digest)
+
+
+def _only_void(found: Looked) -> bool:
+    return found.counts is not None and not found.counts[:-1].sum() and not found.unknown
 
 
 def _unreadable(problems: dict[str, list[str]]) -> Iterator[Finding]:
@@ -136,35 +185,44 @@ def _unreadable(problems: dict[str, list[str]]) -> Iterator[Finding]:
         yield finding("error", kind, f"{counted(items, noun)} {what}", items)
 
 
-def _unknown(looked: dict[tuple[str, int], Looked], values: MaskValues) -> Iterator[Finding]:
+def _unknown(looked: Mapping[Place, Looked], values: MaskValues) -> Iterator[Finding]:
     """Ids and colours that classes.txt does not name, and how to name them."""
-    masks: dict[str, int] = {}
-    for found in looked.values():
-        for value in found.unknown:
-            masks[value] = masks.get(value, 0) + 1
+    masks = Counter(value for found in looked.values() for value in found.unknown)
     colors = {value: n for value, n in masks.items() if value.startswith("#")}
     ids = {value: n for value, n in masks.items() if not value.startswith("#")}
     if colors:
         some = _named(colors)
-        if not len(values.colors[0]):
-            what = f"masks are in colours ({some}), but classes.txt names none: end its lines with them, as #804080"
-        else:
-            what = f"masks hold colours that classes.txt lacks ({some}); are their edges blurred, or lines missing?"
-        yield Finding("error", "unknown_colors", what, list(colors))
-    if ids:
-        held = {i for found in looked.values() for i in found.ids}
-        if held == {0, 255} and "255" in ids:
-            what = "masks hold 0 and 255 alone: write the line '255 NAME' for what is drawn, and '0 background'"
-        elif "0" in ids:
+        if len(values.colors[0]):
             what = (
-                f"{ids['0']:,} masks hold 0, which classes.txt does not name: is it a class ('0 background') or not "
-                "labelled ('0 ignore')? Write one of the lines"
+                f"masks hold colours that classes.txt does not name ({some}): add lines for them, or draw the masks "
+                "without blurred edges"
             )
-        elif set(ids) == {"255"}:
-            what = f"{ids['255']:,} masks hold 255, which classes.txt does not name: void is written '255 ignore'"
+        elif all(value[1:3] == value[3:5] == value[5:] for value in colors):
+            what = f"masks are grey, but saved as RGB ({some}): save them as grey PNG, whose values are the ids"
         else:
-            known = ", ".join(str(c.id) for c in values.known[:SHOWN]) + (", ..." if len(values.known) > SHOWN else "")
-            what = f"masks hold ids that classes.txt does not name ({_named(ids)}); it names {known}: add their lines"
+            what = f"masks are in colours ({some}), but classes.txt names none: end its lines with them, as #804080"
+        yield Finding("error", "unknown_colors", what, list(colors))
+    held = {i for found in looked.values() for i in found.ids}
+    if held == {0, 255} and "255" in ids:
+        zero = "" if "0" not in ids else ", and '0 background' or '0 ignore' for the rest"
+        what = f"masks hold 0 and 255 alone: write the line '255 NAME' into classes.txt for what is drawn{zero}"
+        yield Finding("error", "unknown_ids", what, list(ids))
+        return
+    if n := ids.pop("0", 0):
+        what = (
+            f"{counted(n, 'mask')} with the id 0, which classes.txt does not name: write '0 background' if it is a "
+            "class, '0 ignore' if it is not labelled"
+        )
+        yield Finding("error", "unknown_ids", what, ["0"])
+    if n := ids.pop("255", 0):
+        what = (
+            f"{counted(n, 'mask')} with the id 255, which classes.txt does not name: write '255 ignore' if it is not "
+            "labelled"
+        )
+        yield Finding("error", "unknown_ids", what, ["255"])
+    if ids:
+        known = ", ".join(str(c.id) for c in values.known[:SHOWN]) + (", ..." if len(values.known) > SHOWN else "")
+        what = f"masks hold ids that classes.txt does not name ({_named(ids)}); it names {known}: add lines for them"
         yield Finding("error", "unknown_ids", what, list(ids))
 
 
@@ -174,29 +232,36 @@ def _named(masks: dict[str, int]) -> str:
     return ", ".join(f"{value} in {counted(n, 'mask')}" for value, n in some) + more
 
 
-def _classes(dataset: Dataset[MaskSplit], looked: dict[tuple[str, int], Looked]) -> Iterator[Finding]:
+def _classes(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> Iterator[Finding]:
     pixels: dict[str, np.ndarray] = {}
     empty: list[str] = []
     for (split, i), found in looked.items():
         if found.counts is None:
             continue
         pixels[split] = pixels.get(split, np.zeros_like(found.counts)) + found.counts
-        if not found.counts[:-1].sum() and not found.unknown:
+        if _only_void(found):
             empty.append(dataset.splits[split].name(i))
     if empty:
         yield finding("warning", "only_void", f"{counted(empty, 'mask')} of nothing but void", empty)
     if any(found.unknown for found in looked.values()):
         return  # what is missing may stand under another id
+    broken = {split for (split, _), found in looked.items() if found.problem is not None}  # it may stand there
     nothing = np.zeros(len(dataset.classes) + 1, np.int64)
     first = next(iter(dataset.splits)) if "train" not in dataset.splits else "train"
     train = pixels.get(first, nothing)[:-1]
     missing = [dataset.classes[i] for i in np.flatnonzero(train == 0)]
-    if missing:
-        what = f"{counted(missing, 'class')} without a pixel in {first}: remove it from classes.txt, or label some"
+    held = {i for found in looked.values() for i in found.ids}
+    if first in broken:
+        return
+    if missing and held == {0, 255} and any(c.id == 255 for c in dataset.splits[first].values.void):
+        what = "masks hold 0 and 255 alone, and classes.txt ignores 255: is it what is drawn? Then write '255 NAME'"
+        yield Finding("error", "empty_class", what, missing)
+    elif missing:
+        what = f"{counted(missing, 'class')} without a pixel in {first} (label some, or write it as ignore)"
         yield finding("error", "empty_class", what, missing)
     for name in dataset.splits:
         absent = [dataset.classes[i] for i in np.flatnonzero((pixels.get(name, nothing)[:-1] == 0) & (train > 0))]
-        if absent:
+        if absent and name not in broken:
             what = f"{counted(absent, 'class')} without a pixel in {name}, so not measured there"
             yield finding("warning", "missing_class", what, absent)
 
@@ -211,15 +276,26 @@ def _left_out(dataset: Dataset[MaskSplit]) -> Iterator[Finding]:
             yield finding("warning", kind, f"{counted(len(items), noun)} {why}", list(items))
 
 
-def _repeated(dataset: Dataset[MaskSplit], looked: dict[tuple[str, int], Looked]) -> Iterator[Finding]:
-    places: dict[bytes, list[tuple[str, int]]] = {}
-    for place, found in looked.items():
-        if found.digest:
-            places.setdefault(found.digest, []).append(place)
-    across: list[Any] = []
-    for same in places.values():
-        if len({split for split, _ in same}) > 1:
-            across.append(" = ".join(f"{split}: {dataset.splits[split].name(i)}" for split, i in same[:3]))
+def _turned(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> Iterator[Finding]:
+    turned = [dataset.splits[split].name(i) for (split, i), found in looked.items() if found.turned]
+    if turned:
+        what = f"{counted(turned, 'image')} turned by an EXIF orientation: their masks must lie on the turned image"
+        yield finding("warning", "turned", what, turned)
+
+
+def _repeated(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> Iterator[Finding]:
+    across = [
+        " = ".join(f"{split}: {dataset.splits[split].name(i)}" for split, i in same[:3]) for same in _across(looked)
+    ]
     if across:
         what = f"{counted(across, 'image')} in more than one split, so scores will be too good"
         yield finding("warning", "duplicate_across_splits", what, across)
+
+
+def _across(looked: Mapping[Place, Looked]) -> list[list[Place]]:
+    """Groups of places in several splits that hold the same image."""
+    places: dict[bytes, list[Place]] = {}
+    for place, found in looked.items():
+        if found.digest:
+            places.setdefault(found.digest, []).append(place)
+    return [same for same in places.values() if len({split for split, _ in same}) > 1]

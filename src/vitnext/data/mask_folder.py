@@ -3,18 +3,20 @@
 A mask has its image's name (a.jpg, a.png; or a_mask.png) and lies at the same place below masks/. Which value of a
 pixel is which class stands in classes.txt, one class a line:
 
-    sky                    the next id, from 0 on
     3 road                 an id: of grey masks the value, of palette masks the index
-    3 road #804080         a colour: of RGB masks
+    3 road #804080         and a colour: of RGB masks
+    3 car thing            and that its objects can be counted; "stuff" says that they cannot
     255 ignore             pixels that are neither trained on nor measured; void and unlabeled mean the same
+    road                   without ids on the lines of classes, each line without has the next id, from 0 on
 
-train.txt, val.txt and test.txt beside images/ name the images of each split, one a line.
+train.txt, val.txt and test.txt beside images/ name the images of each split, one a line, with or without extension.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,16 +25,20 @@ from typing import Any
 import numpy as np
 
 from vitnext.data.image_folder import SPLIT_FOLDERS
-from vitnext.data.mask_values import MaskClass, MaskValues, read_mask
+from vitnext.data.mask_values import LARGEST_ID, MaskClass, MaskValues, read_mask
 from vitnext.errors import InputError
-from vitnext.files import files_below, is_image
+from vitnext.files import IMAGE_EXTENSIONS, files_below, is_image
 
 MASK_LAYOUTS = (
     "give images/ and masks/ with classes.txt (and train.txt, val.txt, test.txt), or train/images/ and train/masks/ "
     "with val/ and test/ beside train/"
 )
 VOID_NAMES = ("ignore", "void", "unlabeled", "unlabelled")
-KINDS = ("thing", "stuff")  # may end a line of classes.txt
+VOID_NAME = re.compile(rf"({'|'.join(VOID_NAMES)})( \(.*\))?", re.IGNORECASE)  # "ignore (sky and water)"
+KINDS = ("thing", "stuff")
+OTHER_MASKS = ("annotations", "gt", "label", "labels", "mask", "segmentation", "segmentations")  # folders people have
+INNER = ("images", "masks")
+UNNUMBERED = -1  # the id of a line without one
 MOST_CLASSES = 255  # a class index takes a byte, and 255 is void
 
 
@@ -123,8 +129,23 @@ class MaskFolder:
 
 
 def has_masks(root: Path) -> bool:
-    """Whether the folder has images/ and masks/, or its train/ has."""
-    return any((folder / "images").is_dir() and (folder / "masks").is_dir() for folder in (root, root / "train"))
+    """Whether the folder is laid out for masks: images/ with masks/ beside it, in it or in its train/.
+
+    Raises InputError where images/ has another folder of masks beside it, or classes.txt but no masks: class folders of
+    these names would make no sense.
+    """
+    if not (root.is_dir() and os.access(root, os.R_OK | os.X_OK)):
+        return False
+    for folder in (root, *(root / name for name in _split_folders(root))):
+        if not (folder / "images").is_dir():
+            continue
+        if (folder / "masks").is_dir():
+            return True
+        if other := next((name for name in OTHER_MASKS if (folder / name).is_dir()), None):
+            raise InputError(f"{folder}: has images/ and {other}/; if these are masks, rename it to masks/")
+        if (root / "classes.txt").is_file():
+            raise InputError(f"{folder}: has images/ but no masks/; {MASK_LAYOUTS}")
+    return False
 
 
 def read_mask_folder(root: Path) -> MaskFolder:
@@ -132,27 +153,63 @@ def read_mask_folder(root: Path) -> MaskFolder:
 
     Raises InputError for a folder without classes.txt, lists that name images which are not there, or no pair at all.
     """
-    if (root / "images").is_dir():
-        places = {"": "all"}
-    else:
-        places = {f"{name}/": SPLIT_FOLDERS[name.lower()] for name in _split_folders(root)}
-        if list(places.values()) == ["train"]:
-            places = dict.fromkeys(places, "all")
+    lists = _lists(root)
+    places = _places(root)
     values = read_classes(root / "classes.txt", root)
     parts, unmasked, orphans = {}, [], []
     for below, part in places.items():
         pairs, without, left = _pairs(root, below)
         unmasked += without
         orphans += left
+        if not pairs and not without:
+            raise InputError(f"{root}: no image in {below}images/ (wanted: {', '.join(IMAGE_EXTENSIONS)})")
         if not pairs:
             raise InputError(
                 f"{root}: no image in {below}images/ has a mask of its name in {below}masks/ (a.jpg needs a.png)"
             )
         parts[part] = _split(root, values, pairs)
     unlisted: list[str] = []
-    if "all" in parts and (lists := [f for f in ("train", "val", "test") if (root / f"{f}.txt").is_file()]):
-        parts, unlisted = _listed(root, parts["all"], lists, unmasked)
+    if lists and "all" not in parts:
+        given = next(iter(places)).rstrip("/")
+        raise InputError(
+            f"{root}: has the folder {given}/ and the list {lists['train']}; keep the folders or the lists"
+        )
+    if lists:
+        parts, unlisted = _listed(root, parts["all"], lists, f"{next(iter(places))}images/", unmasked)
     return MaskFolder(values, parts, tuple(unmasked), tuple(orphans), tuple(unlisted))
+
+
+def _places(root: Path) -> dict[str, str]:
+    """Where images/ and masks/ lie, "" or as "train/" -> split, or "all"."""
+    folders = [name for name in _split_folders(root) if any((root / name / inner).is_dir() for inner in INNER)]
+    if all((root / inner).is_dir() for inner in INNER):
+        if folders:
+            raise InputError(f"{root}: has images/ and masks/, and {folders[0]}/ has them too; keep one of the two")
+        return {"": "all"}
+    places: dict[str, str] = {}
+    for name in folders:
+        if missing := next((inner for inner in INNER if not (root / name / inner).is_dir()), None):
+            raise InputError(f"{root / name}: no {missing}/ in it; {MASK_LAYOUTS}")
+        split = SPLIT_FOLDERS[name.lower()]
+        if split in places.values():
+            raise InputError(f"{root}: two folders are a {split} split; keep one of them")
+        places[f"{name}/"] = split
+    if "train" not in places.values():
+        raise InputError(f"{root}: has {folders[0]}/ but no train/ with images/ and masks/; {MASK_LAYOUTS}")
+    return dict.fromkeys(places, "all") if len(places) == 1 else places
+
+
+def _lists(root: Path) -> dict[str, str]:
+    """Split -> name of its list, in the order train, val, test."""
+    lists: dict[str, str] = {}
+    for name, split in SPLIT_FOLDERS.items():
+        if (root / f"{name}.txt").is_file():
+            if split in lists:
+                raise InputError(f"{root}: {lists[split]} and {name}.txt are both a {split} split; keep one of them")
+            lists[split] = f"{name}.txt"
+    if lists and "train" not in lists:
+        raise InputError(f"{root}: has {next(iter(lists.values()))} but no train.txt; add it, or remove the lists")
+    return lists
 
 
 def read_classes(path: Path, root: Path) -> MaskValues:
@@ -162,24 +219,27 @@ def read_classes(path: Path, root: Path) -> MaskValues:
             f"{root}: no classes.txt, so nothing says which value of a mask is which class; write one with a line for "
             'each value, such as "0 background", "1 road", "255 ignore"'
         )
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "is no text in UTF-8"
-        raise InputError(f"{path}: cannot be read ({reason})") from error
     classes: list[MaskClass] = []
     void: list[MaskClass] = []
-    for number, line in enumerate(lines, start=1):
-        if not (text := line.strip()):
-            continue
-        found = _class(text, len(classes) + len(void), f"{path}, line {number}")
-        (void if found.name.split()[0].lower() in VOID_NAMES else classes).append(found)
-    for group in ("id", "name", "color"):
-        seen = [getattr(c, group) for c in (*classes, *void) if getattr(c, group) is not None]
-        if group == "name":
-            seen = [c.name for c in classes]
-        if twice := next((value for value in seen if seen.count(value) > 1), None):
-            raise InputError(f"{path}: two lines have the {group} {_shown(twice)}; give each one of its own")
+    counted: list[str] = []  # lines without an id
+    numbered = ""  # a class's line with one
+    for number, line in _lines(path):
+        where = f"{path}, line {number}"
+        found = _class(line, where)
+        is_void = VOID_NAME.fullmatch(found.name) is not None
+        if found.id == UNNUMBERED:
+            found = replace(found, id=len(counted))
+            counted.append(where)
+        elif not is_void:
+            numbered = where
+        (void if is_void else classes).append(found)
+    if counted and numbered:
+        raise InputError(f"{counted[0]}: has no id, but other lines have one; give all of them an id, or none")
+    for group, called in (("id", "id"), ("name", "name"), ("color", "colour")):
+        seen = Counter(getattr(c, group) for c in (*classes, *(() if group == "name" else void)))
+        twice = [value for value, n in seen.items() if n > 1 and value is not None]
+        if twice:
+            raise InputError(f"{path}: two lines have the {called} {_shown(twice[0])}; give each one of its own")
     if len(classes) < 2:
         raise InputError(f"{path}: {len(classes)} class(es) that are not ignored; a segmenter needs at least two")
     if len(classes) > MOST_CLASSES:
@@ -187,19 +247,36 @@ def read_classes(path: Path, root: Path) -> MaskValues:
     return MaskValues(tuple(classes), tuple(void))
 
 
-def _class(text: str, place: int, where: str) -> MaskClass:
+def _lines(path: Path) -> list[tuple[int, str]]:
+    """Number and text of the lines that are not empty."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "is no text in UTF-8"
+        raise InputError(f"{path}: cannot be read ({reason})") from error
+    return [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def _class(text: str, where: str) -> MaskClass:
+    """A line of classes.txt; its id is -1 where the line has none."""
     words = text.split()
-    number = int(words.pop(0)) if words[0].isdecimal() and len(words) > 1 else place
-    if number > 65_535:
-        raise InputError(f"{where}: the id is {number}; a mask's pixel holds 0 to 65535")
-    color = None
-    if len(words) > 1 and words[-1].startswith("#"):
-        if not re.fullmatch("#[0-9a-fA-F]{6}", words[-1]):
-            raise InputError(f"{where}: {words[-1]} is no colour; write #804080")
-        color = tuple(bytes.fromhex(words.pop()[1:]))
-    thing = None
-    if len(words) > 1 and words[-1] in KINDS:
-        thing = words.pop() == "thing"
+    number = UNNUMBERED
+    if words[0].isdecimal():
+        number = int(words.pop(0))
+        if not words:
+            raise InputError(f"{where}: is a number alone, {number}; write the class's name behind its id")
+        if number > LARGEST_ID:
+            raise InputError(f"{where}: the id is {number}; a mask's pixel holds 0 to {LARGEST_ID}")
+    color, thing = None, None
+    while len(words) > 1:
+        if re.fullmatch("#[0-9a-fA-F]{6}", words[-1]) and color is None:
+            color = tuple(bytes.fromhex(words.pop()[1:]))
+        elif words[-1] in KINDS and thing is None:
+            thing = words.pop() == "thing"
+        else:
+            break
+    if wrong := next((word for word in words if word.startswith("#")), None):
+        raise InputError(f"{where}: {wrong} is no colour at the end of a line; write 3 road #804080 (no comments)")
     return MaskClass(number, " ".join(words), color, thing)
 
 
@@ -208,18 +285,10 @@ def _shown(value: Any) -> str:
 
 
 def _split_folders(root: Path) -> list[str]:
+    """The names of the folders in ``root`` that are called as splits are, in the order train, val, test."""
     with os.scandir(root) as entries:
         names = sorted(e.name for e in entries if e.is_dir() and e.name.lower() in SPLIT_FOLDERS)
-    order = list(SPLIT_FOLDERS)
-    names.sort(key=lambda name: order.index(name.lower()))
-    for name in names:
-        for inner in ("images", "masks"):
-            if not (root / name / inner).is_dir():
-                raise InputError(f"{root / name}: no {inner}/ in it; {MASK_LAYOUTS}")
-    splits = [SPLIT_FOLDERS[name.lower()] for name in names]
-    if twice := next((split for split in splits if splits.count(split) > 1), None):
-        raise InputError(f"{root}: two folders are a {twice} split; keep one of them")
-    return names
+    return sorted(names, key=lambda name: list(SPLIT_FOLDERS).index(name.lower()))
 
 
 def _pairs(root: Path, below: str) -> tuple[list[tuple[bytes, bytes]], list[str], list[str]]:
@@ -227,7 +296,7 @@ def _pairs(root: Path, below: str) -> tuple[list[tuple[bytes, bytes]], list[str]
     images, masks = (_stems(root, f"{below}{folder}") for folder in ("images", "masks"))
     pairs, unmasked, used = [], [], set()
     for stem, image in images.items():
-        key = stem if stem in masks else stem + b"_mask"
+        key = stem if stem in masks or stem + b"_mask" in images else stem + b"_mask"  # which may be an image's own
         if key in masks:
             pairs.append((image, masks[key]))
             used.add(key)
@@ -248,7 +317,8 @@ def _stems(root: Path, folder: str) -> dict[bytes, bytes]:
         path = os.fsencode(folder) + b"/" + below
         if stem in found:
             raise InputError(
-                f"{root}: {os.fsdecode(found[stem])} and {os.fsdecode(path)} have one name; a mask belongs to one image"
+                f"{root}: {os.fsdecode(found[stem])} and {os.fsdecode(path)} have one name; rename or "
+                "remove one, because a mask belongs to one image"
             )
         found[stem] = path
     return found
@@ -270,33 +340,30 @@ def _sizes(root: Path, names: np.ndarray) -> np.ndarray:
 
 
 def _listed(
-    root: Path, whole: MaskSplit, lists: Sequence[str], unmasked: Sequence[str]
+    root: Path, whole: MaskSplit, lists: Mapping[str, str], folder: str, unmasked: Sequence[str]
 ) -> tuple[dict[str, MaskSplit], list[str]]:
-    """The splits that the lists name, and the images that none of them names."""
-    place: dict[str, int] = {}
-    for i, name in enumerate(whole.names.tolist()):
-        path = os.fsdecode(name).removeprefix("images/")
-        place |= dict.fromkeys((path, os.path.splitext(path)[0]), i)
+    """The splits that the lists name, and the images that none of them names. folder: "images/" or "train/images/"."""
+    paths = [os.fsdecode(name).removeprefix(folder) for name in whole.names.tolist()]
+    place = {os.path.splitext(path)[0]: i for i, path in enumerate(paths)}
+    place |= {path: i for i, path in enumerate(paths)}
+    bare = {name.removeprefix(folder) for name in unmasked}
+    bare |= {os.path.splitext(name)[0] for name in bare}
     parts: dict[str, MaskSplit] = {}
     owner: dict[int, str] = {}
-    for split in lists:
-        listing = root / f"{split}.txt"
-        lines = [line.strip() for line in listing.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    for split, listing in lists.items():
         indices = []
-        for line in lines:
-            if (i := place.get(line.removeprefix("images/"), -1)) < 0:
-                bare = {os.path.splitext(name.removeprefix("images/"))[0] for name in unmasked}
-                why = "has no mask" if os.path.splitext(line)[0] in bare else "is not in images/"
-                raise InputError(f"{listing}: {line} {why}; mend the list, or add the file")
+        for number, line in _lines(root / listing):
+            name, where = line.removeprefix(folder).removeprefix("images/"), f"{root / listing}, line {number}"
+            if (i := place.get(name, -1)) < 0:
+                why = f"has no mask in {folder.replace('images', 'masks')}" if name in bare else f"is not in {folder}"
+                raise InputError(f"{where}: {line} {why}; mend the list, or add the file")
             if i in owner:
-                again = f"twice in {split}.txt" if owner[i] == split else f"in {owner[i]}.txt and in {split}.txt"
-                raise InputError(f"{listing}: {line} stands {again}; an image belongs to one split, once")
-            owner[i] = split
+                again = f"twice in {listing}" if owner[i] == listing else f"in {owner[i]} and in {listing}"
+                raise InputError(f"{where}: {line} stands {again}; an image belongs to one split, once")
+            owner[i] = listing
             indices.append(i)
         if not indices:
-            raise InputError(f"{listing}: names no image; fill or remove it")
+            raise InputError(f"{root / listing}: names no image; fill or remove it")
         parts[split] = whole.subset(indices)
-    if "train" not in parts:
-        raise InputError(f"{root}: has {lists[0]}.txt but no train.txt; add it, or remove the lists")
     unlisted = [whole.name(i) for i in range(len(whole)) if i not in owner]
     return parts, unlisted

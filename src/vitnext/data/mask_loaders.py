@@ -58,7 +58,8 @@ class MaskedImages:
         )
 
     def _decode_all(self) -> list[tuple[np.ndarray, np.ndarray]] | None:
-        sample = [pair(self.split, self.preprocess, i) for i in range(min(4, len(self.split)))]
+        places = np.linspace(0, len(self.split) - 1, num=min(16, len(self.split)), dtype=int)
+        sample = [pair(self.split, self.preprocess, int(i)) for i in places]
         if np.mean([image.nbytes + mask.nbytes for image, mask in sample]) * len(self.split) > cache_limit():
             return None
         with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import functools
+import os
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from vitnext.decode import MAX_PIXELS
+from vitnext.decode import EXIF_ORIENTATION, MAX_PIXELS, open_encoded
 from vitnext.errors import ImageError, InputError
 
 VOID = 255  # of class indices: neither trained on nor measured
 UNKNOWN = -1  # of a table's entries
+LARGEST_ID = 65_535  # of 16 bits
+FACTORS = {"L;2": 85, "L;4": 17}  # Pillow spreads a PNG's grey of 2 and 4 bits over 0..255
 SHOWN = 5  # wrong values named in a message
 
 
@@ -42,21 +46,17 @@ class MaskValues:
 
     @functools.cached_property
     def classes(self) -> tuple[str, ...]:
-        if self.groups is None:
-            return tuple(c.name for c in self.known)
-        return tuple(name for name, _ in self.groups)
+        return tuple(name for name, _ in self._groups)
 
     @functools.cached_property
     def things(self) -> tuple[bool, ...]:
         """Of each class, whether classes.txt calls it a thing."""
-        groups = self.groups or tuple((c.name, (i,)) for i, c in enumerate(self.known))
-        return tuple(all(self.known[i].thing for i in members) for _, members in groups)
+        return tuple(all(self.known[i].thing for i in members) for _, members in self._groups)
 
     @functools.cached_property
     def palette(self) -> tuple[str, ...]:
         """Of each class its colour as "#804080": that of classes.txt, else one of its own."""
-        groups = self.groups or tuple((c.name, (i,)) for i, c in enumerate(self.known))
-        given = [self.known[members[0]].color for _, members in groups]
+        given = [self.known[members[0]].color for _, members in self._groups]
         return tuple("#" + bytes(color or distinct(i)).hex() for i, color in enumerate(given))
 
     @functools.cached_property
@@ -79,9 +79,13 @@ class MaskValues:
     def _index(self) -> np.ndarray:
         """int16 (known,): the class index of each."""
         index = np.full(len(self.known), VOID, np.int16)
-        for i, (_, members) in enumerate(self.groups or [("", (i,)) for i in range(len(self.known))]):
+        for i, (_, members) in enumerate(self._groups):
             index[list(members)] = i
         return index
+
+    @property
+    def _groups(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        return self.groups or tuple((c.name, (i,)) for i, c in enumerate(self.known))
 
     def merged(self, indices: np.ndarray) -> np.ndarray:
         """uint8 (H, W), indices into ``known`` or 255 -> class indices."""
@@ -95,7 +99,8 @@ class MaskValues:
     def regrouped(self, merge: Mapping[str, Sequence[str]], ignore: Sequence[str]) -> MaskValues:
         """Classes merged under new names, which stand where the first of them stood, and others made void.
 
-        Raises InputError for a name that is no class, or stands twice.
+        Raises InputError for a name that is no class, or stands twice, and for a new name that stands for nothing or is
+        that of another class.
         """
         names = [c.name for c in self.known]
         named = [*ignore, *(name for members in merge.values() for name in members)]
@@ -104,14 +109,16 @@ class MaskValues:
                 raise InputError(f'data.merge and data.ignore: there is no class "{name}"; there are {_some(names)}')
             if named.count(name) > 1:
                 raise InputError(f'data.merge and data.ignore: "{name}" stands twice; a class goes to one place')
+        if empty := next((group for group, members in merge.items() if not members), None):
+            raise InputError(f'data.merge: "{empty}" merges no class; list those that become it, or leave it out')
         group_of = {member: group for group, members in merge.items() for member in members}
         groups: dict[str, list[int]] = {}
         for i, name in enumerate(names):
+            group = group_of.get(name, name)
+            if name in merge and name not in group_of:
+                raise InputError(f'data.merge: "{name}" is a class of its own; list it among those merged, or rename')
             if name in ignore:
                 continue
-            group = group_of.get(name, name)
-            if group == name and name in merge and name not in group_of:
-                raise InputError(f'data.merge: "{name}" is a class of its own; list it among those merged, or rename')
             groups.setdefault(group, []).append(i)
         if len(groups) < 2:
             raise InputError(f"data.merge and data.ignore leave {len(groups)} class(es); a segmenter needs two")
@@ -127,51 +134,102 @@ def distinct(i: int) -> tuple[int, int, int]:
     return channels[0], channels[1], channels[2]
 
 
-def open_mask(path: str) -> tuple[np.ndarray, bool]:
-    """The values of a mask file, and whether they are colours: uint8 or uint16 (H, W), or uint8 (H, W, 3).
+def open_mask(path: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """A mask file's pixels as they are stored, and its palette.
 
-    Grey files give their values (1 bit: 0 and 1), palette files their indices. Raises ImageError when it cannot be
-    read, or its kind holds neither ids nor colours (JPEG changes values).
+    pixels:  ids of grey and palette files, uint8 or uint16 (H, W), those of 1, 2 or 4 bits from 0 on; or the colours of
+             RGB files, uint8 (H, W, 3)
+    palette: uint8 (up to 256, 3), or None
+
+    Raises ImageError when it cannot be read, or its kind holds neither ids nor colours (JPEG changes values), or what
+    it holds is not said by ids and colours alone (transparency, an EXIF orientation).
     """
     try:
-        with Image.open(path, formats=("PNG", "TIFF", "BMP", "GIF", "WEBP", "JPEG")) as image:
-            if image.format == "JPEG" or (image.format == "WEBP" and image.mode != "P"):
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+            raise ImageError("not a file")
+        with open(path, "rb") as file:
+            image = open_encoded(file, status.st_size)
+            if image.format in ("JPEG", "WEBP"):
                 raise ImageError(f"{image.format} changes the values of pixels: save masks as PNG")
             if image.width * image.height > MAX_PIXELS:
-                raise ImageError(f"more than {MAX_PIXELS:,} pixels")
-            image.load()
-            if image.mode in ("RGB", "RGBA"):
-                return np.asarray(image.convert("RGB")), True
-            if image.mode == "1":
-                return np.asarray(image).astype(np.uint8), False
-            if image.mode in ("L", "P"):
-                return np.asarray(image), False
-            if image.mode.startswith("I"):
-                values = np.asarray(image)
-                if values.size and not 0 <= values.min() <= values.max() <= 65_535:
-                    raise ImageError("holds values beyond 0 to 65535")
-                return values.astype(np.uint16), False
-            raise ImageError(f"an image of mode {image.mode} holds neither ids nor colours: save it as 8-bit grey PNG")
+                raise Image.DecompressionBombError
+            factor = FACTORS.get(str(image.tile[0][3]), 1) if image.format == "PNG" else 1  # type: ignore[attr-defined]
+            image.load()  # first: the EXIF block of a PNG may stand behind the pixels
+            if image.format != "TIFF" and image.getexif().get(EXIF_ORIENTATION, 1) != 1:  # Pillow turns TIFF itself
+                raise ImageError("has an EXIF orientation: save masks upright, without it")
+            return _stored(image, factor), _palette(image)
     except ImageError as error:
         reason = str(error)
     except FileNotFoundError:
         reason = "no such file"
+    except PermissionError:
+        reason = "no permission to read it"
+    except Image.DecompressionBombError:
+        reason = f"more than {MAX_PIXELS:,} pixels: make it smaller"
+    except UnidentifiedImageError:
+        reason = "not a PNG, TIFF, BMP or GIF image, or its header is damaged"
     except Exception as error:  # as in decode.py: a damaged file makes Pillow raise nearly anything
-        reason = f"cannot be decoded as a mask ({str(error) or type(error).__name__})"
+        reason = f"cannot be decoded, damaged or truncated ({str(error) or type(error).__name__})"
     raise ImageError(" ".join(f"{path}: {reason}".splitlines()))
+
+
+def _stored(image: Image.Image, factor: int) -> np.ndarray:
+    pixels = np.asarray(image)
+    if image.mode in ("RGBA", "LA"):
+        if pixels[..., -1].min() < 255:
+            raise ImageError("has transparent pixels, which are neither a class nor void: save it without transparency")
+        pixels = pixels[..., 0] if image.mode == "LA" else pixels[..., :3]
+    elif image.mode == "1":
+        pixels = pixels.astype(np.uint8)
+    elif image.mode.startswith("I"):
+        if not 0 <= pixels.min() <= pixels.max() <= LARGEST_ID:
+            raise ImageError(f"holds values beyond 0 to {LARGEST_ID}")
+        pixels = pixels.astype(np.uint16)
+    elif image.mode not in ("RGB", "L", "P"):
+        raise ImageError(f"an image of mode {image.mode} holds neither ids nor colours: save it as 8-bit grey PNG")
+    stored: np.ndarray = pixels // np.uint8(factor) if factor > 1 else pixels
+    return stored
+
+
+def _palette(image: Image.Image) -> np.ndarray | None:
+    return np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3) if image.mode == "P" else None
 
 
 def read_mask(path: str, values: MaskValues) -> np.ndarray:
     """uint8 (H, W): class indices, 255 where void.
 
-    Raises ImageError as ``open_mask`` does, and for ids or colours that classes.txt does not name.
+    Raises ImageError as ``read_indices`` does, and for ids or colours that classes.txt does not name.
     """
-    pixels, colored = open_mask(path)
-    indices = of_colors(pixels, values) if colored else values.table[pixels]
-    if indices.size and indices.min() < 0:
+    pixels, indices = read_indices(path, values)
+    if indices.min() < 0:
         raise ImageError(f"{path}: holds {unknown_values(pixels, indices)}, which classes.txt does not name")
     classes: np.ndarray = indices.astype(np.uint8)
     return classes
+
+
+def read_indices(path: str, values: MaskValues) -> tuple[np.ndarray, np.ndarray]:
+    """A mask file's pixels as ``open_mask`` gives them, and int16 (H, W): class indices, 255 void, -1 unknown.
+
+    Raises ImageError as ``open_mask`` does, and for a palette that says otherwise than classes.txt: programs that
+    compress pictures number colours anew, and what were ids are then none.
+    """
+    pixels, palette = open_mask(path)
+    if pixels.ndim == 3:
+        return pixels, of_colors(pixels, values)
+    indices = values.table[pixels]
+    if palette is not None and len(values.colors[0]):
+        used = np.flatnonzero(np.bincount(pixels.reshape(-1), minlength=256)[: len(palette)])
+        by_color = of_colors(palette[used][None], values)[0]
+        wrong = used[(by_color != UNKNOWN) & (by_color != values.table[used])]
+        if len(wrong):
+            color = tuple(palette[wrong[0]].tolist())
+            of_class = next(c for c in (*values.known, *values.void) if c.color == color)
+            raise ImageError(
+                f"{path}: its palette gives index {wrong[0]} the colour of {of_class.name}, whose id is {of_class.id}: "
+                "save it as RGB, or mend classes.txt"
+            )
+    return pixels, indices
 
 
 def of_colors(pixels: np.ndarray, values: MaskValues) -> np.ndarray:

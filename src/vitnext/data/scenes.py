@@ -3,7 +3,7 @@
 Every digit of a scene is enlarged 3 to 5 times, turned a little, coloured and laid over what is there already, so that
 digits hide each other; below and above them lies clutter that is no digit: shaded ground, ellipses, bars, strokes. What
 is left of a digit of which less than a quarter is seen is void: nobody could tell. The scenes of the three splits are
-made of different digits, and are the same on every machine.
+made of different digits, and are the same wherever NumPy and Pillow are of the same version.
 """
 
 from __future__ import annotations

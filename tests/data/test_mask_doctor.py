@@ -1,0 +1,273 @@
+"""Wrong sets of masks: each is one line that says what is wrong, where, and how to mend it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from masks import CLASSES, flat_set, ids, mask_set
+from shared_data import shared_data
+from vitnext.cli.main import main
+from vitnext.data.dataset import open_dataset, regroup
+from vitnext.data.mask_doctor import check, findings, look, pixel_table, remarks
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """make: a sound set (train, val, test of 4 pairs each) -> the same with the mistake; line: what is said of it."""
+
+    make: Callable[[Path], object]
+    line: str
+    code: int = 2
+
+
+def rewrite(root, change, below="train"):
+    """Every mask of a split, changed."""
+    for path in sorted((root / below / "masks").iterdir()):
+        Image.fromarray(change(np.array(Image.open(path)))).save(path)
+
+
+def everywhere(change):
+    return lambda root: [rewrite(root, change, below) for below in ("train", "val", "test")]
+
+
+def classes(text):
+    return lambda root: (root / "classes.txt").write_text(text)
+
+
+def oriented(root, shape):
+    """Image 0 of train, whose EXIF orientation says that a quarter turn is due, with a mask of this shape."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.zeros((8, 10, 3), np.uint8)).save(root / "train/images/0.jpg", exif=exif)
+    (root / "train/images/0.png").unlink()
+    Image.fromarray(ids(shape)).save(root / "train/masks/0.png")
+
+
+def palette(root):
+    classes("0 background #000000\n1 road #804080\n2 car #0000ff\n")(root)
+    image = Image.fromarray(ids()).convert("P")
+    image.putpalette([128, 64, 128, 0, 0, 0, 0, 0, 255])
+    image.save(root / "train/masks/0.png")
+
+
+def listed(**lists):
+    def make(root):
+        for split in ("train", "val", "test"):
+            for path in sorted(root.glob(f"{split}/*/*")):
+                path.unlink()
+            for inner in ("images", "masks"):
+                (root / split / inner).rmdir()
+            (root / split).rmdir()
+        flat_set(root)
+        for name, text in lists.items():
+            (root / f"{name}.txt").write_text(text)
+
+    return make
+
+
+MISTAKES = {
+    "unreadable image": Mistake(
+        lambda root: (root / "val/images/1.png").write_text("text"),
+        r"error: 1 image cannot be read: .*val/images/1.png: not a JPEG, PNG",
+    ),
+    "truncated mask": Mistake(
+        lambda root: (root / "train/masks/2.png").write_bytes((root / "train/masks/2.png").read_bytes()[:48]),
+        r"error: 1 mask cannot be read: .*train/masks/2.png: cannot be decoded, damaged or truncated",
+    ),
+    "JPEG masks": Mistake(
+        lambda root: [
+            (Image.open(p).save(p.with_suffix(".jpg")), p.unlink()) for p in sorted((root / "train/masks").iterdir())
+        ],
+        r"error: 4 masks cannot be read: .*0.jpg: JPEG changes the values of pixels: save masks as PNG",
+    ),
+    "mask of another size": Mistake(
+        lambda root: Image.fromarray(ids((4, 5))).save(root / "test/masks/3.png"),
+        r"error: 1 image with a mask of another size: test/images/3.png has 10x8 pixels, its mask 5x4 \(draw or resize",
+    ),
+    "EXIF-turned image, mask before turning": Mistake(
+        lambda root: oriented(root, (8, 10)),
+        r"error: 1 image with a mask of another size: .*EXIF orientation turns it, its mask was drawn before: turn",
+    ),
+    "EXIF-turned image, mask of its size": Mistake(
+        lambda root: oriented(root, (10, 8)),
+        r"warning: 1 image turned by an EXIF orientation: their masks must lie on the turned image: train/images/0.jpg",
+        0,
+    ),
+    "0 and 255 alone, 255 ignored": Mistake(
+        everywhere(lambda mask: (mask > 0).astype(np.uint8) * 255),
+        r"error: masks hold 0 and 255 alone, and classes.txt ignores 255: .* Then write '255 NAME'",
+    ),
+    "0 and 255 alone": Mistake(
+        lambda root: (
+            classes("0 background\n1 cell\n")(root),
+            everywhere(lambda mask: (mask > 0).astype(np.uint8) * 255)(root),
+        ),
+        r"error: masks hold 0 and 255 alone: write the line '255 NAME' into classes.txt for what is drawn",
+    ),
+    "ids not in classes.txt": Mistake(
+        lambda root: rewrite(root, lambda mask: mask + 7, "val"),
+        r"error: masks hold ids .* not name \(7 in 4 masks, 8 in 4 masks, 9 in 4 masks\); it names 0, 1, 2: add lines",
+    ),
+    "0 not named": Mistake(
+        classes("1 road\n2 car\n"),
+        r"error: 12 masks with the id 0, .* not name: write '0 background' if it is a class, '0 ignore' if it is not",
+    ),
+    "255 not named": Mistake(
+        lambda root: (
+            classes("0 background\n1 road\n2 car\n")(root),
+            everywhere(lambda mask: np.where(np.arange(10) < 2, 255, mask).astype(np.uint8))(root),
+        ),
+        r"error: 12 masks with the id 255, .* write '255 ignore'",
+    ),
+    "a class never used": Mistake(
+        classes(CLASSES + "3 bus\n"),
+        r"error: 1 class without a pixel in train \(label some, or write it as ignore\): bus",
+    ),
+    "a class missing from val": Mistake(
+        lambda root: rewrite(root, lambda mask: np.minimum(mask, 1), "val"),
+        r"warning: 1 class without a pixel in val, so not measured there: car",
+        0,
+    ),
+    "RGB masks without a table": Mistake(
+        everywhere(lambda mask: np.array([[0, 0, 0], [128, 64, 128], [0, 0, 255]], np.uint8)[mask]),
+        r"error: masks are in colours \(#000000 in 12 masks, .*\), but classes.txt names none: end its lines with them",
+    ),
+    "grey saved as RGB": Mistake(
+        everywhere(lambda mask: np.repeat(mask[..., None], 3, axis=2)),
+        r"error: masks are grey, but saved as RGB \(.*\): save them as grey PNG, whose values are the ids",
+    ),
+    "colours with blurred edges": Mistake(
+        lambda root: (
+            classes("0 background #000000\n1 road #804080\n2 car #0000ff\n")(root),
+            rewrite(root, lambda mask: np.array([[0, 0, 0], [128, 64, 128], [0, 0, 254]], np.uint8)[mask]),
+        ),
+        r"error: masks hold colours that classes.txt does not name \(#0000fe in 4 masks\): add lines .* blurred edges",
+    ),
+    "palette numbered anew": Mistake(
+        palette,
+        r"error: 1 mask cannot be read: .*0.png: its palette gives index 0 the colour of road, whose id is 1: save",
+    ),
+    "transparent masks": Mistake(
+        lambda root: Image.fromarray(np.zeros((8, 10, 4), np.uint8)).save(root / "train/masks/0.png"),
+        r"error: 1 mask cannot be read: .*has transparent pixels, .*: save it without transparency",
+    ),
+    "images without masks": Mistake(
+        lambda root: (root / "train/masks/0.png").unlink(),
+        r"warning: 1 image passed over: no mask of that name: train/images/0.png",
+        0,
+    ),
+    "masks without images": Mistake(
+        lambda root: (root / "train/images/0.png").unlink(),
+        r"warning: 1 mask passed over: no image of that name: train/masks/0.png",
+        0,
+    ),
+    "only void": Mistake(
+        lambda root: Image.fromarray(np.full((8, 10), 255, np.uint8)).save(root / "train/masks/0.png"),
+        r"warning: 1 mask of nothing but void: train/images/0.png",
+        0,
+    ),
+    "the same image in two splits": Mistake(
+        lambda root: (root / "val/images/1.png").write_bytes((root / "train/images/2.png").read_bytes()),
+        r"warning: 1 image in more than one split, so .*: train: train/images/2.png = val: val/images/1.png",
+        0,
+    ),
+    "an image that no list names": Mistake(
+        listed(train="i0\ni1\n", val="i2\n", test="i3\ni5\n"),
+        r"warning: 1 image passed over: in none of the lists: images/i4.png",
+        0,
+    ),
+    "a list names an absent image": Mistake(
+        listed(train="i0\ni1\n", val="i9\n"), r"vitnext: .*val.txt, line 1: i9 is not in images/; mend the list"
+    ),
+    "an image in two lists": Mistake(
+        listed(train="i0\ni1\n", val="i1\n"),
+        r"vitnext: .*val.txt, line 1: i1 stands in train.txt and in val.txt; an image",
+    ),
+    "no classes.txt": Mistake(
+        lambda root: (root / "classes.txt").unlink(), r"vitnext: .*: no classes.txt, so nothing says .*; write one"
+    ),
+    "one id twice": Mistake(classes("0 sky\n0 road\n1 car\n"), r"vitnext: .*: two lines have the id 0; give each one"),
+    "masks in labels/": Mistake(
+        lambda root: (root / "train/masks").rename(root / "train/labels"),
+        r"vitnext: .*train: has images/ and labels/; if these are masks, rename it to masks/",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line(name, tmp_path, capsys):
+    mistake = MISTAKES[name]
+    mistake.make(mask_set(tmp_path))
+    assert main(["check", str(tmp_path)]) == mistake.code
+    out, err = capsys.readouterr()
+    lines = [line for line in out.splitlines()[1:] if not line.endswith("--json lists every file")] + err.splitlines()
+    assert len(lines) == 1 and re.match(mistake.line, lines[0]), lines
+
+
+def test_nothing_wrong(tmp_path):
+    report = check(open_dataset(mask_set(tmp_path)))
+    assert report.findings == [] and report.unreadable == {}
+
+
+def test_unreadable_are_listed_by_split_and_index(tmp_path):
+    mask_set(tmp_path)
+    (tmp_path / "train/masks/1.png").write_text("text")
+    (tmp_path / "train/images/3.png").write_text("text")
+    Image.fromarray(ids((2, 2))).save(tmp_path / "val/masks/0.png")
+    report = check(open_dataset(tmp_path))
+    assert report.unreadable == {"train": [1, 3], "val": [0]}
+    assert sorted(finding.kind for finding in report.errors) == ["size", "unreadable", "unreadable_mask"]
+
+
+def test_every_unknown_id_is_told_apart(tmp_path):
+    """An unnamed 0 does not hide the other ids."""
+    mask_set(tmp_path, classes="1 road\n2 car\n")
+    rewrite(tmp_path, lambda mask: np.where(mask == 2, 9, mask).astype(np.uint8))
+    messages = [finding.message for finding in check(open_dataset(tmp_path)).errors]
+    assert len(messages) == 2 and "0 background" in messages[0] and "9 in 4 masks" in messages[1]
+
+
+def test_table_and_remarks_by_naive_loops(tmp_path):
+    mask_set(tmp_path)
+    Image.fromarray(np.full((8, 10), 255, np.uint8)).save(tmp_path / "val/masks/1.png")
+    rewrite(tmp_path, lambda mask: np.where(mask == 2, 9, mask).astype(np.uint8), "test")
+    dataset = open_dataset(tmp_path)
+    seen = []
+    looked = look(dataset, progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (12, 12)
+    table = pixel_table(dataset, looked)
+    for split in ("train", "val", "test"):
+        masks = [np.array(Image.open(p)) for p in sorted((tmp_path / split / "masks").iterdir())]
+        for value, label in ((0, "background"), (1, "road"), (2, "car"), (255, "(void)")):
+            pixels = [sum(int(v) == value for v in mask.reshape(-1)) for mask in masks]
+            assert table[split][label] == {"pixels": sum(pixels), "images": sum(n > 0 for n in pixels)}
+    said = remarks(dataset, looked)
+    assert said["val", 1] == "nothing but void" and said["test", 0] == "holds what classes.txt does not name: 9"
+    assert set(said) == {("val", 1), *(("test", i) for i in range(4))}
+    assert [f.kind for f in findings(dataset, looked).findings] == ["unknown_ids", "only_void"]
+
+
+def test_merged_and_ignored_classes(tmp_path):
+    dataset = regroup(open_dataset(mask_set(tmp_path)), {"way": ["background", "road"]}, [])
+    table = pixel_table(dataset, look(dataset))["train"]
+    assert table["way"]["pixels"] == 4 * (27 + 27) and table["car"]["pixels"] == 4 * 26
+    ignoring = regroup(open_dataset(tmp_path), {}, ["car"])
+    assert pixel_table(ignoring, look(ignoring))["train"]["(void)"]["pixels"] == 4 * 26
+    assert check(ignoring).findings == []
+
+
+def test_real_masks():
+    """nuclei3 holds ids of 8 bits, numbered as its classes."""
+    dataset = open_dataset(shared_data("nuclei3"))
+    small = {name: split.subset(range(4)) for name, split in dataset.splits.items()}
+    assert (dataset.task, dataset.classes) == ("semantic", ("background", "nucleus", "nucleus_boundary"))
+    for split in small.values():
+        for i in range(4):
+            assert np.array_equal(split.mask(i), np.array(Image.open(split.mask_path(i))))

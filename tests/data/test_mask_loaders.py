@@ -1,0 +1,103 @@
+"""Batches of images with masks: the same wherever a run starts and however they are held."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from masks import add, flat_set, ids
+from vitnext.data import loaders, mask_loaders
+from vitnext.data.mask_folder import read_mask_folder
+from vitnext.data.mask_loaders import MaskedImages, pair
+from vitnext.errors import ImageError
+from vitnext.preprocess import Preprocess
+from vitnext.recipe import from_dict
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+]
+RECIPE = {
+    "data": {"image_size": 8},
+    "augment": {"scale": [0.5, 2.0], "horizontal_flip": 0.5, "color_jitter": 0.3},
+    "batch_size": 3,
+    "workers": 0,
+    "seed": 5,
+}
+WINDOW = Preprocess((8, 8), resize="window")
+
+
+@pytest.fixture
+def split(tmp_path):
+    root = flat_set(tmp_path, count=6)
+    add(root, "wide", ids((9, 31)))
+    return read_mask_folder(root).parts["all"]
+
+
+def batches(split, epoch=0, start=0, preprocess=WINDOW, **more):
+    return list(MaskedImages(split, preprocess, from_dict(RECIPE | more)).epoch(epoch, start))
+
+
+def same(first, second):
+    return len(first) == len(second) and all(
+        torch.equal(a, b) for x, y in zip(first, second, strict=True) for a, b in zip(x, y, strict=True)
+    )
+
+
+def test_batches_depend_on_the_place_alone(split, monkeypatch):
+    whole = batches(split)
+    assert [(image.shape, mask.shape) for image, mask in whole] == [((3, 3, 8, 8), (3, 8, 8))] * 2
+    assert whole[0][0].dtype == torch.uint8 and whole[0][1].dtype == torch.int64
+    torch.manual_seed(123)
+    assert same(batches(split), whole)
+    assert same(batches(split, start=1), whole[1:])  # resumed in the middle
+    assert not same(batches(split, epoch=1), whole)
+    assert not same(batches(split, seed=6), whole)
+    assert same(batches(split, workers=1), whole)
+    monkeypatch.setattr(mask_loaders, "cache_limit", lambda: 0)
+    held = MaskedImages(split, WINDOW, from_dict(RECIPE))
+    assert held.decoded is None and "read from files" in held.description
+    assert same(list(held.epoch(0)), whole)
+
+
+def test_workers_are_used_where_memory_does_not_do(split, monkeypatch):
+    assert MaskedImages(split, WINDOW, from_dict(RECIPE | {"workers": -1})).workers == 0
+    monkeypatch.setattr(mask_loaders, "cache_limit", lambda: 0)
+    assert MaskedImages(split, WINDOW, from_dict(RECIPE | {"workers": -1})).workers >= 1
+    assert loaders.cache_limit() > 0
+
+
+def test_an_epoch_holds_each_image_once(split):
+    order = np.concatenate(loaders.batch_indices(len(split), 3, 5, 0))
+    assert len(set(order.tolist())) == len(order) == 6
+    assert MaskedImages(split, WINDOW, from_dict(RECIPE)).steps_per_epoch == 2
+
+
+def test_a_pair_at_the_scale_of_the_network(tmp_path):
+    root = flat_set(tmp_path, count=1)
+    mask = np.kron(np.array([[0, 1], [2, 255]], np.uint8), np.ones((20, 30), np.uint8))
+    add(root, "big", mask)
+    split = read_mask_folder(root).parts["all"]
+    image, found = pair(split, WINDOW, 0)
+    assert image.shape == (40, 60, 3) and np.array_equal(found, mask)
+    image, found = pair(split, Preprocess((8, 8), resize="window", short_side=20), 0)
+    assert image.shape == (20, 30, 3) and np.array_equal(found, mask[::2, ::2])  # exact, and not shifted
+    grey = Preprocess((8, 8), resize="window", short_side=20, color="L", mean=(0.5,), std=(0.5,))
+    assert pair(split, grey, 0)[0].shape == (20, 30, 1)
+    assert batches(split, preprocess=grey, batch_size=2)[0][0].shape == (2, 1, 8, 8)
+
+
+def test_a_pair_of_two_sizes_is_refused(tmp_path):
+    root = flat_set(tmp_path, count=1)
+    Image.fromarray(ids((10, 8))).save(root / "masks" / "i0.png")
+    with pytest.raises(ImageError, match=r"images/i0.png: the image has 10x8 pixels, its mask 8x10"):
+        pair(read_mask_folder(root).parts["all"], WINDOW, 0)
+
+
+def test_merged_classes_reach_the_batches(split):
+    merged = split.regrouped({}, ["car"])
+    held = {int(v) for _, mask in batches(merged) for v in mask.unique()}
+    assert held <= {0, 1, 255} and {0, 1} <= held
+    assert 2 in {int(v) for _, mask in batches(split) for v in mask.unique()}

@@ -1,0 +1,45 @@
+"""Folders of images with masks, drawn for tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+CLASSES = "0 background\n1 road\n2 car\n255 ignore\n"
+
+
+def ids(size: tuple[int, int] = (8, 10)) -> np.ndarray:
+    """uint8 (H, W) that holds 0, 1 and 2."""
+    return (np.arange(size[0] * size[1]) % 3).astype(np.uint8).reshape(size)
+
+
+def add(root: Path, name: str, mask: np.ndarray | None = None, *, below: str = "") -> None:
+    """One image of noise, all different, and its mask (None: ids 0, 1 and 2)."""
+    mask = ids() if mask is None else mask
+    random = np.random.default_rng(list(f"{below}{name}".encode()))
+    pixels = random.integers(0, 256, (*mask.shape[:2], 3), dtype=np.uint8)
+    for folder, array in (("images", pixels), ("masks", mask)):
+        path = root / below / folder / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array).save(path)
+
+
+def mask_set(root: Path, *, count: int = 4, classes: str = CLASSES) -> Path:
+    """train/, val/ and test/ with ``count`` sound pairs each."""
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "classes.txt").write_text(classes)
+    for split in ("train", "val", "test"):
+        for i in range(count):
+            add(root, f"{i}", below=split)
+    return root
+
+
+def flat_set(root: Path, *, count: int = 6, classes: str = CLASSES) -> Path:
+    """images/ and masks/ with ``count`` sound pairs: i0, i1, ..."""
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "classes.txt").write_text(classes)
+    for i in range(count):
+        add(root, f"i{i}")
+    return root
