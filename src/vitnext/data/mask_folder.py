@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from vitnext.data.image_folder import SPLIT_FOLDERS
-from vitnext.data.mask_values import MaskClass, MaskValues, read_mask
+from vitnext.data.mask_values import MOST_CLASSES, MaskClass, MaskValues, read_mask
 from vitnext.errors import InputError
 from vitnext.files import files_below, is_image
 
@@ -33,7 +33,6 @@ MASK_LAYOUTS = (
 )
 VOID_NAMES = ("ignore", "void", "unlabeled", "unlabelled")
 KINDS = ("thing", "stuff")  # may end a line of classes.txt
-MOST_CLASSES = 255  # a class index takes a byte, and 255 is void
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ from vitnext.decode import MAX_PIXELS
 from vitnext.errors import ImageError, InputError
 
 VOID = 255  # of class indices: neither trained on nor measured
+MOST_CLASSES = 255  # a class index takes a byte, and 255 is void
 UNKNOWN = -1  # of a table's entries
 SHOWN = 5  # wrong values named in a message
 
