@@ -60,7 +60,8 @@ def masks(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(masks, tmp_path_factory):
-    return train(masks, tmp_path_factory.mktemp("runs") / "run", "ema=0.5", epochs=10)
+    sets = ("ema=0.5", "loss.balanced=true", "optimizer.learning_rate=4e-2")
+    return train(masks, tmp_path_factory.mktemp("runs") / "run", *sets, epochs=12)
 
 
 def test_training_leaves_a_model_that_tells_the_blocks_apart(trained, masks):
