@@ -132,7 +132,7 @@ def train(
     from vitnext.training.console import SCORES, ConsoleWatcher
     from vitnext.training.hardware import choose_device, choose_precision, keep_heap, suitable_threads
     from vitnext.training.loop import Interrupted, Metrics, Normalize, Progress, fit
-    from vitnext.training.task import task_of
+    from vitnext.training.task import require_labels, require_statistics, require_suitable, task_of
     from vitnext.weights.artifact import build_model, load_artifact, save_artifact
     from vitnext.weights.pretrained import customary
     from vitnext.weights.pretrained import load as load_weights
@@ -158,14 +158,16 @@ def train(
             create.family_of(model)
         override(read(recipe) if recipe is not None else Recipe(), said)
         dataset = open_dataset(data, seed=seed or 0)
+        for named in (model, read(recipe).model.name if recipe is not None else None):
+            require_labels(named or "", dataset)
         _require_free(folder)
         facts = look_at(dataset.splits["train"])
         semantic = dataset.task == "semantic"
-        _require_head(model, dataset)
         default, small = ("masks_finetune", mask_defaults.SMALL) if semantic else ("photos_finetune", defaults.SMALL)
         start = defaults.starting_point(
             str(pretrained), facts, model=model, recipe=recipe, overrides=said, default=default, small=small
         )
+        require_labels(start.model or "", dataset)
         said += start.overrides
         choice = (mask_defaults.choose_segmenter if semantic else defaults.choose)(
             facts,
@@ -181,6 +183,7 @@ def train(
         say(dataset.line)
         for reason in (*start.reasons, *choice.reasons):
             say(reason)
+    require_suitable(full, dataset)
     dataset = regroup(dataset, full.data.merge, full.data.ignore)
     dataset = _checked(dataset, full.data.skip_unreadable, say)
     facts = look_at(dataset.splits["train"])
@@ -208,7 +211,9 @@ def train(
             preprocess = dataclasses.replace(
                 preprocess, mean=theirs.mean, std=theirs.std, interpolation=theirs.interpolation
             )
-    _fits(network, preprocess, full.model.name)
+    crop = (full.data.image_size,) * 2
+    _fits(network, full.model.name, preprocess.channels, preprocess.image_size, crop)
+    require_statistics(network, full, len(dataset.splits["train"]))
     if catalog.FAMILIES[create.family_of(full.model.name)].channels_last:
         network = network.to(memory_format=torch.channels_last)
     # Without a validation split the test images are watched but choose nothing: the last epoch is the model.
@@ -340,8 +345,9 @@ def evaluate(
     if split is not None and split not in dataset.splits:
         raise InputError(f"{data} has no {split} split; there are {', '.join(dataset.splits)}")
     name = split or ("all" if "all" in dataset.splits else held_out(dataset)[0])
-    recipe = predictor.card.recipe.get("data", {})
-    dataset = regroup(dataset, recipe.get("merge", {}), recipe.get("ignore", []))
+    _require_task(predictor, dataset)
+    if dataset.task == "semantic":
+        dataset = _regrouped_as(dataset, predictor.card)
     images = dataset.splits[name]
     say = _speaker(console)
     say(f"{dataset.name}: {name} split, {len(images):,} images")
@@ -388,15 +394,22 @@ def _evaluator(task: str) -> Callable[..., dict[str, Any]]:
     return semantic.evaluate if task == "semantic" else classification.evaluate
 
 
-def _require_head(model: str | None, dataset: Dataset[Any]) -> None:
-    """Raises InputError for a segmenter on data without masks."""
-    from vitnext.models import create
+def _require_task(predictor: Predictor, dataset: Dataset[Any]) -> None:
+    """Raises InputError for a model that the data cannot measure."""
+    if predictor.card.task == dataset.task:
+        return
+    is_a, has, wanted = "classifier", "masks", "class folders"
+    if dataset.task == "classification":
+        is_a, has, wanted = "segmenter", "class folders", "images/ and masks/ with classes.txt"
+    raise InputError(f"{predictor.path} is a {is_a}, but {dataset.name} has {has}: give data with {wanted}")
 
-    if model is not None and create.is_segmenter(model) and dataset.task == "classification":
-        raise InputError(
-            f"{model} is a segmenter, but {dataset.name} has class folders, not masks: give images/ and masks/, or "
-            f"--model {create.backbone_of(model)}"
-        )
+
+def _regrouped_as(dataset: Dataset[Any], card: Card) -> Dataset[Any]:
+    """Masks with the classes that the model's training merged and ignored, as far as the data has them."""
+    recipe, known = card.recipe.get("data", {}), dataset.classes
+    merge = {name: [part for part in parts if part in known] for name, parts in recipe.get("merge", {}).items()}
+    merge = {name: parts for name, parts in merge.items() if parts}
+    return regroup(dataset, merge, [name for name in recipe.get("ignore", []) if name in known])
 
 
 def _require_free(folder: Path) -> None:
@@ -484,7 +497,7 @@ def convert(
             f"images: how these weights want them is not known; customary is taken: {how}, mean {preprocess.mean}, "
             f"std {preprocess.std}"
         )
-    _fits(loaded.model, preprocess, loaded.name)
+    _fits(loaded.model, loaded.name, preprocess.channels, preprocess.image_size)
     names = _class_names(classes, loaded.classes, full["classes"])
     if not names:
         say("there is no head, so nothing is predicted: train from it, with --pretrained")
@@ -595,14 +608,15 @@ def _preprocess(recipe: Recipe, facts: Facts) -> Preprocess:
     )
 
 
-def _fits(network: nn.Module, preprocess: Preprocess, name: str) -> None:
-    """One image through the network, before anything is written. Raises InputError with the network's reason."""
+def _fits(network: nn.Module, name: str, channels: int, *sizes: tuple[int, int]) -> None:
+    """An image of each size through the network, before anything is written. Raises InputError with its reason."""
     import torch
 
     device = next(network.parameters()).device
     try:
         with torch.no_grad():
-            network.eval()(torch.zeros(1, len(preprocess.mean), *preprocess.image_size, device=device))
+            for size in dict.fromkeys(sizes):
+                network.eval()(torch.zeros(1, channels, *size, device=device))
     except ValueError as error:
         raise InputError(f"{name}: {error}") from error
 

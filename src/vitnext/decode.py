@@ -114,7 +114,11 @@ def _render(image: Image.Image, color: str, exif: bool) -> Image.Image:
     image.load()  # first: the EXIF block of a PNG may stand behind the pixels
     converted = _convert(image, color)
     turn = UPRIGHT.get(_orientation(image)) if exif else None
-    return converted if turn is None else converted.transpose(turn)
+    if turn is None:
+        return converted
+    upright = converted.transpose(turn)
+    upright.info = {}  # of which Pillow kept the orientation: decoded again, the image would be turned again
+    return upright
 
 
 def _convert(image: Image.Image, color: str) -> Image.Image:

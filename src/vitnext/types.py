@@ -81,7 +81,7 @@ class Segmentation:
         return {name: float(count / self.mask.size) for name, count in zip(self.classes, counts, strict=True)}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: source, width, height, error (None), confidence (its mean) and shares."""
+        """Plain values for JSON: source, width, height, confidence (its mean), error (None) and shares."""
         height, width = self.mask.shape
         return {
             "source": self.source,

@@ -22,7 +22,8 @@ def export(
 ) -> None:
     """Write a model file that predicts without PyTorch.
 
-    The file is kept only if it gives the same labels as MODEL, and probabilities that differ by at most 0.0001.
+    The file is kept only if it gives the same labels as MODEL, and probabilities that differ by at most 0.0001. Of a
+    segmenter a window of each image is compared, pixel by pixel.
     Images that cannot be read are passed over and counted.
 
     \b

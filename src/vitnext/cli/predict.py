@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vitnext.cli.terminal import progress_bar, progress_console
-from vitnext.errors import InputError
 from vitnext.files import existing_file, writable_file, writable_folder
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ def predict(
     masks: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Of a segmenter: where masks and confidences go, as PNG.")
     ] = None,
-    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Images predicted at once.")] = 32,
+    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Images predicted at once (at most 8 windows).")] = 32,
     engine: Annotated[str, typer.Option(metavar="NAME", help="auto, torch, onnxruntime or openvino.")] = "auto",
 ) -> None:
     """Predict the class of images, or with a segmenter that of every pixel.
@@ -56,11 +55,9 @@ def predict(
     card = predictor.card
     predictions = predictor.predict_many(files, batch=batch)
     if masks is not None:
-        if card.task == "classification":
-            raise InputError(f"{model} is a classifier, which gives no masks: leave --masks out")
         from vitnext.inference.mask_files import mask_names, with_masks
 
-        predictions = with_masks(predictions, writable_folder(masks), mask_names(files), card.colors)
+        predictions = with_masks(predictions, writable_folder(masks), mask_names(files), card)
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         with progress_bar("predicting", progress_console()) as progress:
@@ -68,7 +65,7 @@ def predict(
                 out, counted(predictions, len(files), progress), card.classes, card.task
             )
     else:
-        predicted, failed = print_predictions(files, predictions, card.classes)
+        predicted, failed = print_predictions(files, predictions, card.classes, card.task)
     images = "1 image" if len(files) == 1 else f"{len(files):,} images"
     kept = (f"; predictions in {out}" if out else "") + (f"; masks in {masks}" if masks else "")
     print(f"{images}, {failed:,} unreadable{kept}", file=sys.stderr)
@@ -85,13 +82,15 @@ def counted(
         progress(done, total)
 
 
-def print_predictions(files: list[str], predictions: Iterable[Prediction], classes: Sequence[str]) -> tuple[int, int]:
+def print_predictions(
+    files: list[str], predictions: Iterable[Prediction], classes: Sequence[str], task: str
+) -> tuple[int, int]:
     """Print a row per image as it comes; return how many were predicted and how many failed."""
     from vitnext.types import Failure, Segmentation
 
     sources = max(map(len, ["source", *files]))
     labels = max(map(len, ["label", *classes]))
-    print(f"{'source':{sources}}  {'label':{labels}}  score")
+    print(f"{'source':{sources}}  " + (f"{'label':{labels}}  score" if task == "classification" else "largest classes"))
     failed = 0
     for prediction in predictions:
         if isinstance(prediction, Failure):

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from vitnext.data.image_folder import SPLIT_FOLDERS
-from vitnext.data.mask_values import LARGEST_ID, MaskClass, MaskValues, read_mask
+from vitnext.data.mask_values import LARGEST_ID, MOST_CLASSES, MaskClass, MaskValues, read_mask
 from vitnext.errors import InputError
 from vitnext.files import IMAGE_EXTENSIONS, files_below, is_image
 
@@ -39,7 +39,6 @@ KINDS = ("thing", "stuff")
 OTHER_MASKS = ("annotations", "gt", "label", "labels", "mask", "segmentation", "segmentations")  # folders people have
 INNER = ("images", "masks")
 UNNUMBERED = -1  # the id of a line without one
-MOST_CLASSES = 255  # a class index takes a byte, and 255 is void
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from vitnext.decode import EXIF_ORIENTATION, MAX_PIXELS, open_encoded
 from vitnext.errors import ImageError, InputError
 
 VOID = 255  # of class indices: neither trained on nor measured
+MOST_CLASSES = 255  # a class index takes a byte, and 255 is void
 UNKNOWN = -1  # of a table's entries
 LARGEST_ID = 65_535  # of 16 bits
 FACTORS = {"L;2": 85, "L;4": 17}  # Pillow spreads a PNG's grey of 2 and 4 bits over 0..255

@@ -11,7 +11,7 @@ from PIL import Image
 
 from vitnext.data.mask_values import VOID
 from vitnext.evaluation.report import CELLS, data_uri, reliability_diagram, template
-from vitnext.inference.mask_files import overlay, rgb
+from vitnext.inference.mask_files import colors_of, overlay, rgb
 from vitnext.preprocess import Source, open_image
 
 if TYPE_CHECKING:
@@ -40,9 +40,8 @@ def render(metrics: dict[str, Any], card: Card, pictures: Mapping[str, Sequence[
         m=metrics,
         card=card,
         classes=card.classes,
-        colors=card.colors,
         per_class=sorted(metrics["per_class"], key=lambda row: (row["iou"] is None, row["iou"])),
-        color_of=dict(zip(card.classes, card.colors, strict=True)),
+        color_of=dict(zip(card.classes, colors_of(card), strict=True)),
         shares=shares.tolist() if len(shares) <= CELLS else None,
         present=(totals[:, 0] > 0).tolist(),
         confused=[(card.classes[i], card.classes[j], float(shares[i, j])) for i, j in pairs],
@@ -69,7 +68,7 @@ def picture(source: Source, truth: np.ndarray, predicted: np.ndarray, card: Card
     )
     wrong = np.where(small_truth == VOID, VOID, (small_truth != small_predicted).astype(np.uint8))
     red = np.array([[255, 255, 255], [220, 30, 30]], np.uint8)
-    colors = rgb(card.colors)
+    colors = rgb(colors_of(card))
     views = {
         "image": pixels,
         "truth": overlay(pixels, small_truth, colors),

@@ -18,6 +18,7 @@ from vitnext.card import METADATA_KEY, Card
 from vitnext.errors import InputError, WorkError, require
 from vitnext.export.verify import synthetic_images, verify
 from vitnext.inference.engines import OnnxRuntimeEngine, TorchEngine
+from vitnext.inference.predictor import TASKS
 from vitnext.preprocess import Source
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ class ExportReport:
 def export_onnx(
     artifact: str | os.PathLike[str], out: str | os.PathLike[str], images: Iterable[Source] | None = None
 ) -> ExportReport:
-    """Write the artifact as ``out`` (``.onnx``): input "images" (batch, C, H, W), output "logits" (batch, classes).
+    """Write the artifact as ``out`` (``.onnx``): input "images" (batch, C, H, W), output "logits" (batch, classes), or
+    of a segmenter (batch, classes, H, W), for windows of the H x W pixels that its card says.
 
     Both are run on ``images`` (synthetic ones if None; those that cannot be read are passed over and counted); a file
     that does not give the same labels, and the same probabilities to 1e-4, is not kept. ``out`` appears only when it is
@@ -64,8 +66,10 @@ def export_onnx(
         raise InputError(f"{out}: this is a folder: name a file")
     require("onnxscript", "train")
     model = TorchEngine(artifact, device="cpu")
-    if model.card.task != "classification":
-        raise InputError(f'{artifact}: a model for the task "{model.card.task}"; this version exports classification')
+    if model.card.task not in TASKS:
+        raise InputError(
+            f'{artifact}: a model for the task "{model.card.task}"; this version exports {", ".join(TASKS)}'
+        )
     sources = synthetic_images(model.card.preprocess) if images is None else images
     with _folder_beside(out) as folder:
         draft = folder / out.name  # its own name already: the file records the name of its .data file

@@ -11,10 +11,12 @@ import numpy as np
 from vitnext.errors import ImageError, InputError, WorkError
 from vitnext.inference.engines import Engine
 from vitnext.inference.predictor import softmax
+from vitnext.inference.windows import cut
 from vitnext.preprocess import Preprocess, Source
 
 TOLERANCE = 1e-4  # on a probability
 TIE = 1e-6  # classes this close are equally probable: rounding in float32 chooses between them
+TIE_OF_PIXELS = TOLERANCE  # the same of masks: among millions of pixels some lie closer than any tolerance
 BATCH = 8
 
 
@@ -30,7 +32,8 @@ class Agreement:
 def verify(reference: Engine, exported: Engine, sources: Iterable[Source]) -> Agreement:
     """Compare the probabilities that two engines give for ``sources``: the first image alone, then all in batches.
 
-    Images that cannot be read are passed over and counted.
+    Of a segmenter the middle window of each image is compared, pixel by pixel. Images that cannot be read are passed
+    over and counted.
 
     Raises:
         WorkError: a label differs, a probability differs by more than 1e-4, or the cards are not the same.
@@ -43,7 +46,7 @@ def verify(reference: Engine, exported: Engine, sources: Iterable[Source]) -> Ag
     def readable() -> Iterator[np.ndarray]:
         for source in sources:
             try:
-                yield reference.card.preprocess(source)
+                yield network_input(source, reference.card.preprocess)
             except ImageError as error:
                 errors.append(error)
 
@@ -52,11 +55,12 @@ def verify(reference: Engine, exported: Engine, sources: Iterable[Source]) -> Ag
     while batch := list(itertools.islice(prepared, BATCH)):
         trials = [batch] if images else [batch[:1], (batch * 3)[:BATCH]]  # a lone image is repeated to make a batch
         for trial in map(np.stack, trials):
-            p, q = softmax(reference.run(trial)), softmax(exported.run(trial))  # (B, classes)
+            p, q = softmax(reference.run(trial)), softmax(exported.run(trial))  # (B, classes) or (B, classes, H, W)
             largest = np.maximum(largest, np.abs(p - q).max())  # unlike max(), keeps a NaN
-            rows = np.arange(len(trial))
-            changed += int((p[rows, p.argmax(axis=1)] - p[rows, q.argmax(axis=1)] > TIE).sum())
-            labels += len(trial)
+            theirs = np.take_along_axis(p, q.argmax(axis=1, keepdims=True), axis=1)
+            lost = p.max(axis=1, keepdims=True) - theirs  # probability, by the other's choice
+            changed += int((lost > (TIE if p.ndim == 2 else TIE_OF_PIXELS)).sum())
+            labels += lost.size
         images += len(batch)
     if images == 0:
         none = f"none of the {len(errors)} images can be read: {errors[0]}" if errors else "there are no images"
@@ -67,6 +71,15 @@ def verify(reference: Engine, exported: Engine, sources: Iterable[Source]) -> Ag
             f"(allowed: {TOLERANCE:g}) and {changed} of {labels} labels changed"
         )
     return Agreement(images, len(errors), float(largest))
+
+
+def network_input(source: Source, preprocess: Preprocess) -> np.ndarray:
+    """What the network sees of an image, float32 (C, H, W): of "window" the middle one. Raises ImageError."""
+    pixels = preprocess.pixels(source)
+    if preprocess.resize == "window":
+        top, left = (max(0, (n - side) // 2) for n, side in zip(pixels.shape, preprocess.image_size, strict=False))
+        pixels = cut(pixels, top, left, preprocess.image_size)
+    return preprocess.normalize(pixels)
 
 
 def synthetic_images(preprocess: Preprocess, count: int = BATCH) -> list[np.ndarray]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from vitnext.card import Card, read_card
+from vitnext.data.mask_values import MOST_CLASSES
 from vitnext.decode import decode
 from vitnext.errors import ImageError, InputError, WorkError
 from vitnext.inference.engines import Engine, OnnxRuntimeEngine, OpenVinoEngine, TorchEngine
@@ -63,6 +64,8 @@ def load(path: str | os.PathLike[str], engine: str = "auto", threads: int | None
 def _check_task(path: Path, card: Card) -> None:
     if card.task not in TASKS:
         raise InputError(f'{path}: a model for the task "{card.task}"; this version predicts {", ".join(TASKS)}')
+    if card.task == "semantic" and len(card.classes) > MOST_CLASSES:
+        raise InputError(f"{path}: a segmenter of {len(card.classes)} classes; masks hold up to {MOST_CLASSES}")
 
 
 @dataclass(frozen=True)

@@ -42,10 +42,14 @@ def bands(
     height, width = pixels.shape[:2]
     h, w = window
     rows, columns = starts(height, h), starts(width, w)
+    if len(rows) == len(columns) == 1:  # nothing to blend
+        [only] = _answers([cut(pixels, 0, 0, window)], run, normalize, batch, flip)
+        yield 0, only[:, :height, :width]
+        return
     hill = np.minimum.outer(_ramp(h), _ramp(w))
     total = weight = None
     for number, top in enumerate(rows):
-        tiles = [_window(pixels, top, left, window) for left in columns]
+        tiles = [cut(pixels, top, left, window) for left in columns]
         answers = _answers(tiles, run, normalize, batch, flip)
         for left, answer in zip(columns, answers, strict=True):
             if total is None or weight is None:
@@ -99,7 +103,8 @@ def segment(
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Over the classes of (B, classes, ...), float32."""
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    powers: np.ndarray = logits - logits.max(axis=1, keepdims=True)
+    np.exp(powers, out=powers)
     powers /= powers.sum(axis=1, keepdims=True)
     return powers
 
@@ -116,7 +121,8 @@ def _answers(
         yield from found
 
 
-def _window(pixels: np.ndarray, top: int, left: int, window: tuple[int, int]) -> np.ndarray:
+def cut(pixels: np.ndarray, top: int, left: int, window: tuple[int, int]) -> np.ndarray:
+    """The window uint8 (h, w, C) of (H, W, C), filled up with black at the right and the bottom."""
     part = pixels[top : top + window[0], left : left + window[1]]
     missing = [(0, full - there) for full, there in zip(window, part.shape[:2], strict=True)]
     return np.pad(part, [*missing, (0, 0)]) if any(m for _, m in missing) else part

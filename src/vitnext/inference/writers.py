@@ -72,19 +72,22 @@ def write_predictions(
 
 @dataclass(frozen=True)
 class Layout:
-    """The columns of a table: facts of an image, by name and kind, its error, and a number for each class."""
+    """The columns of a table: facts of an image, by name and kind, its error, and a number for each class. mapping:
+    how JSON calls those numbers."""
 
     facts: tuple[tuple[str, type], ...]
     per_class: tuple[str, ...]
+    mapping: str
 
 
 LAYOUTS: dict[str, Callable[[Sequence[str]], Layout]] = {
     "classification": lambda classes: Layout(
-        (("source", str), ("label", str), ("score", float)), tuple(f"p_{name}" for name in classes)
+        (("source", str), ("label", str), ("score", float)), tuple(f"p_{name}" for name in classes), "scores"
     ),
     "semantic": lambda classes: Layout(
         (("source", str), ("width", int), ("height", int), ("confidence", float)),
         tuple(f"share_{name}" for name in classes),
+        "shares",
     ),
 }
 
@@ -136,7 +139,12 @@ def _write_csv(path: Path, predictions: Iterable[Prediction], layout: Layout) ->
 def _write_jsonl(path: Path, predictions: Iterable[Prediction], layout: Layout) -> None:
     with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
         for prediction in predictions:
-            file.write(json.dumps(prediction.to_dict(), ensure_ascii=False) + "\n")
+            if isinstance(prediction, Failure):  # with the keys of every other row
+                row = dict.fromkeys([*(name for name, _ in layout.facts), "error", layout.mapping])
+                row |= {"source": prediction.source, "error": prediction.error}
+            else:
+                row = prediction.to_dict()
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def _write_parquet(path: Path, predictions: Iterable[Prediction], layout: Layout) -> None:

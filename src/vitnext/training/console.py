@@ -37,9 +37,10 @@ class ConsoleWatcher:
     ) -> None:
         self.bar.stop()
 
-    def start(self, state: Progress, steps: int) -> None:
+    def start(self, state: Progress, steps: int | None) -> None:
         if state.step:
-            self.console.print(f"going on after step {state.step:,} of {steps:,}", highlight=False)
+            of_steps = f" of {steps:,}" if steps is not None else ""
+            self.console.print(f"going on after step {state.step:,}{of_steps}", highlight=False)
         self.bar.update(self.task, total=steps, completed=state.step)
         self.last = time.monotonic()
 

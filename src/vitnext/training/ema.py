@@ -11,8 +11,8 @@ from torch import nn
 class WeightAverage:
     """After step t: average <- d average + (1 - d) weights, d = min(decay, (1 + t) / (10 + t)).
 
-    The rising d forgets the start of the run, as in TensorFlow's ExponentialMovingAverage. Buffers (batch norm's
-    statistics, averages already) are copied.
+    t counts from 1. The rising d forgets the start of the run, as in TensorFlow's ExponentialMovingAverage. Buffers
+    (batch norm's statistics, averages already) are copied.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:

@@ -62,7 +62,7 @@ class Interrupted(Exception):
 class Watcher(Protocol):
     """Who looks on: the console, or nobody."""
 
-    def start(self, state: Progress, steps: int) -> None: ...
+    def start(self, state: Progress, steps: int | None) -> None: ...  # None: a clock may end the run first
     def step(self, state: Progress, loss: float | None, learning_rate: float, images: int) -> None: ...
     def epoch(self, state: Progress, values: Metrics, kept: bool) -> None: ...
 
@@ -123,6 +123,8 @@ def fit(
     The state is saved to ``folder/last.pt``; ``fingerprint`` names the data, and resuming with another recipe or other
     data is refused.
 
+    ``model`` ends as the average, if the recipe has one: as what its last epoch was measured with.
+
     Raises WorkError for a loss that is not finite, Interrupted after Ctrl-C, InputError for a checkpoint that does not
     belong to this run.
     """
@@ -147,7 +149,7 @@ def fit(
     steps = min(recipe.schedule.steps or per_epoch * epochs, per_epoch * epochs)
     warmup = round(min(per_epoch * recipe.schedule.warmup_epochs, steps / 2))
     journal = Journal(folder, track=recipe.track, offset=journal_offset)
-    watch.start(progress, steps)
+    watch.start(progress, None if limit else steps)
     clock = last_save = time.monotonic()
 
     def tick() -> None:
@@ -182,9 +184,9 @@ def fit(
         while not (validated() and _ended(progress, steps, recipe)):
             model.train()
             window: list[Tensor] = []  # losses since the last look
-            for images, truth in batches.epoch(progress.epoch, progress.step - progress.epoch * per_epoch):
-                if over():
-                    break
+            ended = over()  # what is left after a stop may be the validation alone
+            rest = batches.epoch(progress.epoch, progress.step - progress.epoch * per_epoch)
+            for images, truth in () if ended else rest:
                 done = (progress.step - warmup) / max(1, steps - warmup)
                 if limit:  # whatever comes first
                     done = max(done, (progress.seconds + time.monotonic() - clock) / limit)
@@ -218,8 +220,8 @@ def fit(
 
                 # Look at the loss, and save from time to time.
                 window.append(loss.detach())
-                looked, stop = None, bool(interrupt)  # asked once: what is saved has been looked at
-                if len(window) == CHECK_EVERY or progress.step % per_epoch == 0 or stop or over():
+                looked, stop, ended = None, bool(interrupt), over()  # asked once: what is saved has been looked at
+                if len(window) == CHECK_EVERY or progress.step % per_epoch == 0 or stop or ended:
                     losses = _finite(torch.stack(window).tolist(), progress.step, rate)
                     epoch_losses, window, looked = epoch_losses + losses, [], sum(losses) / len(losses)
                     journal.write("step", progress.step, loss=looked, learning_rate=rate)
@@ -229,6 +231,8 @@ def fit(
                     raise Interrupted
                 if looked is not None and time.monotonic() - last_save > SAVE_EVERY:
                     save()
+                if ended:
+                    break
 
             # Validate and keep.
             progress = replace(progress, epoch=progress.epoch + 1)
@@ -250,6 +254,8 @@ def fit(
             save()
             if interrupt:
                 raise Interrupted
+    if average is not None:
+        model.load_state_dict(average.model.state_dict())
     return progress
 
 

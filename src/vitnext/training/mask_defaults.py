@@ -56,6 +56,7 @@ def choose_segmenter(
         schedule=replace(chosen.schedule, epochs=epochs, warmup_epochs=warmup),
         batch_size=batch,
     )
+    crop = override(chosen, overrides).data.image_size  # what is asked for decides what follows from it
     grain = {} if pretrained else _grain(chosen.model.name, crop)
     chosen = replace(chosen, model=replace(chosen.model, config={**chosen.model.config, **grain}))
     chosen = _with_window(override(chosen, overrides), facts)
@@ -84,7 +85,8 @@ def _with_model(recipe: Recipe, name: str | None) -> Recipe:
         return recipe
     if not create.is_segmenter(name):
         catalog.family_of(name)  # raises InputError for a name that does not exist
-        name = f"{name}+{recipe.model.name.partition('+')[2]}"
+        head = create.head_of(recipe.model.name)
+        name = create.composed(name, head)
     create.family_of(name)
     if create.is_eomt(name):
         raise InputError(f"{name} cannot be trained yet: choose the head linear, upernet or segformer")

@@ -35,8 +35,11 @@ def optimizers(model: nn.Module, recipe: Optimizer) -> list[torch.optim.Optimize
 
 
 def layer_scales(model: nn.Module, decay: float) -> dict[int, float]:
-    """id of each parameter -> what its learning rate is multiplied with: ``decay`` once for every block of the backbone
-    that lies between it and the head, and once more before the first (Bao et al. 2022, BEiT, appendix)."""
+    """id of each parameter -> what its learning rate is multiplied with (Bao et al. 2022, BEiT, appendix).
+
+    Of n blocks the i-th (from 1) gets decay^(n + 1 - i), as does what stands between it and the next one; what stands
+    before the first gets decay^(n + 1), and the head 1.
+    """
     backbone = getattr(model, "backbone", model)
     heads = {id(p) for p in model.parameters()} - {id(p) for p in backbone.parameters()}
     if isinstance(head := getattr(backbone, "head", None), nn.Module):
