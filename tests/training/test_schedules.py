@@ -60,3 +60,9 @@ def test_poly_is_a_power_of_what_is_left():
     assert rates == pytest.approx([0.2 + 1.8 * (1 - k / 10) ** 0.9 for k in range(11)])
     assert learning_rate(1.01, 99, 5, 2.0, decay="poly") == 0.0  # a clock may run over
     assert learning_rate(0.0, 0, 5, 2.0, decay="poly") == pytest.approx(0.4)
+
+
+def test_a_clock_ends_the_warm_up_in_time():
+    rates = [learning_rate(step / 10, step, 100, 1.0) for step in range(11)]  # a tenth of the time a step
+    assert rates[:3] == pytest.approx([0.01, 0.02, 0.03])  # the ramp, as long as it is lower
+    assert rates[-1] == 0 and rates[9] == pytest.approx((1 + math.cos(0.9 * math.pi)) / 2)
