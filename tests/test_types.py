@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from vitnext.types import Classification, Failure, Instances, Segments
+from vitnext.types import Classification, Failure, Instances, PanopticSegmentation, Segments
 
 
 def classification(*scores):
@@ -79,3 +79,23 @@ def test_instances_of_other_shapes_are_refused(change, message):
     Instances(**given)
     with pytest.raises(ValueError, match=message):
         Instances(**(given | change))
+
+
+def test_a_panoptic_segmentation_is_plain_json():
+    found = Segments(IDS, np.array([1, 0]), CROWD, np.array([0.5, 0.25], np.float32))
+    row = PanopticSegmentation("a.jpg", ("road", "car"), (False, True), found).to_dict()
+    assert (
+        row
+        == json.loads(json.dumps(row))
+        == {
+            "source": "a.jpg",
+            "width": 2,
+            "height": 2,
+            "error": None,
+            "shares": {"road": 0.5, "car": 0.25},
+            "segments": [
+                {"id": 1, "label": "car", "thing": True, "score": 0.5, "area": 1, "bbox": [1, 0, 1, 1]},
+                {"id": 2, "label": "road", "thing": False, "score": 0.25, "area": 2, "bbox": [0, 1, 2, 1]},
+            ],
+        }
+    )

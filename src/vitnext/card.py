@@ -31,6 +31,7 @@ class Card:
     versions:     of the libraries it was trained with
     licence:      of the weights it started from, or of the result
     colors:       of a segmenter's classes, "#804080" each, as masks are drawn; else empty
+    things:       of a panoptic model's classes, whether their objects are kept apart; empty: all are
     format:       version of this layout
     """
 
@@ -45,6 +46,7 @@ class Card:
     versions: dict[str, str]
     licence: str
     colors: tuple[str, ...] = ()
+    things: tuple[bool, ...] = ()
     format: int = FORMAT
 
     def to_json(self) -> str:
@@ -69,6 +71,7 @@ class Card:
                 f"the card has format {version}, this vitnext reads up to {FORMAT}: pip install --upgrade vitnext"
             )
         values.setdefault("colors", [])
+        values.setdefault("things", [])
         names = {field.name for field in fields(cls)}
         if set(values) != names:
             wrong = ", ".join(sorted(names ^ set(values)))
@@ -87,8 +90,13 @@ class Card:
             raise InputError("the card's 'colors' is not a list of colours such as #804080")
         if len(colors) not in (0, len(classes)):
             raise InputError(f"the card has {len(colors)} colours for {len(classes)} classes")
-        preprocess = Preprocess.from_dict(values["preprocess"])
-        return cls(**values | {"classes": tuple(classes), "colors": tuple(colors), "preprocess": preprocess})
+        things = values["things"]
+        if not isinstance(things, list) or not all(isinstance(thing, bool) for thing in things):
+            raise InputError("the card's 'things' is not a list of true and false")
+        if len(things) not in (0, len(classes)):
+            raise InputError(f"the card says of {len(things)} of {len(classes)} classes whether they are things")
+        values["preprocess"] = Preprocess.from_dict(values["preprocess"])
+        return cls(**values | {"classes": tuple(classes), "colors": tuple(colors), "things": tuple(things)})
 
 
 def read_card(path: str | Path) -> Card:

@@ -1,7 +1,7 @@
 """What prediction returns, and what it is compared with.
 
-A ``Classification`` or a ``Segmentation`` for an image that was read, by the model's task, and a ``Failure`` for one
-that was not; ``Segments`` and ``Instances`` hold the objects of an image, predicted or true.
+A ``Classification``, a ``Segmentation`` or a ``PanopticSegmentation`` for an image that was read, by the model's task,
+and a ``Failure`` for one that was not; ``Segments`` and ``Instances`` hold the objects of an image, predicted or true.
 """
 
 from __future__ import annotations
@@ -105,9 +105,6 @@ class Failure:
         return {"source": self.source, "label": None, "score": None, "error": self.error, "scores": None}
 
 
-Prediction = Classification | Segmentation | Failure
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Segments:
     """The segments of one image, which exclude each other (Kirillov et al. 2019, "Panoptic Segmentation", section 3).
@@ -130,6 +127,80 @@ class Segments:
         low, high = self.ids.min(), self.ids.max()
         if low < 0 or high > len(self.labels):
             raise ValueError(f"ids from {low} to {high}, but there are {len(self.labels)} segments")
+
+
+def areas_and_boxes(segments: Segments) -> tuple[np.ndarray, np.ndarray]:
+    """Of n segments the number of pixels, int64 (n,), and the boxes, int64 (n, 4): left, top, width, height.
+
+    A segment without a pixel has the box 0, 0, 0, 0.
+    """
+    height, width = segments.ids.shape
+    n = len(segments.labels)
+    flat = segments.ids.ravel()
+    changed = flat[1:] != flat[:-1]
+    changed[width - 1 :: width] = True  # a run ends with its row
+    starts = np.concatenate([[0], np.flatnonzero(changed) + 1])
+    lengths = np.diff(starts, append=flat.size)
+    owner, row, left = flat[starts], starts // width, starts % width
+    areas = np.bincount(owner, weights=lengths, minlength=n + 1).astype(np.int64)
+    low = np.full((n + 1, 2), max(height, width))
+    high = np.zeros((n + 1, 2), dtype=np.int64)
+    np.minimum.at(low, owner, np.stack([left, row], axis=1))
+    np.maximum.at(high, owner, np.stack([left + lengths, row + 1], axis=1))
+    low[areas == 0] = 0
+    return areas[1:], np.concatenate([low, high - low], axis=1)[1:]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PanopticSegmentation:
+    """One image's segments, at its original size and the right way up: things one by one, stuff a class at a time.
+
+    source:   the path as given, or a name for an image that came as bytes or an array
+    classes:  C class names
+    things:   bool for each class: whether its objects are kept apart
+    segments: with scores
+    """
+
+    source: str
+    classes: tuple[str, ...]
+    things: tuple[bool, ...]
+    segments: Segments
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Of every class, the share of the image's pixels; what no segment covers is missing from their sum."""
+        areas, _ = areas_and_boxes(self.segments)
+        counts = np.bincount(self.segments.labels, areas, len(self.classes))
+        pixels = self.segments.ids.size
+        return {name: float(count / pixels) for name, count in zip(self.classes, counts, strict=True)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: source, width, height, error (None), shares, and segments: {id, label, thing, score,
+        area (in pixels), bbox (left, top, width, height)}."""
+        height, width = self.segments.ids.shape
+        areas, boxes = areas_and_boxes(self.segments)
+        assert self.segments.scores is not None
+        return {
+            "source": self.source,
+            "width": width,
+            "height": height,
+            "error": None,
+            "shares": self.shares,
+            "segments": [
+                {
+                    "id": k + 1,
+                    "label": self.classes[label],
+                    "thing": self.things[label],
+                    "score": float(self.segments.scores[k]),
+                    "area": int(areas[k]),
+                    "bbox": boxes[k].tolist(),
+                }
+                for k, label in enumerate(self.segments.labels.tolist())
+            ],
+        }
+
+
+Prediction = Classification | Segmentation | PanopticSegmentation | Failure
 
 
 @dataclass(frozen=True, slots=True, eq=False)

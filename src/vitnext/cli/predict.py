@@ -86,7 +86,7 @@ def print_predictions(
     files: list[str], predictions: Iterable[Prediction], classes: Sequence[str], task: str
 ) -> tuple[int, int]:
     """Print a row per image as it comes; return how many were predicted and how many failed."""
-    from vitnext.types import Failure, Segmentation
+    from vitnext.types import Classification, Failure
 
     sources = max(map(len, ["source", *files]))
     labels = max(map(len, ["label", *classes]))
@@ -97,10 +97,10 @@ def print_predictions(
             failed += 1
             reason = prediction.error.removeprefix(f"{prediction.source}: ")
             print(f"{prediction.source:{sources}}  error: {reason}", flush=True)
-        elif isinstance(prediction, Segmentation):
+        elif isinstance(prediction, Classification):
+            print(f"{prediction.source:{sources}}  {prediction.label:{labels}}  {prediction.score:.3f}", flush=True)
+        else:
             largest = sorted(prediction.shares.items(), key=lambda share: -share[1])[:LARGEST]
             named = ", ".join(f"{name} {share:.1%}" for name, share in largest if share)
             print(f"{prediction.source:{sources}}  {named}", flush=True)
-        else:
-            print(f"{prediction.source:{sources}}  {prediction.label:{labels}}  {prediction.score:.3f}", flush=True)
     return len(files) - failed, failed

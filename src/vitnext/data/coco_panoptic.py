@@ -20,7 +20,7 @@ from vitnext.data.coco import Category, CocoImage
 from vitnext.data.label_maps import read_stored_pixels
 from vitnext.errors import InputError
 from vitnext.files import atomic_write, writable_folder
-from vitnext.types import Segments
+from vitnext.types import Segments, areas_and_boxes
 
 LARGEST_ID = 256**3 - 1
 CROWD = 255  # the number of a crowd in the two-channel format
@@ -234,28 +234,6 @@ def _infos(image: CocoImage, segments: Segments, categories: Sequence[Category])
         info |= {"area": int(areas[k]), "bbox": boxes[k].tolist()}
         infos.append(info if segments.scores is None else info | {"score": float(segments.scores[k])})
     return infos
-
-
-def areas_and_boxes(segments: Segments) -> tuple[np.ndarray, np.ndarray]:
-    """Of n segments the number of pixels, int64 (n,), and the boxes, int64 (n, 4): left, top, width, height.
-
-    A segment without a pixel has the box 0, 0, 0, 0.
-    """
-    height, width = segments.ids.shape
-    n = len(segments.labels)
-    flat = segments.ids.ravel()
-    changed = flat[1:] != flat[:-1]
-    changed[width - 1 :: width] = True  # a run ends with its row
-    starts = np.concatenate([[0], np.flatnonzero(changed) + 1])
-    lengths = np.diff(starts, append=flat.size)
-    owner, row, left = flat[starts], starts // width, starts % width
-    areas = np.bincount(owner, weights=lengths, minlength=n + 1).astype(np.int64)
-    low = np.full((n + 1, 2), max(height, width))
-    high = np.zeros((n + 1, 2), dtype=np.int64)
-    np.minimum.at(low, owner, np.stack([left, row], axis=1))
-    np.maximum.at(high, owner, np.stack([left + lengths, row + 1], axis=1))
-    low[areas == 0] = 0
-    return areas[1:], np.concatenate([low, high - low], axis=1)[1:]
 
 
 def two_channel(segments: Segments, categories: Sequence[Category]) -> np.ndarray:

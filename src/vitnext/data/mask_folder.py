@@ -26,8 +26,10 @@ import numpy as np
 
 from vitnext.data.image_folder import SPLIT_FOLDERS
 from vitnext.data.mask_values import LARGEST_ID, MOST_CLASSES, MaskClass, MaskValues, read_mask
+from vitnext.data.segments import segments_of
 from vitnext.errors import InputError
 from vitnext.files import IMAGE_EXTENSIONS, files_below, is_image
+from vitnext.types import Segments
 
 MASK_LAYOUTS = (
     "give images/ and masks/ with classes.txt (and train.txt, val.txt, test.txt), or train/images/ and train/masks/ "
@@ -90,6 +92,16 @@ class MaskSplit:
         if self.masks is not None:
             return self.values.merged(self.masks[i])
         return read_mask(self.mask_path(i), self.values)
+
+    @property
+    def has_instances(self) -> bool:
+        """Whether the truth tells the objects of a class apart."""
+        return self.instances is not None
+
+    def segments(self, i: int) -> Segments:
+        """The true segments of image ``i``, at its original size. Raises ImageError as ``mask`` does."""
+        numbers = None if self.instances is None else self.instances[i]
+        return segments_of(self.mask(i), numbers, self.values.things)
 
     def mask_path(self, i: int) -> str:
         return os.path.join(self.root, os.fsdecode(self.mask_names[i]))

@@ -20,7 +20,7 @@ import numpy as np
 
 from vitnext.errors import InputError, require
 from vitnext.files import atomic_write
-from vitnext.types import Classification, Failure, Prediction, Segmentation
+from vitnext.types import Classification, Failure, PanopticSegmentation, Prediction, Segmentation
 
 PARQUET_ROWS = 2048  # rows in one row group, the unit that Parquet holds in memory
 
@@ -99,7 +99,7 @@ def _facts(prediction: Prediction) -> dict[str, Any]:
     return prediction.to_dict()
 
 
-def _per_class(prediction: Classification | Segmentation) -> list[float]:
+def _per_class(prediction: Classification | Segmentation | PanopticSegmentation) -> list[float]:
     if isinstance(prediction, Classification):
         scores: list[float] = prediction.scores.tolist()
         return scores
