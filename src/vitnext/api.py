@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 HEADLINES = {  # of the metrics, what the card repeats
     "classification": ("n", "top1", "top1_interval", "top5", "macro_f1", "ece"),
     "semantic": ("n", "miou", "pixel_accuracy", "boundary_iou", "ece"),
+    "panoptic": ("n", "pq", "sq", "rq", "miou", "ap", "ap50", "ap75"),
 }
 UNREADABLE = ("unreadable", "unreadable_mask", "size")  # findings that --skip-unreadable leaves out
 ENDLESS = 100_000  # epochs, where steps or minutes end a run
@@ -353,7 +354,7 @@ def evaluate(
     say(f"{dataset.name}: {name} split, {len(images):,} images")
     if name == "all" and dataset.name == predictor.card.data.get("name"):
         say("warning: the images are not those of the training, which had the same name; some may have been trained on")
-    return _evaluator(dataset.task)(
+    return _evaluator(predictor.card.task)(
         predictor,
         images,
         out=Path(out) if out is not None else None,
@@ -389,14 +390,15 @@ def export(
 
 
 def _evaluator(task: str) -> Callable[..., dict[str, Any]]:
-    from vitnext.evaluation import classification, semantic
+    from vitnext.evaluation import classification, panoptic, semantic
 
-    return semantic.evaluate if task == "semantic" else classification.evaluate
+    evaluators = {"semantic": semantic.evaluate, "panoptic": panoptic.evaluate}
+    return evaluators.get(task, classification.evaluate)
 
 
 def _require_task(predictor: Predictor, dataset: Dataset[Any]) -> None:
     """Raises InputError for a model that the data cannot measure."""
-    if predictor.card.task == dataset.task:
+    if predictor.card.task == dataset.task or (predictor.card.task == "panoptic" and dataset.task == "semantic"):
         return
     is_a, has, wanted = "classifier", "masks", "class folders"
     if dataset.task == "classification":
