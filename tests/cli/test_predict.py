@@ -7,9 +7,12 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from vitnext.cli.main import main
+from vitnext.cli.predict import print_predictions
+from vitnext.types import Failure, PanopticSegmentation, Segments
 
 
 def test_a_table_in_the_order_given(capsys, onnx, images):
@@ -96,3 +99,23 @@ def test_a_file_name_that_is_not_unicode(onnx, images):
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (run.returncode, "\\udce9.png" in run.stdout) == (0, True), run.stderr
+
+
+def test_a_format_of_masks_needs_a_folder_for_them(capsys, tmp_path):
+    (tmp_path / "model.onnx").touch()
+    assert main(["predict", str(tmp_path / "model.onnx"), "a.png", "--format", "rle"]) == 2
+    assert capsys.readouterr().err == "vitnext: --format says how masks are written: give --masks DIR too\n"
+
+
+def test_objects_are_counted(capsys):
+    ids = np.array([[1, 1, 2, 3, 3, 3, 4, 0]], np.int32)
+    labels, scores = np.array([1, 1, 0, 2]), np.ones(4, np.float32)
+    classes, things = ("road", "cat", "dog", "sky"), (False, True, True, False)
+    found = PanopticSegmentation("a.png", classes, things, Segments(ids, labels, np.zeros(4, bool), scores))
+    failed = Failure("b.png", "b.png: no such file")
+    assert print_predictions(["a.png", "b.png"], [found, failed], classes, "panoptic") == (1, 1)
+    assert capsys.readouterr().out.splitlines() == [
+        "source  objects, largest classes",
+        "a.png   2 cat, 1 dog, road 37.5%",
+        "b.png   error: no such file",
+    ]

@@ -12,7 +12,8 @@ from PIL import Image
 
 from vitnext.card import Card
 from vitnext.errors import ImageError, InputError, WorkError
-from vitnext.inference.mask_files import mask_names, overlay, rgb, with_masks
+from vitnext.inference.drawing import overlay, rgb
+from vitnext.inference.mask_files import mask_names, with_masks
 from vitnext.inference.predictor import Predictor
 from vitnext.inference.writers import write_predictions
 from vitnext.preprocess import Preprocess

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vitnext.cli.terminal import progress_bar, progress_console
+from vitnext.errors import InputError
 from vitnext.files import existing_file, writable_file, writable_folder
 
 if TYPE_CHECKING:
-    from vitnext.types import Prediction
+    from vitnext.types import PanopticSegmentation, Prediction
 
 
 LARGEST = 4  # classes of a mask that are printed
@@ -25,9 +26,10 @@ def predict(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A .csv, .jsonl or .parquet file; the terminal if not given.")
     ] = None,
-    masks: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Of a segmenter: where masks and confidences go, as PNG.")
-    ] = None,
+    masks: Annotated[Path | None, typer.Option(metavar="DIR", help="Of a segmenter: where masks go.")] = None,
+    formats: Annotated[
+        str, typer.Option("--format", metavar="NAMES", help="Of --masks: some of png,overlay,rle,polygons.")
+    ] = "png",
     batch: Annotated[int, typer.Option(metavar="N", min=1, help="Images predicted at once (at most 8 windows).")] = 32,
     engine: Annotated[str, typer.Option(metavar="NAME", help="auto, torch, onnxruntime or openvino.")] = "auto",
 ) -> None:
@@ -42,8 +44,11 @@ def predict(
       vitnext predict model.onnx new/ --out labels.csv
       vitnext predict model.onnx "new/**/*.png" --out labels.parquet
       vitnext predict roads.safetensors new/ --out shares.csv --masks masks/
+      vitnext predict roads.safetensors new/ --masks masks/ --format png,overlay,polygons
     """
     existing_file(model)
+    if formats != "png" and masks is None:
+        raise InputError("--format says how masks are written: give --masks DIR too")
     if out:
         writable_file(out)
     from vitnext.inference.predictor import load
@@ -57,7 +62,7 @@ def predict(
     if masks is not None:
         from vitnext.inference.mask_files import mask_names, with_masks
 
-        predictions = with_masks(predictions, writable_folder(masks), mask_names(files), card)
+        predictions = with_masks(predictions, writable_folder(masks), mask_names(files), card, formats.split(","))
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         with progress_bar("predicting", progress_console()) as progress:
@@ -86,11 +91,12 @@ def print_predictions(
     files: list[str], predictions: Iterable[Prediction], classes: Sequence[str], task: str
 ) -> tuple[int, int]:
     """Print a row per image as it comes; return how many were predicted and how many failed."""
-    from vitnext.types import Classification, Failure
+    from vitnext.types import Classification, Failure, PanopticSegmentation
 
     sources = max(map(len, ["source", *files]))
     labels = max(map(len, ["label", *classes]))
-    print(f"{'source':{sources}}  " + (f"{'label':{labels}}  score" if task == "classification" else "largest classes"))
+    titles = {"classification": f"{'label':{labels}}  score", "panoptic": "objects, largest classes"}
+    print(f"{'source':{sources}}  {titles.get(task, 'largest classes')}")
     failed = 0
     for prediction in predictions:
         if isinstance(prediction, Failure):
@@ -100,7 +106,17 @@ def print_predictions(
         elif isinstance(prediction, Classification):
             print(f"{prediction.source:{sources}}  {prediction.label:{labels}}  {prediction.score:.3f}", flush=True)
         else:
-            largest = sorted(prediction.shares.items(), key=lambda share: -share[1])[:LARGEST]
-            named = ", ".join(f"{name} {share:.1%}" for name, share in largest if share)
-            print(f"{prediction.source:{sources}}  {named}", flush=True)
+            things = count_things(prediction) if isinstance(prediction, PanopticSegmentation) else {}
+            surfaces = [(name, share) for name, share in prediction.shares.items() if share and name not in things]
+            largest = sorted(surfaces, key=lambda surface: -surface[1])[:LARGEST]
+            named = [f"{count} {name}" for name, count in things.items()]
+            named += [f"{name} {share:.1%}" for name, share in largest]
+            print(f"{prediction.source:{sources}}  {', '.join(named)}", flush=True)
     return len(files) - failed, failed
+
+
+def count_things(prediction: PanopticSegmentation) -> dict[str, int]:
+    """How many objects there are of each class of things that is there, in the order of classes."""
+    labels = prediction.segments.labels.tolist()
+    kinds = zip(prediction.classes, prediction.things, strict=True)
+    return {name: labels.count(i) for i, (name, thing) in enumerate(kinds) if thing and i in labels}

@@ -7,7 +7,8 @@ and the number within the class. https://cocodataset.org/#format-data, section 4
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -184,10 +185,12 @@ def _annotation(
     )
 
 
-def write_panoptic(
-    path: Path, folder: Path, categories: Sequence[Category], images: Iterable[tuple[CocoImage, Segments]]
-) -> None:
-    """Write a data set or a model's predictions: the JSON file ``path``, and a PNG in ``folder`` for each image.
+@contextmanager
+def panoptic_writer(
+    path: Path, folder: Path, categories: Sequence[Category]
+) -> Iterator[Callable[[CocoImage, Segments], None]]:
+    """Write a data set or a model's predictions: each call of what this gives writes an image's PNG into ``folder``,
+    and the JSON file ``path`` is written at the end, unless the block fails.
 
     A PNG has its image's path and name with .png; segment k gets the id k. Memory: the JSON's entries and one image.
 
@@ -199,7 +202,8 @@ def write_panoptic(
     records: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     written: dict[str, str] = {}
-    for image, segments in images:
+
+    def write(image: CocoImage, segments: Segments) -> None:
         png = PurePosixPath(image.file_name).with_suffix(".png").as_posix()
         if png in written:
             raise InputError(f"{written[png]} and {image.file_name} would both be written as {folder / png}")
@@ -213,10 +217,22 @@ def write_panoptic(
         annotations.append(entry)
         ids = segments.ids[..., None] >> np.array([0, 8, 16], dtype=np.int32)  # (H, W, 3)
         _write_png(folder / png, (ids & 255).astype(np.uint8))
+
+    yield write
     document = {"images": records, "annotations": annotations, "categories": [c.to_dict() for c in categories]}
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+        text = json.dumps(document, ensure_ascii=False)
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # of names that are not Unicode
+
+
+def write_panoptic(
+    path: Path, folder: Path, categories: Sequence[Category], images: Iterable[tuple[CocoImage, Segments]]
+) -> None:
+    """`panoptic_writer` for ``images`` that come one after the other."""
+    with panoptic_writer(path, folder, categories) as write:
+        for image, segments in images:
+            write(image, segments)
 
 
 def _infos(image: CocoImage, segments: Segments, categories: Sequence[Category]) -> list[dict[str, Any]]:

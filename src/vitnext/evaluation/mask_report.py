@@ -16,7 +16,7 @@ from vitnext.data.mask_values import UNKNOWN, VOID, read_indices
 from vitnext.decode import open_image
 from vitnext.errors import ImageError
 from vitnext.evaluation.report import data_uri, template
-from vitnext.inference.mask_files import overlay, rgb
+from vitnext.inference.drawing import overlay, rgb
 
 SIDE = 320  # pixels, longest side of a picture
 PICTURES = 24

@@ -12,8 +12,7 @@ from vitnext.data import rle
 from vitnext.evaluation.matching import match
 from vitnext.evaluation.report import data_uri, template
 from vitnext.evaluation.semantic_report import SIDE
-from vitnext.inference.drawing import laid_over, segment_overlay, shades
-from vitnext.inference.mask_files import colors_of
+from vitnext.inference.drawing import colors_of, laid_over, segment_overlay, shades
 from vitnext.preprocess import Source, open_image
 from vitnext.types import Segments
 

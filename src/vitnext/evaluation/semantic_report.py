@@ -11,7 +11,7 @@ from PIL import Image
 
 from vitnext.data.mask_values import VOID
 from vitnext.evaluation.report import CELLS, data_uri, reliability_diagram, template
-from vitnext.inference.mask_files import colors_of, overlay, rgb
+from vitnext.inference.drawing import colors_of, overlay, rgb
 from vitnext.preprocess import Source, open_image
 
 if TYPE_CHECKING:

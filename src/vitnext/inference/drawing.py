@@ -1,4 +1,4 @@
-"""Draw segments: every object in its own shade of its class's colour, with an outline."""
+"""Draw masks over images in the colours of their classes, and segments each in a shade of its own, with an outline."""
 
 from __future__ import annotations
 
@@ -6,10 +6,31 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vitnext.inference.mask_files import OPACITY, rgb
+from vitnext.card import Card
+from vitnext.data.mask_values import distinct
 
+OPACITY = 0.55  # of a mask over its image
 GOLDEN = (5**0.5 - 1) / 2  # of the steps between shades: neighbours in number are far apart in lightness
 OUTLINE = 0.9  # opacity
+
+
+def colors_of(card: Card) -> tuple[str, ...]:
+    """The colour of each class: the card's, or where it has none (weights of others) those of PASCAL VOC."""
+    return card.colors or tuple("#" + bytes(distinct(i)).hex() for i in range(len(card.classes)))
+
+
+def rgb(colors: Sequence[str]) -> np.ndarray:
+    """("#804080", ...) -> uint8 (C, 3)."""
+    return np.array([list(bytes.fromhex(color[1:])) for color in colors], np.uint8).reshape(-1, 3)
+
+
+def overlay(pixels: np.ndarray, mask: np.ndarray, colors: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 3): the image with the classes' colours, uint8 (C, 3), laid over it; void stays as it is."""
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(colors)] = colors
+    mixed = np.rint(pixels * (1 - OPACITY) + table[mask] * OPACITY).astype(np.uint8)
+    covered: np.ndarray = np.where((mask >= len(colors))[..., None], pixels, mixed)
+    return covered
 
 
 def shades(labels: np.ndarray, colors: Sequence[str]) -> np.ndarray:

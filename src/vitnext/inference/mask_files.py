@@ -1,28 +1,46 @@
-"""Write predicted masks as pictures: palette PNG, the mask over its image, and the confidence."""
+"""Write predicted masks into a folder in the formats that are asked for: pictures, COCO's JSON, polygons.
+
+=========  =============================================================================================================
+png        NAME.png, class indices with the classes' colours as palette, 255 where nothing; NAME_confidence.png, shares
+           of 255: of each pixel's class, or its segment's score. Of a panoptic model also NAME_instances.png, 16 bits,
+           the ids of things, and COCO's panoptic format: panoptic.json with panoptic/NAME.png
+overlay    NAME_overlay.png, RGBA to be laid over the image: every object in its own shade, with an outline
+rle        detections.json, COCO's format of results: every segment's run lengths with score and area
+polygons   NAME.geojson, a FeatureCollection: every segment's outline exactly along the edges of its pixels, in pixels
+           from the top left corner, with class, score and area
+=========  =============================================================================================================
+
+The segments of a semantic model are its classes, each with the mean of its confidence as score.
+"""
 
 from __future__ import annotations
 
 import itertools
+import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from vitnext.card import Card
-from vitnext.data.mask_values import distinct
+from vitnext.data import rle
+from vitnext.data.coco import Category, CocoImage
+from vitnext.data.coco_panoptic import panoptic_writer
+from vitnext.data.contours import polygons
+from vitnext.data.mask_values import VOID
 from vitnext.errors import InputError
 from vitnext.files import atomic_write
-from vitnext.types import Prediction, Segmentation
+from vitnext.inference.drawing import colors_of, rgb, segment_overlay, shades
+from vitnext.types import Failure, PanopticSegmentation, Prediction, Segmentation, Segments, areas_and_boxes
 
-OPACITY = 0.55  # of a mask over its image
-CONFIDENCE = "_confidence"  # what the name of the second file ends in
-
-
-def colors_of(card: Card) -> tuple[str, ...]:
-    """The colour of each class: the card's, or where it has none (weights of others) those of PASCAL VOC."""
-    return card.colors or tuple("#" + bytes(distinct(i)).hex() for i in range(len(card.classes)))
+CONFIDENCE, INSTANCES, OVERLAY = "_confidence", "_instances", "_overlay"  # what names of further files end in
+ENDINGS = ("", CONFIDENCE, INSTANCES, OVERLAY)
+Segmented = Segmentation | PanopticSegmentation
+Write = Callable[[Segmented, str, CocoImage], None]  # a prediction, its NAME, and what COCO is told about the image
 
 
 def mask_names(sources: Sequence[str]) -> dict[str, str]:
@@ -44,61 +62,209 @@ def mask_names(sources: Sequence[str]) -> dict[str, str]:
     for wanted, alike in sharing.items():
         for source in alike:  # more than one: a.jpg and a.png
             numbered = (wanted if not number else f"{wanted}_{number}" for number in itertools.count())
-            names[source] = next(name for name in numbered if not taken & {name, name + CONFIDENCE})
-            taken |= {names[source], names[source] + CONFIDENCE}
+            names[source] = next(n for n in numbered if not taken & {n + ending for ending in ENDINGS})
+            taken |= {names[source] + ending for ending in ENDINGS}
     return {source: names[source] for source in parts}
 
 
 def with_masks(
-    predictions: Iterable[Prediction], folder: Path, names: Mapping[str, str], card: Card
+    predictions: Iterable[Prediction],
+    folder: Path,
+    names: Mapping[str, str],
+    card: Card,
+    formats: Sequence[str] = ("png",),
 ) -> Iterator[Prediction]:
-    """Pass predictions on, having written NAME.png (the mask, class indices with the classes' colours as palette) and
-    NAME_confidence.png (grey, shares of 255) into ``folder`` for each.
+    """Pass predictions on, having written each into ``folder`` in the ``formats`` that the top of this module lists.
 
-    names: of each source, as ``mask_names`` gives them; card: the model's.
+    names: of each source, as ``mask_names`` gives them; card: the model's. In COCO's files an image's id is the number
+    that its NAME is, if all are different numbers, else NAME; a class's is one of card.data["category_ids"], if it has
+    them, else its index + 1. Memory: one image, and panoptic.json's entries; the two JSON files are written when the
+    last prediction has been.
 
-    Raises InputError for a model that gives no masks and for a mask that would replace one of the images, before
-    anything is predicted, and WorkError when the disk does not take one.
+    Raises InputError for a model that gives no masks, an unknown format, and a mask that would replace one of the
+    images, before anything is predicted, and WorkError when the disk does not take one.
     """
-    if card.task != "semantic":
+    if card.task not in ("semantic", "panoptic"):
         raise InputError(f"a {card.task} model gives no masks: leave --masks out")
+    if unknown := [name for name in formats if name not in FORMATS]:
+        raise InputError(f'masks are written as {", ".join(FORMATS)}, not as "{unknown[0]}"')
     images = {os.path.realpath(source): source for source in names}
     for source, name in names.items():
-        for written in (f"{name}.png", f"{name}{CONFIDENCE}.png"):
+        for written in (*(f"{name}{ending}.png" for ending in ENDINGS), os.path.join("panoptic", f"{name}.png")):
             if (replaced := os.path.realpath(folder / written)) in images:
                 raise InputError(
                     f"the mask of {source} would replace the image {images[replaced]}: name another folder"
                 )
-    return _written(predictions, folder, names, rgb(colors_of(card)))
+    return _written(predictions, folder, names, card, dict.fromkeys(formats))
 
 
 def _written(
-    predictions: Iterable[Prediction], folder: Path, names: Mapping[str, str], colors: np.ndarray
+    predictions: Iterable[Prediction], folder: Path, names: Mapping[str, str], card: Card, formats: Iterable[str]
 ) -> Iterator[Prediction]:
-    palette = np.zeros((256, 3), np.uint8)
-    palette[: len(colors)] = colors
     folder.mkdir(parents=True, exist_ok=True)
-    for prediction in predictions:
-        if isinstance(prediction, Segmentation):
-            mask = Image.fromarray(prediction.mask)
-            mask.putpalette(palette.tobytes())
-            _save(mask, folder / f"{names[prediction.source]}.png")
-            _save(Image.fromarray(prediction.confidence), folder / f"{names[prediction.source]}{CONFIDENCE}.png")
-        yield prediction
+    numbers = {int(name) for name in names.values() if name.isascii() and name.isdigit()}
+    numbered = len(numbers) == len(names)
+    with ExitStack() as stack:
+        writers = [stack.enter_context(FORMATS[name](folder, card)) for name in formats]
+        for prediction in predictions:
+            if isinstance(prediction, Segmentation | PanopticSegmentation):
+                name = names[prediction.source]
+                height, width = _shape(prediction)
+                file_name = name + Path(prediction.source).suffix
+                image = CocoImage(int(name) if numbered else name, file_name, height, width)
+                for write in writers:
+                    write(prediction, name, image)
+            else:
+                assert isinstance(prediction, Failure)
+            yield prediction
 
 
-def rgb(colors: Sequence[str]) -> np.ndarray:
-    """("#804080", ...) -> uint8 (C, 3)."""
-    return np.array([list(bytes.fromhex(color[1:])) for color in colors], np.uint8).reshape(-1, 3)
+@contextmanager
+def _png(folder: Path, card: Card) -> Iterator[Write]:
+    palette = np.zeros((256, 3), np.uint8)
+    palette[: len(card.classes)] = rgb(colors_of(card))
+    things = np.array(card.things or (True,) * len(card.classes))
+
+    def save(mask: np.ndarray, confidence: np.ndarray, name: str) -> None:
+        image = Image.fromarray(mask)
+        image.putpalette(palette.tobytes())
+        _save(image, folder / f"{name}.png")
+        _save(Image.fromarray(confidence), folder / f"{name}{CONFIDENCE}.png")
+
+    if card.task == "semantic":
+
+        def write(prediction: Segmented, name: str, image: CocoImage) -> None:
+            assert isinstance(prediction, Segmentation)
+            save(prediction.mask, prediction.confidence, name)
+
+        yield write
+        return
+    with panoptic_writer(folder / "panoptic.json", folder / "panoptic", _categories(card)) as write_coco:
+
+        def write_all(prediction: Segmented, name: str, image: CocoImage) -> None:
+            segments = _segments(prediction)
+            assert segments.scores is not None
+            if len(segments.labels) > np.iinfo(np.uint16).max:
+                raise InputError(f"{image.file_name}: {len(segments.labels)} segments do not fit into 16 bits")
+            classes = np.append(VOID, segments.labels).astype(np.uint8)
+            shares = np.rint(255 * np.append(0, segments.scores).clip(0, 1)).astype(np.uint8)
+            save(classes[segments.ids], shares[segments.ids], name)
+            numbers = np.arange(len(segments.labels) + 1) * np.append(False, things[segments.labels])
+            instances = Image.fromarray(numbers.astype(np.uint16)[segments.ids])
+            _save(instances, folder / f"{name}{INSTANCES}.png")
+            write_coco(image, segments)
+
+        yield write_all
 
 
-def overlay(pixels: np.ndarray, mask: np.ndarray, colors: np.ndarray) -> np.ndarray:
-    """uint8 (H, W, 3): the image with the classes' colours, uint8 (C, 3), laid over it; void stays as it is."""
-    table = np.zeros((256, 3), np.uint8)
-    table[: len(colors)] = colors
-    mixed = np.rint(pixels * (1 - OPACITY) + table[mask] * OPACITY).astype(np.uint8)
-    covered: np.ndarray = np.where((mask >= len(colors))[..., None], pixels, mixed)
-    return covered
+def _overlay(folder: Path, card: Card) -> AbstractContextManager[Write]:
+    def write(prediction: Segmented, name: str, image: CocoImage) -> None:
+        segments = _segments(prediction)
+        layer = segment_overlay(segments.ids, shades(segments.labels, colors_of(card)))
+        _save(Image.fromarray(layer), folder / f"{name}{OVERLAY}.png")
+
+    return nullcontext(write)
+
+
+@contextmanager
+def _rle(folder: Path, card: Card) -> Iterator[Write]:
+    categories = _categories(card)
+    with (
+        atomic_write(folder / "detections.json") as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace") as file,
+    ):
+        entries = 0
+
+        def write(prediction: Segmented, name: str, image: CocoImage) -> None:
+            nonlocal entries
+            segments = _segments(prediction)
+            masks = rle.encode_segments(segments.ids, len(segments.labels))
+            for facts, counts in zip(_facts(segments, categories), masks, strict=True):
+                encoded = {"size": [image.height, image.width], "counts": rle.compress(counts)}
+                # no bbox: pycocotools would take its area for the mask's
+                entry = {"image_id": image.id, **{key: facts[key] for key in ("category_id", "score", "area")}}
+                entry["segmentation"] = encoded
+                file.write((",\n" if entries else "[\n") + json.dumps(entry, ensure_ascii=False))
+                entries += 1
+
+        yield write
+        file.write("\n]\n" if entries else "[]\n")
+
+
+def _polygons(folder: Path, card: Card) -> AbstractContextManager[Write]:
+    categories = _categories(card)
+
+    def write(prediction: Segmented, name: str, image: CocoImage) -> None:
+        segments = _segments(prediction)
+        features = []
+        for k, facts in enumerate(_facts(segments, categories), start=1):
+            left, top, width, height = facts.pop("bbox")
+            corner = np.array([left, top])
+            outlines = polygons(segments.ids[top : top + height, left : left + width] == k)
+            rings = [[(ring + corner).tolist() for ring in polygon] for polygon in outlines]
+            geometry = {"type": "MultiPolygon", "coordinates": rings}
+            features.append({"type": "Feature", "id": k, "properties": facts, "geometry": geometry})
+        document: dict[str, Any] = {"type": "FeatureCollection", "source": prediction.source}
+        document |= {"width": image.width, "height": image.height, "features": features}
+        with atomic_write(folder / f"{name}.geojson") as temporary:
+            text = json.dumps(document, ensure_ascii=False)
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+    return nullcontext(write)
+
+
+FORMATS: dict[str, Callable[[Path, Card], AbstractContextManager[Write]]] = {
+    "png": _png,
+    "overlay": _overlay,
+    "rle": _rle,
+    "polygons": _polygons,
+}
+
+
+def _shape(prediction: Segmented) -> tuple[int, int]:
+    mask = prediction.mask if isinstance(prediction, Segmentation) else prediction.segments.ids
+    return int(mask.shape[0]), int(mask.shape[1])
+
+
+def _segments(prediction: Segmented) -> Segments:
+    """The prediction's; of a semantic one a segment for each class that is there."""
+    if isinstance(prediction, PanopticSegmentation):
+        return prediction.segments
+    mask, confidence = prediction.mask, prediction.confidence
+    labels = np.flatnonzero(np.bincount(mask.ravel(), minlength=len(prediction.classes)))
+    table = np.zeros(256, np.int32)
+    table[labels] = np.arange(len(labels)) + 1
+    scores = np.array([confidence[mask == label].mean() / 255 for label in labels], np.float32)
+    return Segments(table[mask], labels.astype(np.int64), np.zeros(len(labels), bool), scores)
+
+
+def _facts(segments: Segments, categories: Sequence[Category]) -> list[dict[str, Any]]:
+    """Of every segment what its mask is said to be."""
+    areas, boxes = areas_and_boxes(segments)
+    assert segments.scores is not None
+    return [
+        {
+            "label": categories[label].name,
+            "category_id": categories[label].id,
+            "score": float(segments.scores[k]),
+            "area": int(areas[k]),
+            "bbox": boxes[k].tolist(),
+        }
+        for k, label in enumerate(segments.labels.tolist())
+    ]
+
+
+def _categories(card: Card) -> tuple[Category, ...]:
+    """The model's classes as COCO describes them."""
+    count = len(card.classes)
+    things = card.things or (card.task == "panoptic",) * count
+    columns = (
+        card.data.get("category_ids") or range(1, count + 1),
+        card.classes,
+        things,
+        rgb(colors_of(card)).tolist(),
+    )
+    return tuple(Category(id, name, thing, tuple(color)) for id, name, thing, color in zip(*columns, strict=True))
 
 
 def _save(image: Image.Image, path: Path) -> None:

@@ -1,8 +1,9 @@
 """Write predictions as they come, to CSV, JSON Lines or Parquet, so that a stream of any length fits in memory.
 
 CSV and Parquet have the columns ``source, label, score, error`` and one ``p_<class>`` per class; of a segmenter
-``source, width, height, confidence, error`` and one ``share_<class>``, the share of the image's pixels. An image that
-could not be read keeps its place: its ``error`` is filled in and the others are empty.
+``source, width, height, confidence, error`` and one ``share_<class>``, the share of the image's pixels, and of a
+panoptic model the number of ``segments`` in place of the confidence; JSON Lines have the segments themselves. An image
+that could not be read keeps its place: its ``error`` is filled in and the others are empty.
 """
 
 from __future__ import annotations
@@ -89,6 +90,11 @@ LAYOUTS: dict[str, Callable[[Sequence[str]], Layout]] = {
         tuple(f"share_{name}" for name in classes),
         "shares",
     ),
+    "panoptic": lambda classes: Layout(
+        (("source", str), ("width", int), ("height", int), ("segments", int)),
+        tuple(f"share_{name}" for name in classes),
+        "shares",
+    ),
 }
 
 
@@ -96,7 +102,8 @@ def _facts(prediction: Prediction) -> dict[str, Any]:
     """Of a table's row what is not a number for each class."""
     if isinstance(prediction, Classification):
         return {"source": prediction.source, "label": prediction.label, "score": prediction.score}
-    return prediction.to_dict()
+    facts = prediction.to_dict()
+    return facts | {"segments": len(facts["segments"])} if isinstance(prediction, PanopticSegmentation) else facts
 
 
 def _per_class(prediction: Classification | Segmentation | PanopticSegmentation) -> list[float]:
