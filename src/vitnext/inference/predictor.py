@@ -145,9 +145,10 @@ class Predictor:
         self, name: str, pixels: np.ndarray, size: tuple[int, int], batch: int = 8
     ) -> Segmentation | PanopticSegmentation:
         card, preprocess, batch = self.card, self.card.preprocess, min(batch, 8)
+        by_queries = answers_with_queries(card.architecture)
 
         def run(images: np.ndarray) -> tuple[np.ndarray, ...]:
-            given = self.engine.outputs(images)
+            given = self.engine.outputs(images) if by_queries else (self.engine.run(images),)
             self._check_shapes(given, len(images))
             if not all(np.isfinite(part).all() for part in given):
                 raise WorkError(f"{self.path}: gave a logit that is not a finite number for {name}")
@@ -163,7 +164,7 @@ class Predictor:
             given = run(images)
             return queries.semantic(given[0], given[1], window) if len(given) == 2 else given[0]
 
-        activate = queries.probabilities if answers_with_queries(card.architecture) else None
+        activate = queries.probabilities if by_queries else None
         mask, confidence = segment(pixels, answers, preprocess.normalize, window, size, batch=batch, activate=activate)
         return Segmentation(name, card.classes, mask, confidence)
 
@@ -176,9 +177,11 @@ class Predictor:
         else:
             channels = classes + 3 * (self.card.task == "panoptic")
             fits = shapes == [(images, channels, height, width)]
-            wanted = f"logits {(images, channels, height, width)}"
+            wanted = str((images, channels, height, width))
         if not fits or shapes[0][0] != images:
-            raise WorkError(f"{self.path}: gave {', '.join(map(str, shapes))} for {images} windows, not {wanted}")
+            raise WorkError(
+                f"{self.path}: gave logits {', '.join(map(str, shapes))} for {images} windows, not {wanted}"
+            )
 
     def _stream(self, numbered: Iterator[tuple[int, Source]], batch: int) -> Iterator[Prediction]:
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
