@@ -43,3 +43,10 @@ def flat_set(root: Path, *, count: int = 6, classes: str = CLASSES) -> Path:
     for i in range(count):
         add(root, f"i{i}")
     return root
+
+
+def add_instances(root: Path, name: str, numbers: np.ndarray, *, below: str = "") -> None:
+    """The instance map of an image."""
+    path = root / below / "instances" / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(numbers).save(path)

@@ -11,7 +11,7 @@ from PIL import Image
 from vitnext.data.dataset import Dataset
 from vitnext.data.doctor import Report
 from vitnext.data.mask_doctor import VOID_ROW, Looked, Place, pixel_table, remarks
-from vitnext.data.mask_folder import MaskSplit
+from vitnext.data.mask_split import MaskSplit
 from vitnext.data.mask_values import UNKNOWN, VOID, read_indices
 from vitnext.decode import open_image
 from vitnext.errors import ImageError
