@@ -12,8 +12,9 @@ import numpy as np
 
 from vitnext.data.label_maps import read_numbers
 from vitnext.data.mask_values import MaskValues, read_mask
-from vitnext.data.segments import segments_of
-from vitnext.errors import ImageError
+from vitnext.data.segments import combined, segments_of
+from vitnext.data.truth import Drawn, Truth
+from vitnext.errors import ImageError, InputError
 from vitnext.types import Segments
 
 
@@ -31,6 +32,7 @@ class MaskSplit:
     masks:      uint8 (N, H, W) with arrays: class indices, 255 where void
     instances:  uint16 (N, H, W) with arrays: which thing of the image a pixel is of, from 1; or None
     instance_names, instance_sizes: of files that hold the same, as ``mask_names`` and ``mask_sizes``; or None
+    truth:      what draws masks and segments where no files hold them; ``mask_names`` are then those of what it reads
     """
 
     values: MaskValues
@@ -44,6 +46,7 @@ class MaskSplit:
     instances: np.ndarray | None = None
     instance_names: np.ndarray | None = None
     instance_sizes: np.ndarray | None = None
+    truth: Truth | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -68,12 +71,25 @@ class MaskSplit:
         """uint8 (H, W): class indices, 255 where void. Raises ImageError when it cannot be read or holds other ids."""
         if self.masks is not None:
             return self.values.merged(self.masks[i])
+        if self.truth is not None:
+            return self.values.merged(self.drawn(i).mask)
         return read_mask(self.mask_path(i), self.values)
 
     @property
     def has_instances(self) -> bool:
         """Whether the truth tells the objects of a class apart."""
-        return self.instances is not None or self.instance_names is not None
+        drawn = self.truth is not None and any(self.values.things)
+        return drawn or self.instances is not None or self.instance_names is not None
+
+    def drawn(self, i: int) -> Drawn:
+        """What ``truth`` says of image ``i``, its classes not yet merged. Raises ImageError where it cannot."""
+        assert self.truth is not None
+        try:
+            return self.truth.draw(self.names[i])
+        except ImageError:
+            raise
+        except InputError as error:
+            raise ImageError(str(error)) from error
 
     def numbers(self, i: int) -> np.ndarray | None:
         """uint8 or uint16 (H, W): which thing of the image a pixel is of, from 1; None where no instance map says it.
@@ -93,6 +109,8 @@ class MaskSplit:
         Pixels of one number are one thing where they are of one class: of a class and its outline, once these are
         merged. Raises ImageError as ``mask`` and ``numbers`` do, and when these two differ in size.
         """
+        if self.truth is not None:
+            return self.regrouped_segments(self.drawn(i))
         mask, numbers = self.mask(i), self.numbers(i)
         if numbers is not None and numbers.shape != mask.shape:
             raise ImageError(
@@ -100,6 +118,11 @@ class MaskSplit:
                 f"{numbers.shape[1]}x{numbers.shape[0]}"
             )
         return segments_of(mask, numbers, self.values.things)
+
+    def regrouped_segments(self, drawn: Drawn) -> Segments:
+        """The segments of what was drawn, with the labels of ``classes``."""
+        labels = self.values.merged(drawn.segments.labels.astype(np.uint8)).astype(np.int64)
+        return combined(drawn.segments, labels, self.values.things)
 
     def mask_path(self, i: int) -> str:
         return self._path(self.mask_names, i)

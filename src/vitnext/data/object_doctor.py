@@ -1,6 +1,7 @@
 """What the doctor looks for where the truth tells objects apart: what is left out of them, and what is not counted.
 
-warnings  objects that lie in several classes, objects that reach into void, pixels of things without an object
+warnings  of instance maps: objects that lie in several classes or reach into void, pixels of things without a number;
+          of annotations: objects that overlap or hide others, images without an object
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import numpy as np
 
 from vitnext.data.doctor import Finding, counted, finding
 from vitnext.data.mask_values import VOID
+from vitnext.data.truth import Drawn
+from vitnext.types import Segments
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +25,10 @@ class Objects:
     several: how many lie in several classes
     in_void: how many reach into void
     bare:    pixels of classes of things that belong to none
-    pixels:  of classes of things
+    pixels:  of classes of things, or that annotated objects claim
+    covered: those that more than one object claims
+    hidden:  how many objects are all covered
+    empty:   whether there is none, though all that is labelled are objects
     """
 
     counts: np.ndarray
@@ -30,6 +36,9 @@ class Objects:
     in_void: int = 0
     bare: int = 0
     pixels: int = 0
+    covered: int = 0
+    hidden: int = 0
+    empty: bool = False
 
 
 def of_map(mask: np.ndarray, numbers: np.ndarray, things: Sequence[bool]) -> Objects:
@@ -50,6 +59,14 @@ def of_map(mask: np.ndarray, numbers: np.ndarray, things: Sequence[bool]) -> Obj
         int((thing & (numbers == 0)).sum()),
         int(thing.sum()),
     )
+
+
+def of_drawn(drawn: Drawn, segments: Segments, things: Sequence[bool]) -> Objects:
+    """Of what annotations say, and the segments that it gives once classes are merged."""
+    labels = segments.labels[np.array(things, bool)[segments.labels] & ~segments.crowd]
+    counts = np.bincount(labels, minlength=len(things))
+    empty = drawn.only_objects and not drawn.claimed and not segments.crowd.any()
+    return Objects(counts, pixels=drawn.claimed, covered=drawn.covered, hidden=drawn.hidden, empty=empty)
 
 
 def findings(images: Sequence[tuple[str, Objects]]) -> Iterator[Finding]:
@@ -73,6 +90,21 @@ def findings(images: Sequence[tuple[str, Objects]]) -> Iterator[Finding]:
             "image those of a class count as one object"
         )
         yield finding("warning", "unnumbered", what, _each(bare))
+    covered = [(name, found.covered) for name, found in images if found.covered]
+    if covered:
+        share = _total(covered) / sum(found.pixels for _, found in images)
+        what = (
+            f"objects overlap in {counted(covered, 'image')}, in {100 * share:.2g}% of their pixels, which go to the "
+            "smaller one"
+        )
+        yield finding("warning", "overlap", what, _each(covered))
+    hidden = [(name, found.hidden) for name, found in images if found.hidden]
+    if hidden:
+        what = f"{counted(_total(hidden), 'object')} of which nothing is seen, because smaller ones lie over them"
+        yield finding("warning", "hidden", what, _each(hidden))
+    empty = [name for name, found in images if found.empty]
+    if empty:
+        yield finding("warning", "empty", f"{counted(empty, 'image')} without an object, all background", empty)
 
 
 def _total(counts: Sequence[tuple[str, int]]) -> int:
