@@ -64,3 +64,10 @@ def split_of_objects(count: int = 6, size: tuple[int, int] = (24, 32), seed: int
     names = np.array([f"objects[{i}]" for i in range(count)], np.bytes_)
     sizes = np.full(count, images[0].nbytes, np.int64)
     return MaskSplit(values, names, sizes, names, sizes, arrays=images, masks=masks, instances=numbers)
+
+
+def add_instances(root: Path, name: str, numbers: np.ndarray, *, below: str = "") -> None:
+    """The instance map of an image."""
+    path = root / below / "instances" / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(numbers).save(path)
