@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 HEADLINES = {  # of the metrics, what the card repeats
     "classification": ("n", "top1", "top1_interval", "top5", "macro_f1", "ece"),
     "semantic": ("n", "miou", "pixel_accuracy", "boundary_iou", "ece"),
-    "panoptic": ("n", "pq", "sq", "rq", "ap", "miou"),
+    "panoptic": ("n", "pq", "sq", "rq", "miou", "ap", "ap50", "ap75"),
 }
 UNREADABLE = ("unreadable", "unreadable_mask", "size")  # findings that --skip-unreadable leaves out
 ENDLESS = 100_000  # epochs, where steps or minutes end a run
@@ -411,12 +411,8 @@ def export(
 def _evaluator(task: str) -> Callable[..., dict[str, Any]]:
     from vitnext.evaluation import classification, panoptic, semantic
 
-    evaluators: dict[str, Callable[..., dict[str, Any]]] = {
-        "classification": classification.evaluate,
-        "semantic": semantic.evaluate,
-        "panoptic": panoptic.evaluate,
-    }
-    return evaluators[task]
+    evaluators = {"semantic": semantic.evaluate, "panoptic": panoptic.evaluate}
+    return evaluators.get(task, classification.evaluate)
 
 
 def _require_task(predictor: Predictor, dataset: Dataset[Any]) -> None:
