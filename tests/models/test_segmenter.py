@@ -108,6 +108,8 @@ def test_every_field_of_the_heads_changes_something(build):
         ("upernet", "width"): 16,
         ("upernet", "auxiliary_width"): 0,
         ("upernet", "dropout"): 0.9,
+        ("panoptic_deeplab", "width"): 16,
+        ("panoptic_deeplab", "dropout"): 0.9,
     }
     known = {(head, field.name) for head in HEADS for field in dataclasses.fields(segmenter.HEADS[head][0])}
     assert known == set(changes)
