@@ -143,4 +143,6 @@ def test_crowds_teach_nothing():
 def test_targets_know_their_classes():
     targets = SegmentTargets(torch.tensor([[[0, 1, 2]], [[1, 1, 0]]]), torch.tensor([[4, 2], [3, -1]]))
     assert targets.classes().tolist() == [[[255, 4, 2]], [[3, 3, 255]]]
+    first, second = targets.tensor_split(2)
+    assert first.classes().tolist() == [[[255, 4, 2]]] and second.labels.tolist() == [[3, -1]]
     assert len(targets) == 2 and torch.equal(targets.to(torch.device("cpu")).ids, targets.ids)

@@ -42,6 +42,11 @@ class SegmentTargets:
     def pin_memory(self) -> SegmentTargets:
         return SegmentTargets(self.ids.pin_memory(), self.labels.pin_memory())
 
+    def tensor_split(self, parts: int) -> list[SegmentTargets]:
+        """The images divided as torch.tensor_split divides them."""
+        pairs = zip(self.ids.tensor_split(parts), self.labels.tensor_split(parts), strict=True)
+        return [SegmentTargets(ids, labels) for ids, labels in pairs]
+
     def classes(self) -> Tensor:
         """int64 (B, H, W): class indices, 255 where void."""
         table = torch.cat([self.labels.new_full((len(self), 1), VOID), self.labels], dim=1)  # (B, n + 1)
