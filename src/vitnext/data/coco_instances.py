@@ -66,7 +66,7 @@ class CocoInstances:
         image, annotations = self.images[index], self.annotations[index]
         masks = np.empty((len(annotations), image.height, image.width), dtype=bool)
         for mask, annotation in zip(masks, annotations, strict=True):
-            mask[:] = self._mask(annotation, image)
+            mask[:] = self.mask(annotation, image)
         return Instances(
             masks,
             labels=np.array([annotation.label for annotation in annotations], dtype=np.int64),
@@ -80,12 +80,12 @@ class CocoInstances:
                 yield f"{folder / image.file_name}: no such file, but {self.path.name} lists it"
             for annotation in objects:
                 try:
-                    self._mask(annotation, image)
+                    self.mask(annotation, image)
                 except InputError as error:
                     yield str(error)
 
-    def _mask(self, annotation: Annotation, image: CocoImage) -> np.ndarray:
-        """bool (H, W), at least one of them set."""
+    def mask(self, annotation: Annotation, image: CocoImage) -> np.ndarray:
+        """bool (H, W), at least one of them set. Raises InputError as ``instances`` does."""
         try:
             if isinstance(annotation.segmentation, dict):
                 mask = _from_runs(annotation.segmentation, image)
@@ -98,13 +98,13 @@ class CocoInstances:
         return mask
 
 
-def read_instances(path: Path) -> CocoInstances:
-    """Read the JSON file ``path``; masks are looked at when they are asked for.
+def read_instances(path: Path, document: dict[str, Any] | None = None) -> CocoInstances:
+    """Read the JSON file ``path``, or take its ``document``; masks are looked at when they are asked for.
 
     Raises InputError for a file that is no such JSON, and for annotations of unknown images or categories: the first
     three and how many.
     """
-    document = coco.read_document(path)
+    document = coco.read_document(path) if document is None else document
     categories = coco.categories(document, path, panoptic=False)
     images = coco.images(document, path)
     index = {category.id: i for i, category in enumerate(categories)}

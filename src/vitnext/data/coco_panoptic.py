@@ -125,13 +125,14 @@ class CocoPanoptic:
         return segments, problems
 
 
-def read_panoptic(path: Path, folder: Path | None = None) -> CocoPanoptic:
-    """Read the JSON file ``path``. The PNGs lie in ``folder``: panoptic_val/ beside panoptic_val.json if none is given.
+def read_panoptic(path: Path, folder: Path | None = None, document: dict[str, Any] | None = None) -> CocoPanoptic:
+    """Read the JSON file ``path``, or take its ``document``. The PNGs lie in ``folder``: panoptic_val/ beside
+    panoptic_val.json if none is given.
 
     Raises InputError for a file that is no such JSON, and for annotations of unknown images or categories, images with
     two annotations or none, and segments whose ids are 0, too large or not unique: the first three and how many.
     """
-    document = coco.read_document(path)
+    document = coco.read_document(path) if document is None else document
     categories = coco.categories(document, path, panoptic=True)
     images = {image.id: image for image in coco.images(document, path)}
     index = {category.id: i for i, category in enumerate(categories)}

@@ -14,10 +14,13 @@ from typing import Any, Generic, Literal, TypeVar
 import numpy as np
 
 from vitnext.data import builtin, scenes
+from vitnext.data.coco_folder import CocoFolder, read_coco_file, read_coco_folder
 from vitnext.data.image_folder import LAYOUTS, read_image_folder
-from vitnext.data.mask_folder import MaskSplit, has_masks, read_mask_folder
+from vitnext.data.mask_folder import has_masks, read_mask_folder
+from vitnext.data.mask_split import MaskSplit
 from vitnext.errors import InputError
 
+Kind = Literal["image_folder", "mask_folder", "coco", "builtin"]
 SPLITS = ("train", "val", "test")
 TREE_FRACTIONS = {"val": 0.1, "test": 0.1}  # of one class-folder tree
 DIGITS_FRACTIONS = {"val": 0.08, "test": 0.2}
@@ -82,16 +85,17 @@ class Dataset(Generic[AnySplit]):
     splits:      Split by name, among train, val and test; only "all" for one that is whole
     split_rule:  {"rule": "given" or "stratified", "seed": int, "fractions": {split: share of the images divided}}
     fingerprint: sha256 (hex) over class names and, per split, every file's name, size and label (or the arrays' bytes);
-                 of masks their names and sizes, and what classes.txt says of their values
+                 of masks and instance maps their names and sizes, and what classes.txt says of their values; of JSON
+                 files what they hold
     line:        what was recognised, in one line
     ignored:     how many files in class folders are not images, and up to three of them
     loose:       images beside the class folders: they have no class; or images without a mask
-    unused:      folders beside train/, val/ and test/; or masks without an image
+    unused:      folders beside train/, val/ and test/; or masks (or instance maps) without an image
     unlisted:    images with masks that no split's list names
     """
 
     name: str
-    kind: Literal["image_folder", "mask_folder", "builtin"]
+    kind: Kind
     classes: tuple[str, ...]
     splits: dict[str, AnySplit]
     split_rule: dict[str, Any]
@@ -102,6 +106,12 @@ class Dataset(Generic[AnySplit]):
     loose: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     unlisted: tuple[str, ...] = ()
+
+    @property
+    def has_instances(self) -> bool:
+        """Whether the truth tells the objects of a class apart."""
+        splits: list[Any] = list(self.splits.values())
+        return any(isinstance(split, MaskSplit) and split.has_instances for split in splits)
 
     @property
     def task(self) -> Literal["classification", "semantic"]:
@@ -117,8 +127,9 @@ def open_dataset(
     val_fraction: float | None = None,
     whole: bool = False,
 ) -> Dataset[Any]:
-    """Recognise ``data`` by looking: a folder of images that exists, else a built-in: "digits", "fashion-mnist",
-    "digit-scenes". A folder with images/ and masks/ is for segmentation, one of class folders for classification.
+    """Recognise ``data`` by looking: a folder or a COCO JSON file that exists, else a built-in: "digits",
+    "fashion-mnist", "digit-scenes". A folder with COCO JSON, or with images/ and masks/, is for segmentation, one of
+    class folders for classification.
 
     What comes undivided is split per class (stratified): one class-folder tree, or images with masks, into train, val
     and test 80/10/10, digits 72/8/20; a train/ with test/ but no val/ gives 10% to val, Fashion-MNIST's train 5%.
@@ -143,7 +154,6 @@ def open_dataset(
         fractions = fractions | {"val": val_fraction}
     splits, split_rule, how = _divide(found, {} if whole else fractions, seed)
     counts = ", ".join(f"{split} {len(splits[split]):,}" for split in splits)
-    what = {"image_folder": "class folders", "mask_folder": "images and masks", "builtin": "built-in"}[found.kind]
     return Dataset(
         name=found.name,
         kind=found.kind,
@@ -151,7 +161,7 @@ def open_dataset(
         splits=splits,
         split_rule=split_rule,
         fingerprint=_fingerprint(found.classes, splits),
-        line=f"{found.name}: {what}, {len(found.classes)} classes, {counts} images ({how})",
+        line=f"{found.name}: {found.what}, {len(found.classes)} classes, {counts} images ({how}){found.note}",
         **found.left_out,
     )
 
@@ -183,43 +193,66 @@ class _Found:
     """A data set before it is divided: ``parts`` has the keys train, val, test as given, or only "all"."""
 
     name: str
-    kind: Literal["image_folder", "mask_folder", "builtin"]
+    kind: Kind
     classes: tuple[str, ...]
     parts: dict[str, Any]
     fractions: dict[str, float]
+    what: str  # that was recognised
+    note: str = ""  # what was decided, for the end of the line
     left_out: dict[str, Any] = field(default_factory=dict)  # the fields of Dataset that say so
 
 
 def _folder(path: Path) -> _Found:
+    if path.is_file() and path.suffix.lower() == ".json":
+        return _coco(path.stem, read_coco_file(path))
     if not path.is_dir():
         raise InputError(f"{path}: is a file, not a folder; {LAYOUTS}")
+    if (listed := read_coco_folder(path)) is not None:
+        return _coco(path.resolve().name, listed)
     if has_masks(path):
         masks = read_mask_folder(path)
         fractions = TREE_FRACTIONS if "all" in masks.parts else {"val": CARVED_VAL}
         left = {"loose": masks.unmasked, "unused": masks.orphans, "unlisted": masks.unlisted}
-        return _Found(path.resolve().name, "mask_folder", masks.values.classes, masks.parts, fractions, left)
-    listed = read_image_folder(path)
+        mapped = next(iter(masks.parts.values())).has_instances
+        return _Found(
+            path.resolve().name,
+            "mask_folder",
+            masks.values.classes,
+            masks.parts,
+            fractions,
+            "images, masks and instance maps" if mapped else "images and masks",
+            f"; things: {', '.join(masks.counted)} (classes.txt says of none)" if masks.counted else "",
+            left,
+        )
+    images = read_image_folder(path)
     parts = {
-        part: Split(listed.classes, files.labels, files.names, files.sizes, root=str(path))
-        for part, files in listed.parts.items()
+        part: Split(images.classes, files.labels, files.names, files.sizes, root=str(path))
+        for part, files in images.parts.items()
     }
     fractions = TREE_FRACTIONS if "all" in parts else {"val": CARVED_VAL}
     name = path.resolve().name
-    left_out = {key: getattr(listed, key) for key in ("ignored", "ignored_examples", "loose", "unused")}
-    return _Found(name, "image_folder", listed.classes, parts, fractions, left_out)
+    left_out = {key: getattr(images, key) for key in ("ignored", "ignored_examples", "loose", "unused")}
+    return _Found(name, "image_folder", images.classes, parts, fractions, "class folders", left_out=left_out)
+
+
+def _coco(name: str, found: CocoFolder) -> _Found:
+    fractions = TREE_FRACTIONS if "all" in found.parts else {"val": CARVED_VAL}
+    note = f"; passed over: {', '.join(found.passed)}" if found.passed else ""
+    what = f"COCO {found.kind} JSON"
+    return _Found(name, "coco", found.values.classes, found.parts, fractions, what, note)
 
 
 def _builtin(name: str, fashion_mnist_dir: Path | None) -> _Found:
     if name == "digits":
         parts = {"all": _in_memory(builtin.DIGITS, name, *builtin.digits())}
-        return _Found(name, "builtin", builtin.DIGITS, parts, DIGITS_FRACTIONS)
+        return _Found(name, "builtin", builtin.DIGITS, parts, DIGITS_FRACTIONS, "built-in")
     if name == "fashion-mnist":
         given = builtin.fashion_mnist(fashion_mnist_dir)
         parts = {split: _in_memory(builtin.GARMENTS, split, *given[split]) for split in given}
-        return _Found(name, "builtin", builtin.GARMENTS, parts, {"val": FASHION_VAL})
+        return _Found(name, "builtin", builtin.GARMENTS, parts, {"val": FASHION_VAL}, "built-in")
     if name == scenes.NAME:
         drawn = scenes.splits()
-        return _Found(name, "builtin", drawn["train"].classes, dict(drawn), {})
+        return _Found(name, "builtin", drawn["train"].classes, dict(drawn), {}, "built-in")
     path = Path(name)
     neighbours = [p.name for p in path.parent.glob("[!.]*") if os.path.isdir(p)]
     close = [str(path.parent / n) for n in difflib.get_close_matches(path.name, neighbours, n=2)]
@@ -244,7 +277,7 @@ def _divide(found: _Found, fractions: dict[str, float], seed: int) -> tuple[dict
         given = {split: parts[split] for split in ("all", *SPLITS) if split in parts}
         return given, rule, "split as given" if source == "train" else "not divided"
     whole = parts.pop(source)
-    masks = found.kind == "mask_folder"
+    masks = isinstance(whole, MaskSplit)
     if masks and len(whole) <= len(shares):
         raise InputError(
             f"{whole.root}: {len(whole)} image(s) with a mask, too few to split into train, {' and '.join(shares)}: "
@@ -301,6 +334,12 @@ def _fingerprint(classes: tuple[str, ...], splits: Mapping[str, Split | MaskSpli
             columns = (split.names, split.sizes, split.mask_names, split.mask_sizes)
             for row in zip(*(column.tolist() for column in columns), strict=True):
                 digest.update(b"%b\0%d\0%b\0%d\n" % row)
+            if split.truth is not None:
+                digest.update(json.dumps(split.values.things).encode() + split.truth.digest)
+            if split.instance_names is not None and split.instance_sizes is not None:
+                digest.update(json.dumps(split.values.things).encode())
+                for map_ in zip(split.instance_names.tolist(), split.instance_sizes.tolist(), strict=True):
+                    digest.update(b"%b\0%d\n" % map_)
             for array in (split.arrays, split.masks):
                 digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
         elif split.arrays is not None:

@@ -23,9 +23,7 @@ def read_instance_map(path: Path, label: int = 0, *, background: int | None = No
 
     Raises ImageError when the file cannot be read or holds colours.
     """
-    pixels = read_stored_pixels(path)
-    if pixels.ndim != 2:
-        raise ImageError(f"{path}: an instance map is a grey PNG of 8 or 16 bits, and this one has colours")
+    pixels = read_numbers(path)
     values, places = np.unique(pixels, return_inverse=True)
     ids = places.reshape(pixels.shape).astype(np.int32)
     labels = [label] * int(np.count_nonzero(values))
@@ -35,6 +33,14 @@ def read_instance_map(path: Path, label: int = 0, *, background: int | None = No
         labels.append(background)
         ids[ids == 0] = len(labels)
     return Segments(ids, np.array(labels, dtype=np.int64), np.zeros(len(labels), dtype=bool))
+
+
+def read_numbers(path: Path) -> np.ndarray:
+    """The numbers in a grey or palette PNG, uint8 or uint16 (H, W). Raises ImageError as ``read_instance_map``."""
+    pixels = read_stored_pixels(path)
+    if pixels.ndim != 2:
+        raise ImageError(f"{path}: an instance map is a grey PNG of 8 or 16 bits, and this one has colours")
+    return pixels
 
 
 def read_stored_pixels(path: Path) -> np.ndarray:

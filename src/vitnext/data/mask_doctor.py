@@ -1,9 +1,11 @@
 """The dataset doctor for masks: what is wrong with images and masks, found before training instead of after.
 
 errors    images and masks that cannot be read, masks of another size than their image, ids and colours that classes.txt
-          does not name, colours where classes.txt has none, classes without a pixel in train
+          does not name, colours where classes.txt has none, annotations that cannot be drawn or lie outside the image,
+          classes without a pixel in train (of JSON, whose classes may be many, a warning)
 warnings  images without a mask and masks without an image, images that no list names, classes that val or test lack,
-          masks of nothing but void, the same image in two splits, images that their EXIF orientation turns
+          masks of nothing but void, the same image in two splits, images that their EXIF orientation turns, and of
+          objects what object_doctor.py says
 """
 
 from __future__ import annotations
@@ -18,10 +20,12 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from vitnext.data import object_doctor
 from vitnext.data.dataset import Dataset
 from vitnext.data.doctor import CHUNK, Finding, Report, counted, finding
-from vitnext.data.mask_folder import MaskSplit
+from vitnext.data.mask_split import MaskSplit
 from vitnext.data.mask_values import UNKNOWN, VOID, MaskValues, pack_colors, read_indices
+from vitnext.data.object_doctor import Objects
 from vitnext.decode import EXIF_ORIENTATION, open_image
 from vitnext.errors import ImageError
 
@@ -41,6 +45,7 @@ class Looked:
     unknown: ids, or colours as "#804080", that classes.txt does not name
     turned:  whether the image's EXIF orientation turns it
     digest:  of the image
+    objects: where the truth tells them apart
     """
 
     problem: tuple[Literal["unreadable", "unreadable_mask", "size"], str] | None = None
@@ -49,6 +54,7 @@ class Looked:
     unknown: tuple[str, ...] = ()
     turned: bool = False
     digest: bytes = b""
+    objects: Objects | None = None
 
 
 def check(dataset: Dataset[MaskSplit], *, progress: Callable[[int, int], None] | None = None) -> Report:
@@ -82,6 +88,8 @@ def findings(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> Rep
     values = next(iter(dataset.splits.values())).values
     every = [*_unreadable(problems), *_unknown(looked, values), *_classes(dataset, looked), *_left_out(dataset)]
     every += [*_turned(dataset, looked), *_repeated(dataset, looked)]
+    objects = [(dataset.splits[split].name(i), found.objects) for (split, i), found in looked.items() if found.objects]
+    every += object_doctor.findings(objects)
     return Report(sorted(every, key=lambda found: found.severity), unreadable)
 
 
@@ -108,9 +116,10 @@ def remarks(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> dict
 
 def pixel_table(
     dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]
-) -> dict[str, dict[str, dict[Literal["pixels", "images"], int]]]:
-    """Split -> class -> {"pixels", "images"}, "(void)" last; what cannot be read is left out."""
-    table: dict[str, dict[str, dict[Literal["pixels", "images"], int]]] = {}
+) -> dict[str, dict[str, dict[Literal["pixels", "images", "objects"], int]]]:
+    """Split -> class -> {"pixels", "images"} and, where the truth tells them apart, {"objects"} of classes of things;
+    "(void)" last; what cannot be read is left out."""
+    table: dict[str, dict[str, dict[Literal["pixels", "images", "objects"], int]]] = {}
     for name in dataset.splits:
         rows = [found.counts for (split, _), found in looked.items() if split == name and found.counts is not None]
         counts = np.stack(rows) if rows else np.zeros((0, len(dataset.classes) + 1), np.int64)
@@ -118,6 +127,10 @@ def pixel_table(
             label: {"pixels": int(counts[:, i].sum()), "images": int((counts[:, i] > 0).sum())}
             for i, label in enumerate((*dataset.classes, VOID_ROW))
         }
+        objects = [found.objects.counts for (split, _), found in looked.items() if split == name and found.objects]
+        for i, label in enumerate(dataset.classes):
+            if objects and dataset.splits[name].values.things[i]:
+                table[name][label]["objects"] = int(sum(counts[i] for counts in objects))
     return table
 
 
@@ -126,17 +139,23 @@ def _pair(split: MaskSplit, i: int) -> Looked:
         height, width = open_image(split.image(i)).shape[:2]
     except ImageError as error:
         return Looked(("unreadable", str(error)))
-    if split.masks is not None:
-        pixels, indices = split.masks[i], split.mask(i).astype(np.int16)
-        seen = Looked(digest=hashlib.sha256(np.ascontiguousarray(split.image(i)).tobytes()).digest())
-    else:
-        try:
+    numbers = drawn = None
+    try:
+        if split.masks is not None:
+            pixels, indices = split.masks[i], split.mask(i).astype(np.int16)
+        elif split.truth is not None:
+            drawn = split.drawn(i)
+            pixels = indices = split.values.merged(drawn.mask).astype(np.int16)
+        else:
             pixels, indices = read_indices(split.mask_path(i), split.values)
-            seen = _file(str(split.image(i)))
-        except ImageError as error:
-            return Looked(("unreadable_mask", str(error)))
-        except OSError as error:  # gone since it was opened
-            return Looked(("unreadable", f"{split.image(i)}: {error.strerror}"))
+        numbers = split.numbers(i)
+    except ImageError as error:
+        return Looked(("unreadable_mask", str(error)))
+    image = split.image(i)
+    try:
+        seen = _array(image) if isinstance(image, np.ndarray) else _file(image)
+    except OSError as error:  # gone since it was opened
+        return Looked(("unreadable", f"{split.image(i)}: {error.strerror}"))
     if indices.shape != (height, width):
         flipped = indices.shape == (width, height) and seen.turned
         mend = (
@@ -145,17 +164,33 @@ def _pair(split: MaskSplit, i: int) -> Looked:
             else "draw or resize the mask to its image"
         )
         sizes = f"{width}x{height} pixels, its mask {indices.shape[1]}x{indices.shape[0]}"
+        if drawn is not None and not flipped:
+            mend = "mend the size in the JSON, or give the image that the annotations were drawn on"
         return Looked(("size", f"{split.name(i)} has {sizes} ({mend})"))
+    if numbers is not None and numbers.shape != indices.shape:
+        sizes = f"{width}x{height} pixels, its instance map {numbers.shape[1]}x{numbers.shape[0]}"
+        return Looked(("size", f"{split.name(i)} has {sizes} (draw or resize the instance map to its image)"))
     wrong = indices == UNKNOWN
     unknown: tuple[str, ...] = ()
     if wrong.any() and pixels.ndim == 3:
         unknown = tuple(f"#{value:06x}" for value in np.unique(pack_colors(pixels[wrong])).tolist())
     elif wrong.any():
         unknown = tuple(map(str, np.unique(pixels[wrong]).tolist()))
-    ids = () if pixels.ndim == 3 else tuple(np.flatnonzero(np.bincount(pixels.reshape(-1))).tolist())
+    ids = (
+        () if pixels.ndim == 3 or drawn is not None else tuple(np.flatnonzero(np.bincount(pixels.reshape(-1))).tolist())
+    )
     labels = np.where(indices == VOID, len(split.classes), indices)[~wrong]
     counts = np.bincount(labels, minlength=len(split.classes) + 1)
-    return replace(seen, counts=counts, ids=ids, unknown=unknown)
+    objects = None
+    if drawn is not None and split.has_instances:
+        objects = object_doctor.of_drawn(drawn, split.regrouped_segments(drawn), split.values.things)
+    elif numbers is not None:
+        objects = object_doctor.of_map(indices, numbers, split.values.things)
+    return replace(seen, counts=counts, ids=ids, unknown=unknown, objects=objects)
+
+
+def _array(image: np.ndarray) -> Looked:
+    return Looked(digest=hashlib.sha256(np.ascontiguousarray(image).tobytes()).digest())
 
 
 def _file(path: str) -> Looked:
@@ -256,6 +291,11 @@ def _classes(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> Ite
     if missing and held == {0, 255} and any(c.id == 255 for c in dataset.splits[first].values.void):
         what = "masks hold 0 and 255 alone, and classes.txt ignores 255: is it what is drawn? Then write '255 NAME'"
         yield Finding("error", "empty_class", what, missing)
+    elif (
+        missing and dataset.splits[first].truth is not None
+    ):  # COCO's categories are the same whatever is in the images
+        what = f"{counted(missing, 'class')} without a pixel in {first}, so not learnt"
+        yield finding("warning", "empty_class", what, missing)
     elif missing:
         what = f"{counted(missing, 'class')} without a pixel in {first} (label some, or write it as ignore)"
         yield finding("error", "empty_class", what, missing)

@@ -1,11 +1,15 @@
 """Folders of images and masks: images/ with masks/ beside it, or both inside train/, val/ and test/.
 
+instances/ beside masks/ may tell the objects of a class apart: a grey PNG of 8 or 16 bits of each image's name, 0 where
+no object is and a number of its own for each. Which classes consist of objects is said in classes.txt; where no line
+says it, they are all but the background, which is the class of id 0 or of that name.
+
 A mask has its image's name (a.jpg, a.png; or a_mask.png) and lies at the same place below masks/. Which value of a
 pixel is which class stands in classes.txt, one class a line:
 
     3 road                 an id: of grey masks the value, of palette masks the index
     3 road #804080         and a colour: of RGB masks
-    3 car thing            and that its objects can be counted; "stuff" says that they cannot
+    3 car thing            and that it consists of objects, which can be counted; "stuff" says that they cannot
     255 ignore             pixels that are neither trained on nor measured; void and unlabeled mean the same
     road                   without ids on the lines of classes, each line without has the next id, from 0 on
 
@@ -25,11 +29,10 @@ from typing import Any
 import numpy as np
 
 from vitnext.data.image_folder import SPLIT_FOLDERS
-from vitnext.data.mask_values import LARGEST_ID, MOST_CLASSES, MaskClass, MaskValues, read_mask
-from vitnext.data.segments import segments_of
+from vitnext.data.mask_split import MaskSplit, file_sizes
+from vitnext.data.mask_values import LARGEST_ID, MOST_CLASSES, MaskClass, MaskValues
 from vitnext.errors import InputError
 from vitnext.files import IMAGE_EXTENSIONS, files_below, is_image
-from vitnext.types import Segments
 
 MASK_LAYOUTS = (
     "give images/ and masks/ with classes.txt (and train.txt, val.txt, test.txt), or train/images/ and train/masks/ "
@@ -44,92 +47,14 @@ UNNUMBERED = -1  # the id of a line without one
 
 
 @dataclass(frozen=True, eq=False)
-class MaskSplit:
-    """N images with their masks, as files or as arrays in memory.
-
-    values:     which value of a mask's pixel is which class
-    names:      bytes (N,); files: the path below ``root``
-    sizes:      int64 (N,), bytes of each image
-    mask_names: bytes (N,), as ``names``
-    mask_sizes: int64 (N,)
-    root:       the folder the files lie in, or ""
-    arrays:     uint8 (N, H, W) or (N, H, W, C), or None for files
-    masks:      uint8 (N, H, W) with arrays: class indices, 255 where void
-    instances:  uint16 (N, H, W) with arrays: which thing of the image a pixel is of, from 1; or None
-    """
-
-    values: MaskValues
-    names: np.ndarray
-    sizes: np.ndarray
-    mask_names: np.ndarray
-    mask_sizes: np.ndarray
-    root: str = ""
-    arrays: np.ndarray | None = None
-    masks: np.ndarray | None = None
-    instances: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.values.classes
-
-    @property
-    def strata(self) -> np.ndarray:
-        """int64 (N,): what is divided evenly between splits; an image holds many classes, so all are alike."""
-        return np.zeros(len(self), np.int64)
-
-    def image(self, i: int) -> str | np.ndarray:
-        """What ``preprocess.open_image`` takes: a path, or uint8 (H, W) or (H, W, C)."""
-        if self.arrays is not None:
-            array: np.ndarray = self.arrays[i]
-            return array
-        return os.path.join(self.root, os.fsdecode(self.names[i]))
-
-    def mask(self, i: int) -> np.ndarray:
-        """uint8 (H, W): class indices, 255 where void. Raises ImageError when it cannot be read or holds other ids."""
-        if self.masks is not None:
-            return self.values.merged(self.masks[i])
-        return read_mask(self.mask_path(i), self.values)
-
-    @property
-    def has_instances(self) -> bool:
-        """Whether the truth tells the objects of a class apart."""
-        return self.instances is not None
-
-    def segments(self, i: int) -> Segments:
-        """The true segments of image ``i``, at its original size. Raises ImageError as ``mask`` does."""
-        numbers = None if self.instances is None else self.instances[i]
-        return segments_of(self.mask(i), numbers, self.values.things)
-
-    def mask_path(self, i: int) -> str:
-        return os.path.join(self.root, os.fsdecode(self.mask_names[i]))
-
-    def name(self, i: int) -> str:
-        """How messages and reports call image ``i``."""
-        return str(self.names[i].decode(errors="replace"))
-
-    def regrouped(self, merge: Mapping[str, Sequence[str]], ignore: Sequence[str]) -> MaskSplit:
-        """With classes merged under new names and others made void. Raises InputError for a name that is no class."""
-        return replace(self, values=self.values.regrouped(merge, ignore))
-
-    def subset(self, indices: Sequence[int] | np.ndarray) -> MaskSplit:
-        """The images at ``indices``, in that order."""
-        at = np.asarray(indices, dtype=np.int64)
-        fields = ("names", "sizes", "mask_names", "mask_sizes", "arrays", "masks", "instances")
-        taken: dict[str, Any] = {name: getattr(self, name) for name in fields if getattr(self, name) is not None}
-        return replace(self, **{name: array[at] for name, array in taken.items()})
-
-
-@dataclass(frozen=True, eq=False)
 class MaskFolder:
     """What a folder holds.
 
     parts:    its images; the keys are train, val, test as they exist, or only "all"
     unmasked: images without a mask
-    orphans:  masks without an image
+    orphans:  masks, or instance maps, without an image
     unlisted: images that neither train.txt, val.txt nor test.txt names
+    counted:  where there are instance maps and classes.txt says nothing of things: the classes that were taken for them
     """
 
     values: MaskValues
@@ -137,6 +62,7 @@ class MaskFolder:
     unmasked: tuple[str, ...]
     orphans: tuple[str, ...]
     unlisted: tuple[str, ...]
+    counted: tuple[str, ...] = ()
 
 
 def has_masks(root: Path) -> bool:
@@ -162,11 +88,16 @@ def has_masks(root: Path) -> bool:
 def read_mask_folder(root: Path) -> MaskFolder:
     """Recognise the layout of ``root``, pair images with masks and read classes.txt; no image is opened.
 
-    Raises InputError for a folder without classes.txt, lists that name images which are not there, or no pair at all.
+    Raises InputError for a folder without classes.txt, lists that name images which are not there, no pair at all, or
+    instances/ that lacks an image of masks/, or where no class is a thing.
     """
     lists = _lists(root)
     places = _places(root)
     values = read_classes(root / "classes.txt", root)
+    mapped = _mapped(root, places)
+    counted: tuple[str, ...] = ()
+    if mapped:
+        values, counted = _with_things(values, root)
     parts, unmasked, orphans = {}, [], []
     for below, part in places.items():
         pairs, without, left = _pairs(root, below)
@@ -178,7 +109,9 @@ def read_mask_folder(root: Path) -> MaskFolder:
             raise InputError(
                 f"{root}: no image in {below}images/ has a mask of its name in {below}masks/ (a.jpg needs a.png)"
             )
-        parts[part] = _split(root, values, pairs)
+        maps, unused = _instance_maps(root, below, [image for image, _ in pairs], without) if mapped else (None, [])
+        orphans += unused
+        parts[part] = _split(root, values, pairs, maps)
     unlisted: list[str] = []
     if lists and "all" not in parts:
         given = next(iter(places)).rstrip("/")
@@ -187,7 +120,47 @@ def read_mask_folder(root: Path) -> MaskFolder:
         )
     if lists:
         parts, unlisted = _listed(root, parts["all"], lists, f"{next(iter(places))}images/", unmasked)
-    return MaskFolder(values, parts, tuple(unmasked), tuple(orphans), tuple(unlisted))
+    return MaskFolder(values, parts, tuple(unmasked), tuple(orphans), tuple(unlisted), counted)
+
+
+def _mapped(root: Path, places: Mapping[str, str]) -> bool:
+    """Whether there are instance maps: for all of the places or for none."""
+    have = [below for below in places if (root / below / "instances").is_dir()]
+    if have and (lacking := next((below for below in places if below not in have), None)):
+        raise InputError(
+            f"{root}: has {have[0]}instances/ but no {lacking}instances/; add it, or remove instances/ everywhere"
+        )
+    return bool(have)
+
+
+def _with_things(values: MaskValues, root: Path) -> tuple[MaskValues, tuple[str, ...]]:
+    """The classes with what is a thing said of each, and the names of those that were taken for things."""
+    if all(c.thing is None for c in values.known):
+        known = tuple(replace(c, thing=c.id != 0 and c.name.lower() != "background") for c in values.known)
+        return replace(values, known=known), tuple(c.name for c in known if c.thing)
+    if not any(c.thing for c in values.known):
+        raise InputError(
+            f"{root}: has instances/, but classes.txt calls no class a thing; write 'thing' behind those whose objects "
+            "are told apart, as 1 cell thing, or remove instances/"
+        )
+    return values, ()
+
+
+def _instance_maps(
+    root: Path, below: str, images: Sequence[bytes], unmasked: Sequence[str]
+) -> tuple[list[bytes], list[str]]:
+    """Of each image its instance map, as a path below the root; and the instance maps without an image."""
+    maps = _stems(root, f"{below}instances")
+    start = len(os.fsencode(f"{below}images/"))
+    stems = [os.path.splitext(image[start:])[0] for image in images]
+    if missing := [os.fsdecode(image) for image, stem in zip(images, stems, strict=True) if stem not in maps]:
+        named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise InputError(
+            f"{root}: {len(missing)} image(s) with a mask but no instance map of their name in {below}instances/: "
+            f"{named}; add them (all 0 where no object is), or remove instances/"
+        )
+    known = {*stems, *(os.path.splitext(os.fsencode(name)[start:])[0] for name in unmasked)}
+    return [maps[stem] for stem in stems], [os.fsdecode(path) for stem, path in maps.items() if stem not in known]
 
 
 def _places(root: Path) -> dict[str, str]:
@@ -335,19 +308,15 @@ def _stems(root: Path, folder: str) -> dict[bytes, bytes]:
     return found
 
 
-def _split(root: Path, values: MaskValues, pairs: Sequence[tuple[bytes, bytes]]) -> MaskSplit:
+def _split(
+    root: Path, values: MaskValues, pairs: Sequence[tuple[bytes, bytes]], maps: Sequence[bytes] | None
+) -> MaskSplit:
     images, masks = (np.array(paths, dtype=np.bytes_) for paths in zip(*pairs, strict=True))
-    return MaskSplit(values, images, _sizes(root, images), masks, _sizes(root, masks), root=str(root))
-
-
-def _sizes(root: Path, names: np.ndarray) -> np.ndarray:
-    def size(name: bytes) -> int:
-        try:
-            return os.path.getsize(os.path.join(os.fsencode(root), name))
-        except OSError:
-            return -1  # a link that leads nowhere: the doctor reports it
-
-    return np.array([size(name) for name in names.tolist()], np.int64)
+    split = MaskSplit(values, images, file_sizes(root, images), masks, file_sizes(root, masks), root=str(root))
+    if maps is None:
+        return split
+    named = np.array(maps, dtype=np.bytes_)
+    return replace(split, instance_names=named, instance_sizes=file_sizes(root, named))
 
 
 def _listed(

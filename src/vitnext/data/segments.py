@@ -27,3 +27,26 @@ def segments_of(classes: np.ndarray, instances: np.ndarray | None, things: Seque
     ids = np.zeros(classes.shape, np.int32)
     ids[seen] = place + 1
     return Segments(ids, pairs >> 32, np.zeros(len(pairs), bool))
+
+
+def combined(segments: Segments, labels: np.ndarray, things: Sequence[bool]) -> Segments:
+    """The segments under other labels, int64 (n,), of classes that are ``things`` or not.
+
+    A segment of label 255 becomes void, those of one class of stuff become one, unless they are crowds, and those
+    without a pixel are left out.
+    """
+    present = np.bincount(segments.ids.reshape(-1), minlength=len(labels) + 1)[1:] > 0
+    place = np.zeros(len(labels) + 1, np.int32)  # at [k], the segment that segment k becomes or joins
+    kept: list[int] = []
+    stuff: dict[int, int] = {}
+    for k in np.flatnonzero(present & (labels != VOID)).tolist():
+        label = int(labels[k])
+        alone = things[label] or segments.crowd[k]
+        if alone or label not in stuff:
+            kept.append(k)
+            place[k + 1] = len(kept)
+            if not alone:
+                stuff[label] = len(kept)
+        else:
+            place[k + 1] = stuff[label]
+    return Segments(place[segments.ids], labels[kept], segments.crowd[kept])

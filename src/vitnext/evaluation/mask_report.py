@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,17 +11,19 @@ from PIL import Image
 from vitnext.data.dataset import Dataset
 from vitnext.data.doctor import Report
 from vitnext.data.mask_doctor import VOID_ROW, Looked, Place, pixel_table, remarks
-from vitnext.data.mask_folder import MaskSplit
+from vitnext.data.mask_split import MaskSplit
 from vitnext.data.mask_values import UNKNOWN, VOID, read_indices
 from vitnext.decode import open_image
 from vitnext.errors import ImageError
 from vitnext.evaluation.report import data_uri, template
 from vitnext.inference.drawing import overlay, rgb
+from vitnext.types import Segments
 
 SIDE = 320  # pixels, longest side of a picture
 PICTURES = 24
 REMARKED = 12  # pictures at most that are there because of a finding
 NAMED = 5  # classes named under a picture
+OUTLINE = 255  # of objects: white
 UNNAMED = "#ff00ff"  # drawn where classes.txt does not name what the mask holds
 
 
@@ -42,6 +44,7 @@ def render(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked], report: 
         color_of=dict(zip(dataset.classes, values.palette, strict=True)),
         ids_of=_ids(dataset.splits),
         splits={split: len(images) for split, images in dataset.splits.items()},
+        objects=any("objects" in row for rows in table.values() for row in rows.values()),
         table=table,
         labelled=labelled,
         labelled_share=sum(labelled.values()) / every if every else 0.0,
@@ -100,7 +103,8 @@ def _figure(dataset: Dataset[MaskSplit], place: Place, found: Looked, remark: st
 
 
 def picture(split: MaskSplit, i: int) -> dict[str, str]:
-    """Data URIs: image, and mask (laid over it) where it can be; nothing of an image that cannot be read."""
+    """Data URIs: image, and mask (laid over it, objects outlined) where it can be; nothing of an image that cannot be
+    read."""
     try:
         pixels = open_image(split.image(i))
     except ImageError:
@@ -109,7 +113,8 @@ def picture(split: MaskSplit, i: int) -> dict[str, str]:
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     views = {"image": np.asarray(image)}
     try:
-        indices = split.mask(i) if split.masks is not None else read_indices(split.mask_path(i), split.values)[1]
+        files = split.masks is None and split.truth is None
+        indices = read_indices(split.mask_path(i), split.values)[1] if files else split.mask(i)
     except ImageError:
         indices = None
     if indices is not None and indices.shape == pixels.shape[:2]:
@@ -117,4 +122,18 @@ def picture(split: MaskSplit, i: int) -> dict[str, str]:
         drawn = np.where(indices == UNKNOWN, unnamed, indices).astype(np.uint8)
         small = np.asarray(Image.fromarray(drawn).resize(image.size, Image.Resampling.NEAREST))
         views["mask"] = overlay(views["image"], small, rgb((*split.values.palette, UNNAMED)))
+        if split.has_instances and UNKNOWN not in indices:
+            views["mask"][outlines(split.segments(i), split.values.things, image.size)] = OUTLINE
     return {name: data_uri(Image.fromarray(view), "jpeg", quality=80, optimize=True) for name, view in views.items()}
+
+
+def outlines(segments: Segments, things: Sequence[bool], size: tuple[int, int]) -> np.ndarray:
+    """bool (H, W): the pixels of things, at ``size`` (width, height), above or left of which another segment lies."""
+    small = np.asarray(Image.fromarray(segments.ids).resize(size, Image.Resampling.NEAREST))
+    thing = np.array([False, *(things[label] for label in segments.labels)])[small]
+    edge = np.zeros(small.shape, bool)
+    for here, there in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
+        changed = small[here] != small[there]
+        edge[here] |= changed & thing[here]
+        edge[there] |= changed & thing[there] & ~thing[here]
+    return edge

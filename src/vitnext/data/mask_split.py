@@ -1,0 +1,159 @@
+"""Images with the truth of their pixels: masks of classes and, where objects are told apart, segments. No torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitnext.data.label_maps import read_numbers
+from vitnext.data.mask_values import MaskValues, read_mask
+from vitnext.data.segments import combined, segments_of
+from vitnext.data.truth import Drawn, Truth
+from vitnext.errors import ImageError, InputError
+from vitnext.types import Segments
+
+
+@dataclass(frozen=True, eq=False)
+class MaskSplit:
+    """N images with their masks, as files or as arrays in memory.
+
+    values:     which value of a mask's pixel is which class
+    names:      bytes (N,); files: the path below ``root``
+    sizes:      int64 (N,), bytes of each image
+    mask_names: bytes (N,), as ``names``
+    mask_sizes: int64 (N,)
+    root:       the folder the files lie in, or ""
+    arrays:     uint8 (N, H, W) or (N, H, W, C), or None for files
+    masks:      uint8 (N, H, W) with arrays: class indices, 255 where void
+    instances:  uint16 (N, H, W) with arrays: which thing of the image a pixel is of, from 1; or None
+    instance_names, instance_sizes: of files that hold the same, as ``mask_names`` and ``mask_sizes``; or None
+    truth:      what draws masks and segments where no files hold them; ``mask_names`` are then those of what it reads
+    """
+
+    values: MaskValues
+    names: np.ndarray
+    sizes: np.ndarray
+    mask_names: np.ndarray
+    mask_sizes: np.ndarray
+    root: str = ""
+    arrays: np.ndarray | None = None
+    masks: np.ndarray | None = None
+    instances: np.ndarray | None = None
+    instance_names: np.ndarray | None = None
+    instance_sizes: np.ndarray | None = None
+    truth: Truth | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.values.classes
+
+    @property
+    def strata(self) -> np.ndarray:
+        """int64 (N,): what is divided evenly between splits; an image holds many classes, so all are alike."""
+        return np.zeros(len(self), np.int64)
+
+    def image(self, i: int) -> str | np.ndarray:
+        """What ``preprocess.open_image`` takes: a path, or uint8 (H, W) or (H, W, C)."""
+        if self.arrays is not None:
+            array: np.ndarray = self.arrays[i]
+            return array
+        return self._path(self.names, i)
+
+    def mask(self, i: int) -> np.ndarray:
+        """uint8 (H, W): class indices, 255 where void. Raises ImageError when it cannot be read or holds other ids."""
+        if self.masks is not None:
+            return self.values.merged(self.masks[i])
+        if self.truth is not None:
+            return self.values.merged(self.drawn(i).mask)
+        return read_mask(self.mask_path(i), self.values)
+
+    @property
+    def has_instances(self) -> bool:
+        """Whether the truth tells the objects of a class apart."""
+        drawn = self.truth is not None and any(self.values.things)
+        return drawn or self.instances is not None or self.instance_names is not None
+
+    def drawn(self, i: int) -> Drawn:
+        """What ``truth`` says of image ``i``, its classes not yet merged. Raises ImageError where it cannot."""
+        assert self.truth is not None
+        try:
+            return self.truth.draw(self.names[i])
+        except ImageError:
+            raise
+        except InputError as error:
+            raise ImageError(str(error)) from error
+
+    def numbers(self, i: int) -> np.ndarray | None:
+        """uint8 or uint16 (H, W): which thing of the image a pixel is of, from 1; None where no instance map says it.
+
+        Raises ImageError when it cannot be read or has colours.
+        """
+        if self.instance_names is not None:
+            return read_numbers(Path(self._path(self.instance_names, i)))
+        if self.instances is None:
+            return None
+        numbers: np.ndarray = self.instances[i]
+        return numbers
+
+    def segments(self, i: int) -> Segments:
+        """The true segments of image ``i``, at its original size: things one by one, stuff a class at a time.
+
+        Pixels of one number are one thing where they are of one class: of a class and its outline, once these are
+        merged. Raises ImageError as ``mask`` and ``numbers`` do, and when these two differ in size.
+        """
+        if self.truth is not None:
+            return self.regrouped_segments(self.drawn(i))
+        mask, numbers = self.mask(i), self.numbers(i)
+        if numbers is not None and numbers.shape != mask.shape:
+            raise ImageError(
+                f"{self.name(i)}: its mask has {mask.shape[1]}x{mask.shape[0]} pixels, its instance map "
+                f"{numbers.shape[1]}x{numbers.shape[0]}"
+            )
+        return segments_of(mask, numbers, self.values.things)
+
+    def regrouped_segments(self, drawn: Drawn) -> Segments:
+        """The segments of what was drawn, with the labels of ``classes``."""
+        labels = self.values.merged(drawn.segments.labels.astype(np.uint8)).astype(np.int64)
+        return combined(drawn.segments, labels, self.values.things)
+
+    def mask_path(self, i: int) -> str:
+        return self._path(self.mask_names, i)
+
+    def name(self, i: int) -> str:
+        """How messages and reports call image ``i``."""
+        return str(self.names[i].decode(errors="replace"))
+
+    def regrouped(self, merge: Mapping[str, Sequence[str]], ignore: Sequence[str]) -> MaskSplit:
+        """With classes merged under new names and others made void. Raises InputError for a name that is no class."""
+        return replace(self, values=self.values.regrouped(merge, ignore))
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> MaskSplit:
+        """The images at ``indices``, in that order."""
+        at = np.asarray(indices, dtype=np.int64)
+        files = ("names", "sizes", "mask_names", "mask_sizes", "instance_names", "instance_sizes")
+        fields = (*files, "arrays", "masks", "instances")
+        taken: dict[str, Any] = {name: getattr(self, name) for name in fields if getattr(self, name) is not None}
+        return replace(self, **{name: array[at] for name, array in taken.items()})
+
+    def _path(self, names: np.ndarray, i: int) -> str:
+        return os.path.join(self.root, os.fsdecode(names[i]))
+
+
+def file_sizes(root: Path, names: np.ndarray) -> np.ndarray:
+    """int64 (N,): bytes of the files ``names``, bytes (N,), below ``root``; -1 for one that is not there."""
+
+    def size(name: bytes) -> int:
+        try:
+            return os.path.getsize(os.path.join(os.fsencode(root), name))
+        except OSError:
+            return -1  # a link that leads nowhere: the doctor reports it
+
+    return np.array([size(name) for name in names.tolist()], np.int64)
