@@ -350,17 +350,20 @@ def evaluate(
     split: str | None = None,
     skip_unreadable: bool = False,
     engine: str = "auto",
+    tta: bool = False,
     progress: Callable[[int, int], None] | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
     """Measure a model on labelled images; metrics.json and report.html go to ``out`` if given.
+
+    ``engine`` and ``tta`` say how a file is loaded, as of `load`.
 
     Of data with splits the test images are used, else val, unless ``split`` names another. Of one class-folder tree
     the images that training held out, if the model was trained on this very tree, else all.
 
     Raises InputError for wrong input, such as a class that the model does not know.
     """
-    predictor = model if isinstance(model, Predictor) else load(model, engine=engine)
+    predictor = model if isinstance(model, Predictor) else load(model, engine=engine, tta=tta)
     dataset = _as_trained(data, predictor.card) or open_dataset(data, whole=split is None)
     if split is not None and split not in dataset.splits:
         raise InputError(f"{data} has no {split} split; there are {', '.join(dataset.splits)}")

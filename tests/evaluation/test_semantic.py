@@ -154,6 +154,10 @@ def test_a_perfect_model_and_its_report(tmp_path, colors):
     assert "<b>sky" not in page and "&lt;b&gt;sky" in page and "<script>0" not in page and "d&amp;d" in page
     assert not re.findall(r"(?:(?:src|href)=\"|url\()(?!data:|#)[^)\"]*", page)  # nothing is fetched
     assert page.count("data:image/jpeg") == 3 * 3 * 4  # images, galleries, views
+    assert found["tta"] is False and "three sizes" not in page
+    predictor = Predictor(tmp_path / "model.onnx", Bright(colors), 1, tta=True)
+    found = evaluate(predictor, split, out=tmp_path / "out", name="d&d", split_name="test")
+    assert found["tta"] is True and "three sizes" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_classes_are_matched_by_name_and_what_cannot_be_read_is_counted(tmp_path):

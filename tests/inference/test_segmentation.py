@@ -5,16 +5,18 @@ from __future__ import annotations
 import csv
 import json
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
-from vitnext.card import Card
+from vitnext.card import METADATA_KEY, Card
 from vitnext.errors import ImageError, InputError, WorkError
 from vitnext.inference.drawing import overlay, rgb
 from vitnext.inference.mask_files import mask_names, with_masks
-from vitnext.inference.predictor import Predictor
+from vitnext.inference.predictor import Predictor, load
 from vitnext.inference.writers import write_predictions
 from vitnext.preprocess import Preprocess
 from vitnext.types import Classification, Failure, Segmentation
@@ -113,6 +115,24 @@ def test_logits_that_make_no_sense_are_one_line(predictor, change, message):
     predictor.engine.change = change
     with pytest.raises(WorkError, match=message):
         predictor.predict(picture(4, 4))
+
+
+def test_augmented_a_predictor_averages_sizes_and_mirror_images(predictor):
+    image = picture(30, 41)
+    plain, found = predictor.predict(image), replace(predictor, tta=True).predict(image)
+    mirrored = replace(predictor, tta=True).predict(np.ascontiguousarray(image[:, ::-1]))
+    assert np.array_equal(found.mask, mirrored.mask[:, ::-1])
+    assert 0.4 < (found.mask == plain.mask).mean() < 1
+    [streamed] = replace(predictor, tta=True).predict_many([image])
+    assert np.array_equal(streamed.mask, found.mask) and np.array_equal(streamed.confidence, found.confidence)
+
+
+@pytest.mark.parametrize("task", ["classification", "panoptic"])
+def test_other_models_are_not_augmented(tmp_path, task):
+    card = replace(Channels().card, task=task)
+    save_file({}, tmp_path / "m.safetensors", metadata={METADATA_KEY: card.to_json()})
+    with pytest.raises(InputError, match=f"a {task} model; test-time augmentation is for semantic segmenters"):
+        load(tmp_path / "m.safetensors", tta=True)
 
 
 # ---- pictures

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vitnext.inference import windows
-from vitnext.inference.windows import OVERLAP, bands, segment, starts
+from vitnext.inference.windows import OVERLAP, SCALES, augmented, bands, scaled, segment, starts
 
 
 def normalize(pixels):
@@ -113,3 +113,57 @@ def test_at_another_size_probabilities_are_interpolated():
     clear = top[-1] - top[-2] > 2e-3  # held in half precision
     assert clear.mean() > 0.9 and (classes == large.argmax(0))[clear].all()
     assert np.abs(sure / 255 - large.max(0)).max() < 4e-3
+
+
+# ---- test-time augmentation
+
+
+def sided(batch):
+    """Logits that depend on the side of the window and the neighbours of a pixel."""
+    logits = pointwise(batch)
+    logits[:, 0] += np.roll(batch[:, 1], 1, axis=-1) + 0.1 * np.arange(batch.shape[-1])
+    return logits
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(4, 12), st.integers(4, 12))
+@settings(max_examples=25, deadline=None)
+def test_augmented_the_mirror_image_has_the_mirrored_answer(height, width, h, w):
+    pixels = picture(height, width)
+    found = segment(pixels, sided, normalize, (h, w), (height, width), tta=True)
+    mirrored = segment(pixels[:, ::-1], sided, normalize, (h, w), (height, width), tta=True)
+    for one, other in zip(found, mirrored, strict=True):
+        assert np.array_equal(one, other[:, ::-1])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (9, 14), (40, 31)])
+def test_augmented_is_the_mean_of_whole_answers_at_every_scale_and_mirrored(size):
+    pixels, window = picture(*size), (8, 10)
+    expected = np.zeros((3, *size))
+    for image, turn in ((pixels, slice(None)), (pixels[:, ::-1], slice(None, None, -1))):
+        for scale in SCALES:
+            small = scaled(image, tuple(max(1, round(side * scale)) for side in size))
+            answer = whole(small, window, sided)
+            y, x = (
+                ((np.arange(n) + 0.5) * m / n - 0.5).clip(0, m - 1) for n, m in zip(size, small.shape[:2], strict=True)
+            )
+            there = [np.stack([np.interp(x, np.arange(plane.shape[1]), row) for row in plane]) for plane in answer]
+            full = np.stack([np.stack([np.interp(y, np.arange(len(p)), c) for c in p.T], axis=1) for p in there])
+            expected += full[..., turn] / 6
+    found = list(augmented(pixels, sided, normalize, window))
+    assert [top for top, _ in found] == [top for top, _ in bands(pixels, sided, normalize, window)]
+    np.testing.assert_allclose(np.concatenate([band for _, band in found], axis=1), expected, atol=1e-5)
+
+
+def test_augmented_holds_about_a_row_of_windows_of_each_scale(monkeypatch):
+    most, concatenate = 0, np.concatenate
+
+    def watched(arrays, axis=0):
+        nonlocal most
+        joined = concatenate(arrays, axis=axis)
+        most = max(most, joined.shape[1]) if joined.ndim == 3 else most
+        return joined
+
+    monkeypatch.setattr(windows.np, "concatenate", watched)
+    for _, band in augmented(picture(400, 21), pointwise, normalize, (16, 16)):
+        assert band.shape[1] <= 16
+    assert 16 <= most <= 48

@@ -23,6 +23,9 @@ def evaluate(
         str | None, typer.Option(metavar="NAME", help="train, val or test; test (or else val) if not given.")
     ] = None,
     engine: Annotated[str, typer.Option(metavar="NAME", help="auto, torch, onnxruntime or openvino.")] = "auto",
+    tta: Annotated[
+        bool, typer.Option("--tta", help="Of a semantic segmenter: average three sizes and their mirror images.")
+    ] = False,
     skip_unreadable: Annotated[
         bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read, and list them.")
     ] = False,
@@ -51,6 +54,7 @@ def evaluate(
             split=split,
             skip_unreadable=skip_unreadable,
             engine=engine,
+            tta=tta,
             progress=progress,
             console=console,
         )

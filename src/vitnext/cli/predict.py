@@ -32,6 +32,9 @@ def predict(
     ] = "png",
     batch: Annotated[int, typer.Option(metavar="N", min=1, help="Images predicted at once (at most 8 windows).")] = 32,
     engine: Annotated[str, typer.Option(metavar="NAME", help="auto, torch, onnxruntime or openvino.")] = "auto",
+    tta: Annotated[
+        bool, typer.Option("--tta", help="Of a semantic segmenter: average three sizes and their mirror images.")
+    ] = False,
 ) -> None:
     """Predict the class of images, or with a segmenter that of every pixel.
 
@@ -56,7 +59,7 @@ def predict(
     from vitnext.inference.writers import write_predictions
 
     files = find_images(paths)
-    predictor = load(model, engine=engine)
+    predictor = load(model, engine=engine, tta=tta)
     card = predictor.card
     predictions = predictor.predict_many(files, batch=batch)
     if masks is not None:

@@ -170,7 +170,7 @@ def evaluate(
     """Segment every image of a split at its original size and return the metrics; with ``out``, write metrics.json and
     report.html too.
 
-    The keys are those of `SemanticMetrics.result` and: data, split, model, architecture, date, seconds,
+    The keys are those of `SemanticMetrics.result` and: data, split, model, architecture, tta, date, seconds,
     images_per_second, images (best, worst, sure_and_wrong: {file, miou, sure_and_wrong}), skipped (file, error).
     Classes are matched by name. Memory: a few images, however many there are.
 
@@ -212,6 +212,7 @@ def evaluate(
         "split": split_name,
         "model": Path(predictor.path).name,
         "architecture": card.architecture,
+        "tta": predictor.tta,
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "seconds": round(seconds, 3),
         "images_per_second": round(metrics.images / max(seconds, 1e-9), 1),

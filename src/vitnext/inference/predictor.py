@@ -30,12 +30,16 @@ TASKS = ("classification", "semantic", "panoptic")
 SMALL_ARRAY = 128 * 128 * 3  # values; up to here, handing an array to a thread costs more than preparing it
 
 
-def load(path: str | os.PathLike[str], engine: str = "auto", threads: int | None = None) -> Predictor:
+def load(
+    path: str | os.PathLike[str], engine: str = "auto", threads: int | None = None, *, tta: bool = False
+) -> Predictor:
     """Load an artifact (``.safetensors``) or an export (``.onnx``) for prediction.
 
     Args:
         engine: "auto" runs an artifact on torch and an export on ONNX Runtime; an export also runs on "openvino".
         threads: how many CPU threads run the network, and how many decode images; None uses every core.
+        tta: test-time augmentation of a semantic segmenter: the mean over three sizes of the image and its mirror
+            image, at about six times the work.
 
     Raises:
         InputError: no such file, an unknown kind of file, an engine that cannot run it or is not installed, a file that
@@ -57,17 +61,21 @@ def load(path: str | os.PathLike[str], engine: str = "auto", threads: int | None
     if threads is not None and threads < 1:
         raise InputError(f"threads is {threads}; it must be 1 or more")
     if suffix == ".safetensors":
-        _check_task(path, read_card(path))  # before torch builds an architecture that it may not know
+        _check_task(path, read_card(path), tta)  # before torch builds an architecture that it may not know
     loaded: Engine = ENGINES[engine](path, threads)
-    _check_task(path, loaded.card)
-    return Predictor(path, loaded, threads or _cores())
+    _check_task(path, loaded.card, tta)
+    return Predictor(path, loaded, threads or _cores(), tta)
 
 
-def _check_task(path: Path, card: Card) -> None:
+def _check_task(path: Path, card: Card, tta: bool) -> None:
     if card.task not in TASKS:
         raise InputError(f'{path}: a model for the task "{card.task}"; this version predicts {", ".join(TASKS)}')
     if card.task != "classification" and len(card.classes) > MOST_CLASSES:
         raise InputError(f"{path}: a segmenter of {len(card.classes)} classes; masks hold up to {MOST_CLASSES}")
+    if tta and card.task != "semantic":
+        raise InputError(
+            f"{path}: a {card.task} model; test-time augmentation is for semantic segmenters: leave it out"
+        )
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,7 @@ class Predictor:
     path: Path
     engine: Engine
     threads: int  # that decode images
+    tta: bool = False  # test-time augmentation, of a semantic segmenter
 
     @property
     def card(self) -> Card:
@@ -165,7 +174,9 @@ class Predictor:
             return queries.semantic(given[0], given[1], window) if len(given) == 2 else given[0]
 
         activate = queries.probabilities if by_queries else None
-        mask, confidence = segment(pixels, answers, preprocess.normalize, window, size, batch=batch, activate=activate)
+        mask, confidence = segment(
+            pixels, answers, preprocess.normalize, window, size, batch=batch, activate=activate, tta=self.tta
+        )
         return Segmentation(name, card.classes, mask, confidence)
 
     def _check_shapes(self, given: tuple[np.ndarray, ...], images: int) -> None:

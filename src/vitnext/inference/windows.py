@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 OVERLAP = 0.25  # of neighbouring windows, at least
+SCALES = (0.75, 1.0, 1.25)  # of the image, in test-time augmentation
 Run = Callable[[np.ndarray], np.ndarray]  # normalised float32 (B, C, h, w) -> logits float32 (B, classes, h, w)
 
 
@@ -68,6 +69,78 @@ def bands(
             weight = np.concatenate([weight[done:], np.zeros_like(weight[:done])])
 
 
+def augmented(
+    pixels: np.ndarray,
+    run: Run,
+    normalize: Callable[[np.ndarray], np.ndarray],
+    window: tuple[int, int],
+    *,
+    batch: int = 8,
+    activate: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """As `bands`, the mean over SCALES of the image, and over the image and its mirror image at each.
+
+    Answers at other scales are interpolated as far as they have come, so that of each scale about one row of windows is
+    held. The answer to the mirror image of an image is the mirror image of its answer, bit for bit.
+    """
+
+    def mean(image: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        height, width = image.shape[:2]
+        others = []
+        for scale in SCALES:
+            if scale != 1:
+                small = scaled(image, (max(1, round(height * scale)), max(1, round(width * scale))))
+                answers = bands(small, run, normalize, window, batch=batch, activate=activate)
+                others.append(_resampled(answers, small.shape[:2], (height, width)))
+        for top, band in bands(image, run, normalize, window, batch=batch, activate=activate):
+            total = band.copy()
+            for rows in others:
+                total += rows(top, top + band.shape[1])
+            yield top, total / len(SCALES)
+
+    for (top, one), (_, other) in zip(mean(pixels), mean(pixels[:, ::-1]), strict=True):
+        yield top, (one + other[..., ::-1]) / 2
+
+
+def scaled(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 (H, W, C) -> uint8 (height, width, C), bilinear with antialiasing."""
+    planes = [
+        np.asarray(Image.fromarray(plane).resize(size[::-1], Image.Resampling.BILINEAR))
+        for plane in np.moveaxis(pixels, -1, 0)
+    ]
+    return np.stack(planes, axis=-1)
+
+
+def _resampled(
+    answers: Iterator[tuple[int, np.ndarray]], small: tuple[int, int], size: tuple[int, int]
+) -> Callable[[int, int], np.ndarray]:
+    """Of bands of an image of the size ``small`` what gives rows first to last (excluded) at another ``size``,
+    bilinear, float32 (classes, rows, W); asked for from top to bottom. Rows no longer needed are let go."""
+    left, right, column_share = _between(np.arange(size[1]), small[1], size[1])
+    held, start = next(answers)[1], 0
+
+    def rows(first: int, last: int) -> np.ndarray:
+        nonlocal held, start
+        above, below, share = _between(np.arange(first, last), small[0], size[0])
+        while start + held.shape[1] <= below[-1]:
+            held = np.concatenate([held, next(answers)[1]], axis=1)
+        held, start = held[:, above[0] - start :], int(above[0])
+        row_share = share[:, None]
+        part = held[:, above - start] * (1 - row_share) + held[:, below - start] * row_share
+        found: np.ndarray = part[..., left] * (1 - column_share) + part[..., right] * column_share
+        return found
+
+    return rows
+
+
+def _between(places: np.ndarray, small: int, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of pixels in a row of ``length`` the two pixels in one of ``small`` that they lie between, and the second's
+    share, float32."""
+    position = ((places + 0.5) * small / length - 0.5).clip(0, small - 1)
+    low = position.astype(np.int64)
+    return low, np.minimum(low + 1, small - 1), (position - low).astype(np.float32)
+
+
 def segment(
     pixels: np.ndarray,
     run: Run,
@@ -77,23 +150,22 @@ def segment(
     *,
     batch: int = 8,
     activate: Callable[[np.ndarray], np.ndarray] | None = None,
+    tta: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Most probable class uint8 (H, W) and its probability, as a share of 255, uint8 (H, W), at the original ``size``.
 
     ``pixels`` are the image at the scale at which the network sees it; if that is another than ``size``, probabilities
-    are interpolated, not classes.
+    are interpolated, not classes. tta: `augmented` instead of `bands`.
     """
+    answers = (augmented if tta else bands)(pixels, run, normalize, window, batch=batch, activate=activate)
     classes, sure = np.empty(size, np.uint8), np.empty(size, np.uint8)
     if pixels.shape[:2] == size:
-        for top, band in bands(pixels, run, normalize, window, batch=batch, activate=activate):
+        for top, band in answers:
             place = slice(top, top + band.shape[1])
             classes[place] = band.argmax(0)
             sure[place] = np.rint(band.max(0) * 255)
         return classes, sure
-    parts = [
-        band.astype(np.float16) for _, band in bands(pixels, run, normalize, window, batch=batch, activate=activate)
-    ]
-    small = np.concatenate(parts, axis=1)
+    small = np.concatenate([band.astype(np.float16) for _, band in answers], axis=1)
     best = np.full(size, -1.0, np.float32)
     for index, plane in enumerate(small):
         scores = np.asarray(Image.fromarray(plane.astype(np.float32)).resize(size[::-1], Image.Resampling.BILINEAR))
