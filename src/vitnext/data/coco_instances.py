@@ -90,7 +90,7 @@ class CocoInstances:
             if isinstance(annotation.segmentation, dict):
                 mask = _from_runs(annotation.segmentation, image)
             else:
-                mask = _from_polygons(annotation.segmentation, image)
+                mask = polygons_mask(annotation.segmentation, image.height, image.width)
             if not mask.any():
                 raise InputError("its mask has no pixel: remove it")
         except InputError as error:
@@ -137,7 +137,12 @@ def _from_runs(segmentation: dict[str, Any], image: CocoImage) -> np.ndarray:
     return rle.decode(np.array(counts, dtype=np.int64), image.height, image.width)
 
 
-def _from_polygons(segmentation: Any, image: CocoImage) -> np.ndarray:
+def polygons_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
+    """bool (H, W): the pixels inside any of the polygons [x1, y1, x2, y2, ...].
+
+    Raises InputError for what is no list of polygons, for one of fewer than three points or outside the image, and
+    without pycocotools.
+    """
     if not isinstance(segmentation, list) or not segmentation:
         raise InputError("segmentation must be a list of polygons, or an object with size and counts")
     for number, polygon in enumerate(segmentation, start=1):
@@ -147,10 +152,10 @@ def _from_polygons(segmentation: Any, image: CocoImage) -> np.ndarray:
             raise InputError(
                 f"polygon {number} has {len(polygon)} numbers, but three points or more, x and y, are needed"
             )
-        for axis, values, size in (("x", polygon[0::2], image.width), ("y", polygon[1::2], image.height)):
+        for axis, values, size in (("x", polygon[0::2], width), ("y", polygon[1::2], height)):
             for value in values:
                 if not math.isfinite(value) or not -TOLERANCE <= value <= size + TOLERANCE:
                     raise InputError(
                         f"polygon {number} lies outside the image: {axis} = {value:g}, which is 0 to {size}"
                     )
-    return rle.polygon_mask(segmentation, image.height, image.width)
+    return rle.polygon_mask(segmentation, height, width)
