@@ -206,7 +206,7 @@ def _read(root: Path, files: Sequence[_Json], passed: tuple[str, ...]) -> CocoFo
         else:
             read = read_instances(file.path, file.document)
             images, pngs = list(read.images), []
-            if any(isinstance(a.segmentation, list) for group in read.annotations for a in group):
+            if any(a.segmentation.startswith(b"[") for group in read.annotations for a in group):
                 require("pycocotools.mask", "coco")
         if values is None:
             values = _values(read)

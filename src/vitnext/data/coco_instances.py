@@ -6,6 +6,7 @@ https://cocodataset.org/#format-data, section 1.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,12 +26,13 @@ TOLERANCE = 1.0  # pixels
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """One object. name: what errors call it; label: index into the categories; segmentation: as in the JSON."""
+    """One object. name: what errors call it; label: index into the categories; segmentation: its piece of JSON, which
+    takes a fourth of the memory of the lists it describes."""
 
     name: str
     label: int
     crowd: bool
-    segmentation: Any
+    segmentation: bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,10 +89,11 @@ class CocoInstances:
     def mask(self, annotation: Annotation, image: CocoImage) -> np.ndarray:
         """bool (H, W), at least one of them set. Raises InputError as ``instances`` does."""
         try:
-            if isinstance(annotation.segmentation, dict):
-                mask = _from_runs(annotation.segmentation, image)
+            segmentation = json.loads(annotation.segmentation)
+            if isinstance(segmentation, dict):
+                mask = _from_runs(segmentation, image)
             else:
-                mask = polygons_mask(annotation.segmentation, image.height, image.width)
+                mask = polygons_mask(segmentation, image.height, image.width)
             if not mask.any():
                 raise InputError("its mask has no pixel: remove it")
         except InputError as error:
@@ -119,7 +122,8 @@ def read_instances(path: Path, document: dict[str, Any] | None = None) -> CocoIn
             problems.append(f"annotations[{position}] has category {category}, which is not listed")
         else:
             crowd = coco.flag(entry, "iscrowd", where)
-            found[id].append(Annotation(f"annotations[{position}]", index[category], crowd, entry.get("segmentation")))
+            segmentation = json.dumps(entry.get("segmentation"), separators=(",", ":")).encode()
+            found[id].append(Annotation(f"annotations[{position}]", index[category], crowd, segmentation))
     coco.refuse(path, problems)
     if not images:
         raise InputError(f"{path}: has no images")
