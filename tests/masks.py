@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from vitnext.data.mask_folder import MaskSplit
+from vitnext.data.mask_values import MaskClass, MaskValues
+
 CLASSES = "0 background\n1 road\n2 car\n255 ignore\n"
 
 
@@ -43,6 +46,24 @@ def flat_set(root: Path, *, count: int = 6, classes: str = CLASSES) -> Path:
     for i in range(count):
         add(root, f"i{i}")
     return root
+
+
+def split_of_objects(count: int = 6, size: tuple[int, int] = (24, 32), seed: int = 0) -> MaskSplit:
+    """Images in memory: ground, and red and blue squares that are told apart, some of one class side by side."""
+    random = np.random.default_rng(seed)
+    values = MaskValues(tuple(MaskClass(i, name, None, i > 0) for i, name in enumerate(("ground", "red", "blue"))))
+    colors = np.array([(90, 90, 90), (220, 50, 50), (50, 50, 220)])
+    masks, numbers = np.zeros((count, *size), np.uint8), np.zeros((count, *size), np.uint16)
+    for i in range(count):
+        cells = random.choice((size[0] // 8) * (size[1] // 8), 3, replace=False)
+        for number, cell in enumerate(cells, start=1):
+            y, x = 8 * (cell // (size[1] // 8)), 8 * (cell % (size[1] // 8))
+            masks[i, y : y + 8, x : x + 8] = random.integers(1, 3)
+            numbers[i, y : y + 8, x : x + 8] = number
+    images = np.clip(colors[masks] + random.normal(0, 15, (count, *size, 3)), 0, 255).astype(np.uint8)
+    names = np.array([f"objects[{i}]" for i in range(count)], np.bytes_)
+    sizes = np.full(count, images[0].nbytes, np.int64)
+    return MaskSplit(values, names, sizes, names, sizes, arrays=images, masks=masks, instances=numbers)
 
 
 def add_instances(root: Path, name: str, numbers: np.ndarray, *, below: str = "") -> None:

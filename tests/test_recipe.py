@@ -166,7 +166,7 @@ def test_the_page_lists_every_field_with_its_default():
 
 
 def test_the_page_lists_every_builtin_recipe():
-    assert set(re.findall(r"`(\w+_(?:convnext|vit|finetune|scenes))`", PAGE)) == set(builtin_names())
+    assert set(re.findall(r"`(\w+_(?:convnext|vit|finetune|scenes|panoptic|eomt))`", PAGE)) == set(builtin_names())
 
 
 # ---- the recipes that come with the package
@@ -188,9 +188,12 @@ def test_every_builtin_recipe_builds_and_takes_an_image_of_its_size(name):
         for key, value in recipe.model.config.items():
             assert built[key] == value
         size = recipe.data.image_size
-        logits = model(torch.empty(2, config["channels"], size, size))
+        answers = model(torch.empty(2, config["channels"], size, size))
+    if create.is_eomt(recipe.model.name):
+        assert answers[1].shape == (2, built["queries"], 8)
+        return
     masks = (size, size) if create.is_segmenter(recipe.model.name) else ()
-    assert logits.shape == (2, 7, *masks)
+    assert answers.shape == (2, 7 + 3 * create.tells_objects_apart(recipe.model.name), *masks)
 
 
 def test_there_are_builtin_recipes_for_every_choice_of_the_defaults():

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 HEADLINES = {  # of the metrics, what the card repeats
     "classification": ("n", "top1", "top1_interval", "top5", "macro_f1", "ece"),
     "semantic": ("n", "miou", "pixel_accuracy", "boundary_iou", "ece"),
+    "panoptic": ("n", "pq", "sq", "rq", "miou", "ap", "ap50", "ap75"),
 }
 UNREADABLE = ("unreadable", "unreadable_mask", "size")  # findings that --skip-unreadable leaves out
 ENDLESS = 100_000  # epochs, where steps or minutes end a run
@@ -127,12 +128,20 @@ def train(
     from rich.console import Console
 
     from vitnext.data.facts import look_at
+    from vitnext.evaluation.panoptic import PanopticQuality
     from vitnext.models import catalog, create
     from vitnext.training import defaults, mask_defaults
     from vitnext.training.console import SCORES, ConsoleWatcher
     from vitnext.training.hardware import choose_device, choose_precision, keep_heap, suitable_threads
     from vitnext.training.loop import Interrupted, Metrics, Normalize, Progress, fit
-    from vitnext.training.task import require_labels, require_statistics, require_suitable, task_of
+    from vitnext.training.task import (
+        require_labels,
+        require_statistics,
+        require_suitable,
+        task_name,
+        task_of,
+        things_of,
+    )
     from vitnext.weights.artifact import build_model, load_artifact, save_artifact
     from vitnext.weights.pretrained import customary
     from vitnext.weights.pretrained import load as load_weights
@@ -169,14 +178,21 @@ def train(
         )
         require_labels(start.model or "", dataset)
         said += start.overrides
-        choice = (mask_defaults.choose_segmenter if semantic else defaults.choose)(
-            facts,
-            model=start.model,
-            recipe=recipe,
-            pretrained=start.pretrained,
-            gpu=torch.cuda.is_available(),
-            overrides=said,
-        )
+        gpu = torch.cuda.is_available()
+        if semantic:
+            choice = mask_defaults.choose_segmenter(
+                facts,
+                model=start.model,
+                recipe=recipe,
+                pretrained=start.pretrained,
+                gpu=gpu,
+                objects=dataset.has_instances,
+                overrides=said,
+            )
+        else:
+            choice = defaults.choose(
+                facts, model=start.model, recipe=recipe, pretrained=start.pretrained, gpu=gpu, overrides=said
+            )
         full = choice.recipe
         if full.data.val_fraction is not None or full.seed != (seed or 0):
             dataset = open_dataset(data, seed=full.seed, val_fraction=full.data.val_fraction)
@@ -219,7 +235,8 @@ def train(
     # Without a validation split the test images are watched but choose nothing: the last epoch is the model.
     select = "val" in dataset.splits
     watched = "val" if select else held_out(dataset)[0]
-    task = task_of(dataset, watched, preprocess, full)
+    task = task_of(dataset, watched, preprocess, full, PanopticQuality)
+    learnt = task_name(dataset, full.model.name)
     parameters = sum(p.numel() for p in network.parameters())
     say(f"model {full.model.name}: {parameters:,} parameters, {full.data.image_size} px, on {device}")
     say(f"data  {task.batches.description}")
@@ -236,7 +253,7 @@ def train(
         raise InputError("schedule.patience needs validation images: set data.val_fraction above 0, or give val/")
     artifact = folder / "model.safetensors"
     card = Card(
-        task=dataset.task,
+        task=learnt,
         architecture=full.model.name,
         config=create.config_dict(network),
         classes=dataset.classes,
@@ -253,6 +270,7 @@ def train(
         versions=_versions(),
         licence=licence,
         colors=dataset.splits["train"].values.palette if dataset.task == "semantic" else (),
+        things=things_of(dataset.splits["train"]) if learnt == "panoptic" else (),
     )
 
     def keep(network: nn.Module, progress: Progress, metrics: Metrics) -> None:
@@ -300,7 +318,7 @@ def train(
 
         # The measured thing is the served thing: the artifact is read back and predicts the held-out images.
         name, split = held_out(dataset)
-        metrics = _evaluator(dataset.task)(
+        metrics = _evaluator(learnt)(
             load(artifact),
             split,
             out=folder,
@@ -309,11 +327,13 @@ def train(
             skip_unreadable=full.data.skip_unreadable,
         )
         measured: dict[str, Any] = {watched: {score: end.kept_score, "loss": end.kept_loss}}
-        measured[name] = {key: metrics[key] for key in HEADLINES[dataset.task]}
+        measured[name] = {key: metrics[key] for key in HEADLINES[learnt]}
         measured |= {"epoch": end.kept_epoch, "seconds": end.seconds}
         trained, _ = load_artifact(artifact)
         save_artifact(artifact, trained, dataclasses.replace(card, metrics=measured))
-    if dataset.task == "semantic":
+    if learnt == "panoptic":
+        say(f"{name} PQ {100 * metrics['pq']:.2f}%, mIoU {100 * metrics['miou']:.2f}% of {metrics['n']:,} images")
+    elif learnt == "semantic":
         say(f"{name} mIoU {100 * metrics['miou']:.2f}% of {metrics['n']:,} images")
     else:
         low, high = (100 * bound for bound in metrics["top1_interval"])
@@ -353,7 +373,7 @@ def evaluate(
     say(f"{dataset.name}: {name} split, {len(images):,} images")
     if name == "all" and dataset.name == predictor.card.data.get("name"):
         say("warning: the images are not those of the training, which had the same name; some may have been trained on")
-    return _evaluator(dataset.task)(
+    return _evaluator(predictor.card.task)(
         predictor,
         images,
         out=Path(out) if out is not None else None,
@@ -389,14 +409,19 @@ def export(
 
 
 def _evaluator(task: str) -> Callable[..., dict[str, Any]]:
-    from vitnext.evaluation import classification, semantic
+    from vitnext.evaluation import classification, panoptic, semantic
 
-    return semantic.evaluate if task == "semantic" else classification.evaluate
+    evaluators = {"semantic": semantic.evaluate, "panoptic": panoptic.evaluate}
+    return evaluators.get(task, classification.evaluate)
 
 
 def _require_task(predictor: Predictor, dataset: Dataset[Any]) -> None:
     """Raises InputError for a model that the data cannot measure."""
-    if predictor.card.task == dataset.task:
+    if predictor.card.task == "panoptic" and dataset.task == "semantic" and not dataset.has_instances:
+        raise InputError(
+            f"{predictor.path} tells objects apart, but the masks of {dataset.name} do not: give instances/ beside them"
+        )
+    if (predictor.card.task == "classification") == (dataset.task == "classification"):
         return
     is_a, has, wanted = "classifier", "masks", "class folders"
     if dataset.task == "classification":

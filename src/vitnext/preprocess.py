@@ -124,7 +124,10 @@ class Preprocess:
         return to_array(image.crop((left, top, left + width, top + height)))
 
     def scaled(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width at which a segmenter sees an image of this size; with ``short_side`` 0 they are its own."""
+        """Height and width at which a segmenter sees an image of this size; of "window" with ``short_side`` 0 its own,
+        of "fit" as ``fitted``."""
+        if self.resize == "fit":
+            return self.fitted(height, width)
         scale = min(1.0, self.short_side / min(height, width)) if self.short_side else 1.0
         return max(1, round(height * scale)), max(1, round(width * scale))
 

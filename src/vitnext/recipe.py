@@ -65,7 +65,7 @@ class Data:
 
     __pydantic_config__ = _STRICT
     image_size: Count = 224  # pixels, height and width; of a segmenter the size of its training crops
-    resize: Literal["stretch", "crop"] = "crop"  # of whole images at validation and prediction
+    resize: Literal["stretch", "crop", "fit"] = "crop"  # of whole images at validation and prediction
     window: tuple[Count, Count] | None = None  # height and width that a segmenter predicts at a time; None: chosen
     short_side: Natural = 0  # images for a segmenter whose short side is longer are made smaller to it; 0: none
     merge: dict[str, list[str]] = field(default_factory=dict)  # classes of masks that become one: {vehicle: [car, bus]}

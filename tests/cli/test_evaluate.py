@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
-from vitnext.cli.evaluate import print_summary
+from vitnext.cli.evaluate import print_segments, print_summary
 from vitnext.cli.main import main
 
 
@@ -59,3 +59,20 @@ def test_a_summary_of_few_classes_shows_all(capsys):
     headline = {"n": 3, "top1": 1.0, "top1_interval": [1.0, 1.0], "top5": 1.0, "macro_f1": 1.0, "ece": 0.0}
     print_summary({**headline, "per_class": [row]})
     assert "lowest" not in capsys.readouterr().out
+
+
+def test_a_summary_of_segments(capsys):
+    row = {"thing": True, "n": 3, "pq": 0.5, "sq": 0.75, "rq": 2 / 3, "ap": 0.25}
+    rows = [row | {"class": "cat"}, row | {"class": "sky", "thing": False, "pq": 0.25, "ap": None}]
+    rows.append(row | dict.fromkeys(("pq", "sq", "rq", "ap")) | {"class": "dog"})
+    quality = {"pq": 0.375, "things": {"pq": 0.5}, "stuff": {"pq": None}, "miou": 0.5}
+    metrics = {"n": 2, **quality, "ap": 0.25, "detections": 100, "per_class": rows}
+    print_segments(metrics)
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert lines[1] == "panoptic quality  37.50%  (things 0.500, stuff -)" and lines[2] == "mask AP           0.250"
+    assert [line.split()[0] for line in lines[6:]] == ["sky", "cat"]
+    assert lines[7].split() == ["cat", "3", "0.500", "0.750", "0.667", "0.250"]
+    print_segments(metrics | {"ap": None, "detections": None})
+    assert "vitnext[coco]" in capsys.readouterr().out
+    print_segments(metrics | {"ap": None, "detections": None, "per_class": rows[1:2]})
+    assert "mask AP" not in capsys.readouterr().out

@@ -7,13 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
-from masks import add, flat_set, ids
+from masks import add, flat_set, ids, split_of_objects
 from vitnext.data import loaders, mask_loaders
 from vitnext.data.mask_folder import read_mask_folder
-from vitnext.data.mask_loaders import MaskedImages, pair
+from vitnext.data.mask_loaders import MaskedImages, SegmentTargets, class_mask, pair
 from vitnext.errors import ImageError
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import from_dict
+from vitnext.types import Segments
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),
@@ -101,3 +102,47 @@ def test_merged_classes_reach_the_batches(split):
     held = {int(v) for _, mask in batches(merged) for v in mask.unique()}
     assert held <= {0, 1, 255} and {0, 1} <= held
     assert 2 in {int(v) for _, mask in batches(split) for v in mask.unique()}
+
+
+def segment_batches(split, epoch=0, **more):
+    return list(MaskedImages(split, WINDOW, from_dict(RECIPE | more), objects=True).epoch(epoch))
+
+
+def test_batches_of_segments_are_those_of_masks_with_objects_told_apart():
+    split = split_of_objects()
+    given = batches(split)
+    found = segment_batches(split)
+    assert len(found) == len(given) == 2
+    several = 0
+    for (image, mask), (again, targets) in zip(given, found, strict=True):
+        assert torch.equal(image, again) and torch.equal(targets.classes(), mask)
+        assert targets.ids.dtype == targets.labels.dtype == torch.int64
+        for numbers, labels in zip(targets.ids, targets.labels, strict=True):
+            present = numbers.unique()
+            assert torch.equal(present[present > 0], torch.arange(1, int((labels >= 0).sum()) + 1))  # none is empty
+            several += len(labels[labels > 0]) > len(labels[labels > 0].unique())
+    assert several  # crops with two objects of a class
+
+
+def test_segments_from_workers_and_files_are_the_same(monkeypatch):
+    split = split_of_objects()
+    whole = segment_batches(split)
+    monkeypatch.setattr(mask_loaders, "cache_limit", lambda: 0)
+    for workers in (0, 1):
+        again = segment_batches(split, workers=workers)
+        for (a, s), (b, t) in zip(whole, again, strict=True):
+            assert torch.equal(a, b) and torch.equal(s.ids, t.ids) and torch.equal(s.labels, t.labels)
+
+
+def test_crowds_teach_nothing():
+    ids = np.array([[0, 1, 2]], np.int32)
+    crowd = np.array([False, True])
+    assert class_mask(Segments(ids, np.array([3, 4]), crowd)).tolist() == [255, 3, 255]
+
+
+def test_targets_know_their_classes():
+    targets = SegmentTargets(torch.tensor([[[0, 1, 2]], [[1, 1, 0]]]), torch.tensor([[4, 2], [3, -1]]))
+    assert targets.classes().tolist() == [[[255, 4, 2]], [[3, 3, 255]]]
+    first, second = targets.tensor_split(2)
+    assert first.classes().tolist() == [[[255, 4, 2]]] and second.labels.tolist() == [[3, -1]]
+    assert len(targets) == 2 and torch.equal(targets.to(torch.device("cpu")).ids, targets.ids)

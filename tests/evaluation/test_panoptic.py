@@ -92,6 +92,20 @@ def assert_agrees_with_naive(pairs, classes, things):
         assert [means["pq"], means["sq"], means["rq"]] == pytest.approx(expected, abs=1e-12)
         assert name == "all" or means["classes"] == len(part)
     assert result["n"] == len(pairs)
+    assert result["miou"] == (pytest.approx(np.mean(ious)) if (ious := naive_ious(pairs, len(classes))) else None)
+
+
+def naive_ious(pairs, classes) -> list[float]:
+    """Of every class that occurs, the IoU of the pixels that are it and are called it."""
+    ious = []
+    for label in range(classes):
+        both = either = 0
+        for truth, prediction in pairs:
+            true, predicted = (np.isin(s.ids, np.flatnonzero(s.labels == label) + 1) for s in (truth, prediction))
+            both += (true & predicted).sum()
+            either += ((true | predicted) & (truth.ids > 0)).sum()
+        ious += [both / either] if either else []
+    return ious
 
 
 def test_a_perfect_prediction():
@@ -102,7 +116,8 @@ def test_a_perfect_prediction():
     assert counts(result, "sky") == (1, 0, 0)
     assert result["things"] == result["stuff"] == {"pq": 1, "sq": 1, "rq": 1, "classes": 1}
     assert result["per_class"][1] == {
-        "class": "cat", "thing": True, "n": 0, "pq": None, "sq": None, "rq": None, "tp": 0, "fp": 0, "fn": 0,
+        "class": "cat", "thing": True, "n": 0, "tp": 0, "fp": 0, "fn": 0,
+        "pq": None, "sq": None, "rq": None, "iou": None,
     }  # fmt: skip
 
 
@@ -188,6 +203,34 @@ def images(draw):
 @settings(max_examples=100, deadline=None)
 def test_agrees_with_loops_over_masks(pairs):
     assert_agrees_with_naive(pairs, CLASSES, THINGS)
+
+
+@given(images())
+@settings(max_examples=60, deadline=None)
+def test_an_image_s_own_quality_and_what_is_confused(pair):
+    truth, prediction = pair
+    quality = PanopticQuality(CLASSES, THINGS)
+    own = quality.update(truth, prediction)
+    assert own["pq"] == (None if (pq := quality.result()["pq"]) is None else pytest.approx(pq))
+    confusion = np.zeros((4, 4), int)
+    for t in np.flatnonzero(~truth.crowd) + 1:
+        for p in range(1, len(prediction.labels) + 1):
+            true, predicted = truth.ids == t, (prediction.ids == p) & (truth.ids > 0)
+            confusion[truth.labels[t - 1], prediction.labels[p - 1]] += 2 * (true & predicted).sum() > (
+                (true | predicted).sum()
+            )
+    assert quality.result()["confusion"] == confusion.tolist()
+    assert [row["tp"] for row in quality.result()["per_class"]] == confusion.diagonal().tolist()
+
+
+def test_sure_and_wrong_is_the_share_of_labelled_pixels_under_segments_without_a_match_by_score():
+    truth = segments([[1, 1, 1, 2, 2, 0, 0, 0, 0, 0]], [0, 2])
+    guess = segments([[1, 1, 1, 2, 2, 2, 2, 2, 3, 3]], [0, 0, 1])  # right; a wrong class; only in void
+    scored = Segments(guess.ids, guess.labels, guess.crowd, np.float32([0.9, 0.5, 0.8]))
+    assert PanopticQuality(CLASSES, THINGS).update(truth, guess)["sure_and_wrong"] == 0  # 3 of 5 pixels in void
+    nearer = np.where(scored.ids == 2, np.arange(10) < 7, True) * scored.ids
+    scored = Segments(nearer.astype(np.int32), scored.labels, scored.crowd, scored.scores)
+    assert PanopticQuality(CLASSES, THINGS).update(truth, scored)["sure_and_wrong"] == pytest.approx(0.5 * 2 / 5)
 
 
 def test_sizes_and_labels_that_do_not_fit():

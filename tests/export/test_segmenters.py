@@ -11,6 +11,7 @@ import pytest
 from vitnext.card import Card
 from vitnext.errors import WorkError
 from vitnext.export.verify import Agreement, network_input, verify
+from vitnext.inference import queries
 from vitnext.inference.predictor import load
 from vitnext.preprocess import Preprocess
 
@@ -28,12 +29,16 @@ MODELS = {
     "convnext+segformer": {**CONVNEXT, "head": {"width": 8}},
     "convnext+upernet": {**CONVNEXT, "head": {"width": 8, "auxiliary_width": 4}},
 }
+PANOPTIC = {
+    "convnext+panoptic_deeplab": {**CONVNEXT, "head": {"width": 8}},
+    "vit+eomt": {**MODELS["vit+linear"], "queries": 4, "blocks": 1},
+}
 CLASSES = ("road", "sky", "tree")
 
 
-def save(name, path):
+def save(name, path, task="semantic"):
     torch.manual_seed(0)
-    model = create.build(name, **MODELS[name], classes=3)
+    model = create.build(name, **(MODELS | PANOPTIC)[name], classes=3)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
     for buffer in model.buffers():  # batch norm's statistics, not as they begin
@@ -41,8 +46,53 @@ def save(name, path):
             buffer.uniform_(0.5, 1.5)
     window = (16, 16) if name.startswith("vit") else (16, 20)
     preprocess, config = Preprocess(window, "window", short_side=24), create.config_dict(model)
-    save_artifact(path, model, Card("semantic", name, config, CLASSES, preprocess, {}, {}, {}, {}, "CC0-1.0"))
+    if name.endswith("eomt") and task == "panoptic":
+        preprocess = Preprocess(window, "fit")
+    things = (False, True, True) if task == "panoptic" else ()
+    card = Card(task, name, config, CLASSES, preprocess, {}, {}, {}, {}, "CC0-1.0", things=things)
+    save_artifact(path, model, card)
     return path
+
+
+@pytest.mark.parametrize("name", PANOPTIC)
+def test_every_panoptic_network_gives_the_same_segments(name, tmp_path):
+    artifact, out = save(name, tmp_path / "model.safetensors", "panoptic"), tmp_path / "model.onnx"
+    assert export_onnx(artifact, out).max_difference <= 1e-4
+    random = np.random.default_rng(0)
+    for size in ((40, 31, 3), (7, 50, 3), (1, 1, 3)):
+        image = random.integers(0, 256, size).astype(np.uint8)
+        one, other = load(artifact).predict(image).segments, load(out).predict(image).segments
+        assert one.ids.shape == other.ids.shape == size[:2]
+        assert (one.ids != other.ids).mean() < 0.01 and one.labels.tolist() == other.labels.tolist()
+        assert np.abs(one.scores - other.scores).max(initial=0) <= 1e-3
+
+
+def test_an_export_of_other_centres_is_not_kept(tmp_path):
+    artifact = save("convnext+panoptic_deeplab", tmp_path / "model.safetensors", "panoptic")
+    engine = TorchEngine(artifact, device="cpu")
+
+    class Moved(TorchEngine):
+        def outputs(self, batch):
+            [given] = super().outputs(batch)
+            given[:, -1] += 0.01  # a third of a pixel
+            return (given,)
+
+    with pytest.raises(WorkError, match="differ by up to 0.01"):
+        verify(engine, Moved(artifact, device="cpu"), pictures((16, 20)))
+
+
+def test_queries_give_the_same_masks_of_classes(tmp_path):
+    artifact, out = save("vit+eomt", tmp_path / "model.safetensors"), tmp_path / "model.onnx"
+    export_onnx(artifact, out)
+    image = np.random.default_rng(0).integers(0, 256, (40, 31, 3)).astype(np.uint8)
+    one, other = load(artifact).predict(image), load(out).predict(image)
+    assert one.mask.shape == (40, 31) and (one.mask != other.mask).mean() < 0.01
+    model = TorchEngine(artifact, device="cpu").model
+    window = torch.from_numpy(load(artifact).card.preprocess(image[:16, :16]))[None]
+    with torch.inference_mode():
+        scores, masks, classes = model.semantic(window), *model(window)
+    ours = queries.semantic(masks.numpy(), classes.numpy(), (16, 16))
+    assert ours == pytest.approx(scores.numpy(), abs=1e-5)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -15,7 +15,12 @@ from vitnext.models.heads.segformer import SegFormerConfig, SegFormerHead
 from vitnext.models.heads.upernet import UPerNetConfig
 from vitnext.models.macs import count_macs
 
-HEADS = {"linear": {}, "upernet": {"width": 12, "auxiliary_width": 8}, "segformer": {"width": 12}}
+HEADS = {
+    "linear": {},
+    "upernet": {"width": 12, "auxiliary_width": 8},
+    "segformer": {"width": 12},
+    "panoptic_deeplab": {"width": 12},
+}
 EVERY = pytest.mark.parametrize(("family", "head"), [(family, head) for family in catalog.FAMILIES for head in HEADS])
 
 
@@ -37,7 +42,7 @@ def images(batch=2):
 def test_every_family_with_every_head(build, randomise, family, head):
     model = randomise(build(family, head)).train()
     logits, auxiliary = model.forward_with_auxiliary(images(4))
-    assert logits.shape == (4, 5, 12, 12)
+    assert logits.shape == (4, 5 + 3 * (head == "panoptic_deeplab"), 12, 12)  # the centres' heat, and offsets
     assert (auxiliary is None) == (head != "upernet")
     loss = logits.square().mean() + (0 if auxiliary is None else auxiliary.square().mean())
     loss.backward()
@@ -103,6 +108,8 @@ def test_every_field_of_the_heads_changes_something(build):
         ("upernet", "width"): 16,
         ("upernet", "auxiliary_width"): 0,
         ("upernet", "dropout"): 0.9,
+        ("panoptic_deeplab", "width"): 16,
+        ("panoptic_deeplab", "dropout"): 0.9,
     }
     known = {(head, field.name) for head in HEADS for field in dataclasses.fields(segmenter.HEADS[head][0])}
     assert known == set(changes)

@@ -153,7 +153,7 @@ def test_the_auxiliary_head_adds_its_share(upernet):
     upernet.eval()
     images, truth = torch.randn(2, 3, 16, 16), torch.randint(0, 3, (2, 16, 16))
     without, half, whole = (
-        MaskLoss(from_dict({"loss": {"auxiliary": share}}))(upernet, images, truth).item() for share in (0, 0.5, 1)
+        MaskLoss(from_dict({"loss": {"auxiliary": share}}))(upernet, images, truth, 0.0).item() for share in (0, 0.5, 1)
     )
     assert without < half < whole and half == pytest.approx((without + whole) / 2, rel=1e-5)
 

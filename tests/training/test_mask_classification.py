@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from vitnext.data.mask_loaders import SegmentTargets
 from vitnext.evaluation.panoptic import PanopticQuality
 from vitnext.inference.queries import segments
 from vitnext.models import create
 from vitnext.training import mask_classification as mc
-from vitnext.training.mask_classification import MaskClassificationLoss, SegmentTargets, annealed, matching_cost
+from vitnext.training.mask_classification import MaskClassificationLoss, annealed, matching_cost
 from vitnext.types import Segments
 
 

@@ -30,7 +30,8 @@ def evaluate(
     """Measure a model on labelled images.
 
     Writes DIR/metrics.json and DIR/report.html: accuracy with its 95% interval, precision, recall and F1 of every
-    class, the confusion matrix, calibration, and the most confident mistakes.
+    class, the confusion matrix, calibration, and the most confident mistakes; of a segmenter mean IoU, or panoptic
+    quality and mask AP.
 
     \b
     Examples:
@@ -53,7 +54,7 @@ def evaluate(
             progress=progress,
             console=console,
         )
-    (print_masks if metrics["task"] == "semantic" else print_summary)(metrics)
+    {"semantic": print_masks, "panoptic": print_segments}.get(metrics["task"], print_summary)(metrics)
     print(f"\nreport  {out / 'report.html'}\nnumbers {out / 'metrics.json'}")
 
 
@@ -88,6 +89,24 @@ def print_masks(metrics: dict[str, Any]) -> None:
             [row["class"], f"{row['pixels']:,}", *(share(row[k]) for k in ("iou", "precision", "recall"))]
             for row in worst
         ],
+    )
+
+
+def print_segments(metrics: dict[str, Any]) -> None:
+    """Print the headline of a panoptic model and the classes with the lowest panoptic quality."""
+    things, stuff = (share(metrics[kind]["pq"]) for kind in ("things", "stuff"))
+    print(f"images            {metrics['n']:,}")
+    print(f"panoptic quality  {metrics['pq']:.2%}  (things {things}, stuff {stuff})")
+    if metrics["detections"] is not None:
+        print(f"mask AP           {share(metrics['ap'])}")
+    elif any(row["thing"] for row in metrics["per_class"]):
+        print('mask AP           needs pycocotools: pip install "vitnext[coco]"')
+    print(f"mean IoU          {metrics['miou']:.2%}\n")
+    present = [row for row in metrics["per_class"] if row["pq"] is not None]
+    worst = sorted(present, key=lambda row: row["pq"])[:WORST]
+    print_table(
+        ["lowest PQ" if len(present) > len(worst) else "class", "segments", "PQ", "SQ", "RQ", "AP"],
+        [[row["class"], str(row["n"]), *(share(row[key]) for key in ("pq", "sq", "rq", "ap"))] for row in worst],
     )
 
 

@@ -109,6 +109,12 @@ class Dataset(Generic[AnySplit]):
     unlisted: tuple[str, ...] = ()
 
     @property
+    def has_instances(self) -> bool:
+        """Whether the truth tells the objects of a class apart."""
+        splits: list[Any] = list(self.splits.values())
+        return any(isinstance(split, MaskSplit) and split.has_instances for split in splits)
+
+    @property
     def task(self) -> Literal["classification", "semantic"]:
         masks = any(isinstance(split, MaskSplit) for split in self.splits.values())
         return "semantic" if masks else "classification"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -33,8 +33,8 @@ class Batches(Protocol):
     steps_per_epoch: int
     description: str  # how the images are held and read, for the user
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """uint8 (B, C, H, W) and int64 (B,) of one epoch, from step ``start`` on."""
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Any]]:
+        """uint8 (B, C, H, W) and their truth (of labels int64 (B,)) of one epoch, from step ``start`` on."""
         ...
 
 

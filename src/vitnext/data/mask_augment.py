@@ -22,7 +22,8 @@ LARGEST_SHARE = 0.75  # of the labelled pixels that one class may take, as in mm
 
 
 class MaskAugment:
-    """uint8 (C, H, W) and uint8 (H, W) of any size -> uint8 (C, S, S) and int64 (S, S); draws from torch's generator.
+    """uint8 (C, H, W) and a mask of classes, uint8 (H, W), of any size -> uint8 (C, S, S) and int64 (S, S); with ids of
+    segments, int32 (H, W), these too, as int64 (S, S), 0 beyond the image. Draws from torch's generator.
 
     recipe.scale is the range of enlargement, relative to the image's own size, drawn evenly in its logarithm.
     """
@@ -32,17 +33,20 @@ class MaskAugment:
         strength = recipe.color_jitter
         self.colors = v2.ColorJitter(strength, strength, strength) if strength else None
 
-    def __call__(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, image: Tensor, mask: Tensor, ids: Tensor | None = None) -> tuple[Tensor, ...]:
         top, left, side = self._choose(mask)
-        image, mask = self._cut(image, top, left, side, 0), self._cut(mask[None], top, left, side, VOID)
+        image = self._cut(image, top, left, side, 0)
+        planes = [(mask, VOID)] if ids is None else [(mask, VOID), (ids, 0)]
+        cut = [self._cut(plane[None], top, left, side, fill) for plane, fill in planes]
         if side != self.size:
-            image = T.resize(image, [self.size, self.size], antialias=True)
-            mask = T.resize(mask, [self.size, self.size], interpolation=T.InterpolationMode.NEAREST_EXACT)
+            size, nearest = [self.size, self.size], T.InterpolationMode.NEAREST_EXACT
+            image = T.resize(image, size, antialias=True)
+            cut = [T.resize(plane, size, interpolation=nearest) for plane in cut]
         if self.recipe.horizontal_flip and torch.rand(()) < self.recipe.horizontal_flip:
-            image, mask = image.flip(-1), mask.flip(-1)
+            image, cut = image.flip(-1), [plane.flip(-1) for plane in cut]
         if self.colors is not None:
             image = self.colors(image)
-        return image.contiguous(), mask[0].long()
+        return image.contiguous(), *(plane[0].long() for plane in cut)
 
     def _choose(self, mask: Tensor) -> tuple[int, int, int]:
         """The first of ten places that no class fills, else the first with a label, else one on a labelled pixel."""

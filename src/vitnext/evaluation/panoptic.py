@@ -1,18 +1,32 @@
-"""Panoptic quality (Kirillov et al. 2019, "Panoptic Segmentation", section 4)."""
+"""Panoptic quality (Kirillov et al. 2019, "Panoptic Segmentation", section 4), and a model measured by it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vitnext.errors import InputError
-from vitnext.types import Segments
+from vitnext.data import rle
+from vitnext.errors import ImageError, InputError
+from vitnext.evaluation import panoptic_report
+from vitnext.evaluation.classification import require_readable, to_json, write
+from vitnext.evaluation.instances import MaskAveragePrecision
+from vitnext.evaluation.matching import match
+from vitnext.evaluation.semantic import SHOWN, Galleries, by_name, iou
+from vitnext.files import writable_folder
+from vitnext.types import Failure, PanopticSegmentation, Segments
+
+if TYPE_CHECKING:
+    from vitnext.data.mask_folder import MaskSplit
+    from vitnext.inference.predictor import Predictor
 
 
 class PanopticQuality:
-    """Counts matched and unmatched segments image by image. Memory: four numbers a class.
+    """Counts matched and unmatched segments image by image. Memory: two numbers for each pair of classes.
 
     A predicted and a true segment of the same class match when their intersection over union exceeds 0.5, which at most
     one pair of a segment can (section 4.1). Per class,
@@ -36,41 +50,49 @@ class PanopticQuality:
         self.spurious = np.zeros(len(classes), dtype=np.int64)  # FP
         self.missed = np.zeros(len(classes), dtype=np.int64)  # FN
         self.overlap = np.zeros(len(classes), dtype=np.float64)  # sum of the matched pairs' IoU
+        self.confusion = np.zeros((len(classes), len(classes)), dtype=np.int64)  # rows: truth, columns: predicted
+        self.pixels = np.zeros((len(classes), len(classes) + 1), dtype=np.int64)  # the last column: not covered
 
-    def update(self, truth: Segments, prediction: Segments) -> None:
-        """Add an image. Raises InputError when the sizes differ or a label is none of the C classes."""
+    def update(self, truth: Segments, prediction: Segments) -> dict[str, float | None]:
+        """Add an image; returns its own ``pq``, the mean of the classes that it has, and ``sure_and_wrong``: the share
+        of its labelled pixels that predicted segments without a match cover, each weighted with its score.
+
+        Raises InputError when the sizes differ or a label is none of the C classes.
+        """
         if truth.ids.shape != prediction.ids.shape:
             raise InputError(f"the prediction has {prediction.ids.shape} pixels, the truth {truth.ids.shape}")
         for name, segments in (("truth", truth), ("prediction", prediction)):
             if len(segments.labels) and not 0 <= segments.labels.min() <= segments.labels.max() < len(self.classes):
                 raise InputError(f"the {name}'s labels must lie in 0 to {len(self.classes) - 1}")
 
-        of_truth, of_prediction, shared = _intersections(truth.ids, prediction.ids)
-        true_area = _total(of_truth, shared, len(truth.labels))  # (n + 1,), void first; likewise below
-        predicted_area = _total(of_prediction, shared, len(prediction.labels))
-        true_label, predicted_label = (
-            np.append(-1, truth.labels),
-            np.append(-2, prediction.labels),
-        )  # void equals nothing
-        crowd = np.append(False, truth.crowd)
-        same_class = true_label[of_truth] == predicted_label[of_prediction]  # (pairs,)
-        in_void = _total(of_prediction, shared * (of_truth == 0), len(prediction.labels))
-        in_crowd = _total(of_prediction, shared * (same_class & crowd[of_truth]), len(prediction.labels))
-
-        union = true_area[of_truth] + predicted_area[of_prediction] - shared - in_void[of_prediction]
-        match = same_class & ~crowd[of_truth] & (2 * shared > union)
-        labels = true_label[of_truth[match]]
-        missed = (true_area > 0) & ~crowd
-        missed[[0, *of_truth[match]]] = False
-        spurious = (predicted_area > 0) & (2 * (in_void + in_crowd) <= predicted_area)
-        spurious[[0, *of_prediction[match]]] = False
-
+        found = match(truth, prediction)
         count = len(self.classes)
+        true_label, predicted_label = np.append(count, truth.labels), np.append(count, prediction.labels)  # void last
+        of_truth, of_prediction = found.pairs
+        labels = true_label[of_truth[found.matched]]
+        matched = np.bincount(labels, minlength=count)
+        overlap = np.bincount(labels, weights=found.iou[found.matched], minlength=count)
+        missed = np.bincount(true_label[found.missed], minlength=count)
+        spurious = np.bincount(predicted_label[found.spurious], minlength=count)
         self.images += 1
-        self.matched += np.bincount(labels, minlength=count)
-        self.overlap += np.bincount(labels, weights=shared[match] / union[match], minlength=count)
-        self.missed += np.bincount(true_label[missed], minlength=count)
-        self.spurious += np.bincount(predicted_label[spurious], minlength=count)
+        self.matched += matched
+        self.overlap += overlap
+        self.missed += missed
+        self.spurious += spurious
+        confused = found.pairs[:, found.confused]
+        np.add.at(self.confusion, (true_label[confused[0]], predicted_label[confused[1]]), 1)
+        seen = of_truth > 0
+        np.add.at(self.pixels, (true_label[of_truth[seen]], predicted_label[of_prediction[seen]]), found.shared[seen])
+        total = matched + (spurious + missed) / 2
+        scores = np.ones(len(prediction.labels)) if prediction.scores is None else prediction.scores
+        wrong = seen & found.spurious[of_prediction]
+        return {
+            "pq": float(np.mean(overlap[total > 0] / total[total > 0])) if total.any() else None,
+            "sure_and_wrong": float(
+                (np.append(0, scores)[of_prediction[wrong]] * found.shared[wrong]).sum()
+                / max(1, found.shared[seen].sum())
+            ),
+        }
 
     def result(self) -> dict[str, Any]:
         """What JSON holds; an undefined number is None, never NaN:
@@ -79,10 +101,15 @@ class PanopticQuality:
         - ``pq``, ``sq``, ``rq``: means of the classes that occur in the truth or the predictions; the others are left
           out, not counted as 0
         - ``things``, ``stuff``: {pq, sq, rq, classes}, the same over these classes, and how many of them occur
-        - ``per_class``: {class, thing, n, pq, sq, rq, tp, fp, fn}; n = tp + fn true segments. Where nothing matched,
-          SQ counts as 0, as in COCO's own evaluation. A class that does not occur has None.
+        - ``miou``: mean IoU of the classes that the truth or a prediction has, over the pixels of all images together;
+          a labelled pixel that no predicted segment covers is missed
+        - ``per_class``: {class, thing, n, pq, sq, rq, iou, tp, fp, fn}; n = tp + fn true segments. Where nothing
+          matched, SQ counts as 0, as in COCO's own evaluation. A class that does not occur has None.
+        - ``confusion``: C x C pairs of segments with an IoU above 0.5, rows = truth, columns = predicted
+        - ``confusion``: C x C pairs of segments whose IoU exceeds 0.5, rows = truth, columns = predicted
         """
         rows = []
+        ious = iou(np.vstack([self.pixels, np.zeros(len(self.classes) + 1, np.int64)]))[:-1]
         for i, name in enumerate(self.classes):
             tp, fp, fn = int(self.matched[i]), int(self.spurious[i]), int(self.missed[i])
             total = tp + fp / 2 + fn / 2
@@ -94,6 +121,7 @@ class PanopticQuality:
                     "pq": float(self.overlap[i] / total) if total else None,
                     "sq": (float(self.overlap[i] / tp) if tp else 0.0) if total else None,
                     "rq": tp / total if total else None,
+                    "iou": None if np.isnan(ious[i]) else float(ious[i]),
                     "tp": tp,
                     "fp": fp,
                     "fn": fn,
@@ -108,26 +136,119 @@ class PanopticQuality:
             "rq": every["rq"],
             "things": _means([row for row in rows if row["thing"]]),
             "stuff": _means([row for row in rows if not row["thing"]]),
+            "miou": float(np.nanmean(ious)) if not np.isnan(ious).all() else None,
             "per_class": rows,
+            "confusion": self.confusion.tolist(),
         }
 
 
-def _intersections(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Which ids lie over each other, and on how many pixels: true ids, predicted ids, counts, each int64 (pairs,).
+def evaluate(
+    predictor: Predictor,
+    split: MaskSplit,
+    *,
+    out: Path | None = None,
+    name: str,
+    split_name: str,
+    skip_unreadable: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Find the segments of every image of a split at its original size and return the metrics; with ``out``, write
+    metrics.json and report.html too.
 
-    Runs of equal pixels are counted, not pixels: there are far fewer, and no table of all pairs is needed.
+    The keys are those of `PanopticQuality.result` and: data, split, model, architecture, date, seconds,
+    images_per_second, images (best, worst, sure_and_wrong: {file, pq, sure_and_wrong}), skipped (file, error); and of
+    the things' masks ap, ap50, ap75 and detections as in `MaskAveragePrecision.result`, the first three also in
+    per_class: None for stuff, and everywhere without pycocotools. Of an image and class 100 detections count, as in
+    COCO, or as many as an image has true objects of a class. Classes are matched by name.
+
+    Memory: a few images and, for average precision, the run lengths of every object of a thing, true or predicted.
+
+    Raises InputError when the model is no panoptic one or lacks a class of the data, the truth does not tell objects
+    apart, ``out`` cannot be written, or images or masks cannot be read, unless ``skip_unreadable``.
     """
-    stride = int(prediction.max()) + 1
-    joint = truth.ravel().astype(np.int64) * stride + prediction.ravel()
-    starts = np.concatenate([[0], np.flatnonzero(joint[1:] != joint[:-1]) + 1])
-    pairs, run = np.unique(joint[starts], return_inverse=True)
-    counts = np.bincount(run, weights=np.diff(starts, append=joint.size)).astype(np.int64)
-    return pairs // stride, pairs % stride, counts
+    card = predictor.card
+    if card.task != "panoptic":
+        raise InputError(f"{predictor.path}: this is a {card.task} model; panoptic quality measures panoptic ones")
+    things = card.things or (True,) * len(card.classes)
+    table = by_name(split.classes, card.classes, name).astype(np.int64)
+    if any(things) and not split.has_instances:
+        raise InputError(f"{name}: its masks do not tell the objects of a class apart, as panoptic quality needs")
+    if out is not None:
+        writable_folder(out).mkdir(parents=True, exist_ok=True)
+    quality = PanopticQuality(card.classes, things)
+    precision = _average_precision(card.classes, things)
+    galleries = Galleries(SHOWN, "pq")
+    skipped: list[dict[str, str]] = []
+    start = time.perf_counter()
+    total = len(split)
+    for index, prediction in enumerate(predictor.predict_many(split.image(i) for i in range(total))):
+        try:
+            if isinstance(prediction, Failure):
+                raise ImageError(prediction.error)
+            assert isinstance(prediction, PanopticSegmentation)
+            found, truth = prediction.segments, _renamed(split.segments(index), table)
+            if truth.ids.shape != found.ids.shape:
+                raise ImageError(f"{split.name(index)}: image and truth differ in size")
+            own = quality.update(truth, found)
+            if precision is not None:
+                precision.update(truth, found)
+                counts = np.bincount(truth.labels[~truth.crowd & np.array(things)[truth.labels]], minlength=1)
+                precision.detections = max(precision.detections, int(counts.max()))
+            runs = rle.encode_segments(found.ids, len(found.labels))  # far smaller than the pixels
+            galleries.add({"file": split.name(index), **own}, index, (runs, found.labels))
+        except ImageError as error:
+            skipped.append({"file": split.name(index), "error": str(error)})
+        if progress is not None:
+            progress(index + 1, total)
+    seconds = time.perf_counter() - start
+    require_readable(skipped, total, skip_unreadable)
+    measured = quality.result()
+    if not any(row["n"] for row in measured["per_class"]):
+        raise InputError("there is no true segment to measure on")
+    masks = precision.result() if precision is not None else {}
+    of_class = {row["class"]: row for row in masks.get("per_class", [])}
+    for row in measured["per_class"]:
+        row |= {key: of_class.get(row["class"], {}).get(key) for key in ("ap", "ap50", "ap75")}
+    chosen = galleries.chosen()
+    values = {
+        "task": measured.pop("task"),
+        "data": name,
+        "split": split_name,
+        "model": Path(predictor.path).name,
+        "architecture": card.architecture,
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "seconds": round(seconds, 3),
+        "images_per_second": round(quality.images / max(seconds, 1e-9), 1),
+        **{key: measured.pop(key) for key in ("n", "pq", "sq", "rq", "things", "stuff", "miou")},
+        **{key: masks.get(key) for key in ("ap", "ap50", "ap75", "detections")},
+        **measured,
+        "images": {kind: [facts for facts, _, _ in rows] for kind, rows in chosen.items()},
+        "skipped": skipped,
+    }
+    if out is not None:
+        write(out / "metrics.json", to_json(values))
+        pictures = {
+            kind: [
+                panoptic_report.picture(split.image(i), _renamed(split.segments(i), table), runs, labels, card)
+                for _, i, (runs, labels) in rows
+            ]
+            for kind, rows in chosen.items()
+        }
+        write(out / "report.html", panoptic_report.render(values, card, pictures))
+    return values
 
 
-def _total(ids: np.ndarray, pixels: np.ndarray, n: int) -> np.ndarray:
-    """Sums of ``pixels`` by id, int64 (n + 1,)."""
-    return np.bincount(ids, weights=pixels, minlength=n + 1).astype(np.int64)
+def _average_precision(classes: Sequence[str], things: Sequence[bool]) -> MaskAveragePrecision | None:
+    """None where there is nothing to measure, or no pycocotools to measure with."""
+    try:
+        return MaskAveragePrecision(classes, things) if any(things) else None
+    except InputError:
+        return None
+
+
+def _renamed(segments: Segments, table: np.ndarray) -> Segments:
+    """True segments with the model's class indices."""
+    return Segments(segments.ids, table[segments.labels], segments.crowd)
 
 
 def _means(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -180,11 +180,11 @@ def evaluate(
     card = predictor.card
     if card.task != "semantic":
         raise InputError(f"{predictor.path}: this is a {card.task} model; data with masks measures segmenters")
-    table = _by_name(split.classes, card.classes, name)
+    table = by_name(split.classes, card.classes, name)
     if out is not None:
         writable_folder(out).mkdir(parents=True, exist_ok=True)
     metrics = SemanticMetrics(card.classes)
-    galleries = Galleries(SHOWN)
+    galleries = Galleries(SHOWN, "miou")
     skipped: list[dict[str, str]] = []
     start = time.perf_counter()
     total = len(split)
@@ -229,23 +229,25 @@ def evaluate(
     return values
 
 
-Row = tuple[dict[str, Any], int, np.ndarray]  # facts, place in the split, predicted mask
+Row = tuple[dict[str, Any], int, Any]  # facts, place in the split, what was predicted
 
 
 class Galleries:
     """The ``most`` best images, the worst, and those with the most confidence in wrong pixels; no others are kept."""
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(self, most: int, score: str) -> None:
+        """score: which of the facts tells how good an image is."""
+        self.most, self.score = most, score
         self._heaps: dict[str, list[tuple[float, int, Row]]] = {"worst": [], "best": [], "sure_and_wrong": []}
 
-    def add(self, facts: dict[str, Any], index: int, mask: np.ndarray) -> None:
-        if facts["miou"] is None:  # nothing but void
+    def add(self, facts: dict[str, Any], index: int, predicted: Any) -> None:
+        score = facts[self.score]
+        if score is None:  # nothing but void
             return
-        keys = {"worst": -facts["miou"], "best": facts["miou"], "sure_and_wrong": facts["sure_and_wrong"]}
+        keys = {"worst": -score, "best": score, "sure_and_wrong": facts["sure_and_wrong"]}
         for kind, key in keys.items():
             heap = self._heaps[kind]
-            heapq.heappush(heap, (key, -index, (facts, index, mask)))
+            heapq.heappush(heap, (key, -index, (facts, index, predicted)))
             if len(heap) > self.most:
                 heapq.heappop(heap)
 
@@ -257,7 +259,7 @@ class Galleries:
         }
 
 
-def _by_name(theirs: Sequence[str], ours: Sequence[str], name: str) -> np.ndarray:
+def by_name(theirs: Sequence[str], ours: Sequence[str], name: str) -> np.ndarray:
     """uint8 (256,): the data's class indices -> the model's; void stays void."""
     missing = [label for label in theirs if label not in ours]
     if missing:

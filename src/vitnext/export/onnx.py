@@ -18,6 +18,7 @@ from vitnext.card import METADATA_KEY, Card
 from vitnext.errors import InputError, WorkError, require
 from vitnext.export.verify import synthetic_images, verify
 from vitnext.inference.engines import OnnxRuntimeEngine, TorchEngine
+from vitnext.inference.panoptic import answers_with_queries
 from vitnext.inference.predictor import TASKS
 from vitnext.preprocess import Source
 
@@ -49,7 +50,8 @@ def export_onnx(
     artifact: str | os.PathLike[str], out: str | os.PathLike[str], images: Iterable[Source] | None = None
 ) -> ExportReport:
     """Write the artifact as ``out`` (``.onnx``): input "images" (batch, C, H, W), output "logits" (batch, classes), or
-    of a segmenter (batch, classes, H, W), for windows of the H x W pixels that its card says.
+    of a segmenter (batch, classes, H, W), for windows of the H x W pixels that its card says. Of queries the outputs
+    are "masks" (batch, queries, h, w) and "classes" (batch, queries, classes + 1).
 
     Both are run on ``images`` (synthetic ones if None; those that cannot be read are passed over and counted); a file
     that does not give the same labels, and the same probabilities to 1e-4, is not kept. ``out`` appears only when it is
@@ -110,7 +112,7 @@ def _write(model: nn.Module, card: Card, path: Path) -> None:
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=["images"],
-                output_names=["logits"],
+                output_names=["masks", "classes"] if answers_with_queries(card.architecture) else ["logits"],
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 verbose=False,
             )

@@ -10,6 +10,7 @@ import numpy as np
 
 from vitnext.errors import ImageError, InputError, WorkError
 from vitnext.inference.engines import Engine
+from vitnext.inference.panoptic import answers_with_queries
 from vitnext.inference.predictor import softmax
 from vitnext.inference.windows import cut
 from vitnext.preprocess import Preprocess, Source
@@ -55,8 +56,10 @@ def verify(reference: Engine, exported: Engine, sources: Iterable[Source]) -> Ag
     while batch := list(itertools.islice(prepared, BATCH)):
         trials = [batch] if images else [batch[:1], (batch * 3)[:BATCH]]  # a lone image is repeated to make a batch
         for trial in map(np.stack, trials):
-            p, q = softmax(reference.run(trial)), softmax(exported.run(trial))  # (B, classes) or (B, classes, H, W)
+            (p, of_objects), (q, exported_objects) = (_answers(engine, trial) for engine in (reference, exported))
             largest = np.maximum(largest, np.abs(p - q).max())  # unlike max(), keeps a NaN
+            if of_objects is not None and exported_objects is not None:
+                largest = np.maximum(largest, np.abs(of_objects - exported_objects).max())
             theirs = np.take_along_axis(p, q.argmax(axis=1, keepdims=True), axis=1)
             lost = p.max(axis=1, keepdims=True) - theirs  # probability, by the other's choice
             changed += int((lost > (TIE if p.ndim == 2 else TIE_OF_PIXELS)).sum())
@@ -71,6 +74,22 @@ def verify(reference: Engine, exported: Engine, sources: Iterable[Source]) -> Ag
             f"(allowed: {TOLERANCE:g}) and {changed} of {labels} labels changed"
         )
     return Agreement(images, len(errors), float(largest))
+
+
+def _answers(engine: Engine, images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Probabilities of classes (B, classes, ...), and what else a panoptic network says: the centres' heat and offsets,
+    or the probabilities of queries' masks."""
+    if engine.card.task == "classification" or (engine.card.task == "semantic" and not _by_queries(engine)):
+        return softmax(engine.run(images)), None
+    given = engine.outputs(images)
+    if _by_queries(engine):
+        masks, classes = given
+        return softmax(np.moveaxis(classes, -1, 1)), 1 / (1 + np.exp(-masks.clip(-80, 80)))
+    return softmax(given[0][:, :-3]), given[0][:, -3:]
+
+
+def _by_queries(engine: Engine) -> bool:
+    return answers_with_queries(engine.card.architecture)
 
 
 def network_input(source: Source, preprocess: Preprocess) -> np.ndarray:

@@ -24,6 +24,9 @@ class Engine(Protocol):
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Normalised images, float32 (B, C, H, W) -> logits (B, classes); of a segmenter (B, classes, H, W)."""
 
+    def outputs(self, batch: np.ndarray) -> tuple[np.ndarray, ...]:
+        """All that the network gives: of queries masks and classes, of others what ``run`` gives alone."""
+
 
 class TorchEngine:
     """An artifact (``.safetensors``) on the GPU if torch sees one, otherwise on the CPU.
@@ -44,10 +47,15 @@ class TorchEngine:
             torch.set_num_threads(threads)
 
     def run(self, batch: np.ndarray) -> np.ndarray:
+        return self.outputs(batch)[0]
+
+    def outputs(self, batch: np.ndarray) -> tuple[np.ndarray, ...]:
         torch = self._torch
         # TensorFloat-32 convolutions, torch's default on a GPU, would move probabilities by 1e-3.
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            return self.model(torch.from_numpy(batch).to(self._device)).float().cpu().numpy()
+            given = self.model(torch.from_numpy(batch).to(self._device))
+            parts = given if isinstance(given, tuple) else (given,)
+            return tuple(part.float().cpu().numpy() for part in parts)
 
 
 class OnnxRuntimeEngine:
@@ -67,7 +75,10 @@ class OnnxRuntimeEngine:
         self.card = _card(path, self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY))
 
     def run(self, batch: np.ndarray) -> np.ndarray:
-        return self._session.run(None, {self._input: batch})[0]
+        return self.outputs(batch)[0]
+
+    def outputs(self, batch: np.ndarray) -> tuple[np.ndarray, ...]:
+        return tuple(self._session.run(None, {self._input: batch}))
 
 
 class OpenVinoEngine:
@@ -89,8 +100,12 @@ class OpenVinoEngine:
         self.card = _card(path, model.get_rt_info(key).astype(str) if model.has_rt_info(key) else None)
 
     def run(self, batch: np.ndarray) -> np.ndarray:
+        return self.outputs(batch)[0]
+
+    def outputs(self, batch: np.ndarray) -> tuple[np.ndarray, ...]:
         # A request of its own for each call, because one request serves one thread at a time.
-        return self._model.create_infer_request().infer([batch])[0]
+        found = self._model.create_infer_request().infer([batch])
+        return tuple(found[i] for i in range(len(found)))
 
 
 def _card(path: Path, text: str | None) -> Card:

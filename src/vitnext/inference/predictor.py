@@ -17,14 +17,16 @@ from vitnext.card import Card, read_card
 from vitnext.data.mask_values import MOST_CLASSES
 from vitnext.decode import decode
 from vitnext.errors import ImageError, InputError, WorkError
+from vitnext.inference import queries
 from vitnext.inference.engines import Engine, OnnxRuntimeEngine, OpenVinoEngine, TorchEngine
+from vitnext.inference.panoptic import answers_with_queries, segment_objects
 from vitnext.inference.windows import segment
 from vitnext.preprocess import Source
-from vitnext.types import Classification, Failure, Prediction, Segmentation
+from vitnext.types import Classification, Failure, PanopticSegmentation, Prediction, Segmentation
 
 ENGINES = {"torch": TorchEngine, "onnxruntime": OnnxRuntimeEngine, "openvino": OpenVinoEngine}
 ENGINES_FOR = {".safetensors": ("torch",), ".onnx": ("onnxruntime", "openvino")}  # the first is what "auto" takes
-TASKS = ("classification", "semantic")
+TASKS = ("classification", "semantic", "panoptic")
 SMALL_ARRAY = 128 * 128 * 3  # values; up to here, handing an array to a thread costs more than preparing it
 
 
@@ -64,7 +66,7 @@ def load(path: str | os.PathLike[str], engine: str = "auto", threads: int | None
 def _check_task(path: Path, card: Card) -> None:
     if card.task not in TASKS:
         raise InputError(f'{path}: a model for the task "{card.task}"; this version predicts {", ".join(TASKS)}')
-    if card.task == "semantic" and len(card.classes) > MOST_CLASSES:
+    if card.task != "classification" and len(card.classes) > MOST_CLASSES:
         raise InputError(f"{path}: a segmenter of {len(card.classes)} classes; masks hold up to {MOST_CLASSES}")
 
 
@@ -87,20 +89,20 @@ class Predictor:
         classes = f"{len(card.classes)} classes ({names})"
         return f"<Predictor {self.path}: {card.architecture}, {card.task}, {classes}, {engine}>"
 
-    def predict(self, source: Source) -> Classification | Segmentation:
+    def predict(self, source: Source) -> Classification | Segmentation | PanopticSegmentation:
         """Classify or segment one image: a path, an encoded file's bytes, uint8 pixels (H, W) or (H, W, 3), or a Pillow
         image.
 
         Raises ImageError when it cannot be read.
         """
-        if self.card.task == "semantic":
+        if self.card.task != "classification":
             return self._segment(_name(source), *self._whole(source))
         [classification] = self._classify([_name(source)], [self.card.preprocess.pixels(source)])
         return classification
 
     def predict_many(self, sources: Iterable[Source], batch: int = 32) -> Iterator[Prediction]:
-        """Predict a stream of images: each gives a Classification or a Segmentation, by the model's task, or a Failure
-        if it cannot be read, in order.
+        """Predict a stream of images: each gives a Classification, a Segmentation or a PanopticSegmentation, by the
+        model's task, or a Failure if it cannot be read, in order.
 
         Lazy, with bounded memory: at most ``2 * batch`` sources are taken ahead of the predictions. While the network
         runs on one batch, threads decode the next; an array must stay as it is until its prediction has come. What is
@@ -113,7 +115,7 @@ class Predictor:
         """
         if batch < 1:
             raise InputError(f"batch is {batch}; it must be 1 or more")
-        if self.card.task == "semantic":
+        if self.card.task != "classification":
             return self._segment_stream(enumerate(sources), batch)
         return self._stream(enumerate(sources), batch)
 
@@ -139,22 +141,47 @@ class Predictor:
         image = decode(source, preprocess.color, preprocess.exif)
         return preprocess.pixels(image), (image.height, image.width)
 
-    def _segment(self, name: str, pixels: np.ndarray, size: tuple[int, int], batch: int = 8) -> Segmentation:
-        classes, preprocess = self.card.classes, self.card.preprocess
+    def _segment(
+        self, name: str, pixels: np.ndarray, size: tuple[int, int], batch: int = 8
+    ) -> Segmentation | PanopticSegmentation:
+        card, preprocess, batch = self.card, self.card.preprocess, min(batch, 8)
+        by_queries = answers_with_queries(card.architecture)
 
-        def run(images: np.ndarray) -> np.ndarray:
-            logits = self.engine.run(images)
-            if logits.shape != (len(images), len(classes), *preprocess.image_size):
-                raise WorkError(
-                    f"{self.path}: gave logits {logits.shape} for {len(images)} windows of {preprocess.image_size} and "
-                    f"{len(classes)} classes"
-                )
-            if not np.isfinite(logits).all():
+        def run(images: np.ndarray) -> tuple[np.ndarray, ...]:
+            given = self.engine.outputs(images) if by_queries else (self.engine.run(images),)
+            self._check_shapes(given, len(images))
+            if not all(np.isfinite(part).all() for part in given):
                 raise WorkError(f"{self.path}: gave a logit that is not a finite number for {name}")
-            return logits
+            return given
 
-        mask, confidence = segment(pixels, run, preprocess.normalize, preprocess.image_size, size, batch=min(batch, 8))
-        return Segmentation(name, classes, mask, confidence)
+        if card.task == "panoptic":
+            things = card.things or (True,) * len(card.classes)
+            found = segment_objects(pixels, size, run, card.architecture, preprocess, things, batch=batch)
+            return PanopticSegmentation(name, card.classes, things, found)
+        window = preprocess.image_size
+
+        def answers(images: np.ndarray) -> np.ndarray:
+            given = run(images)
+            return queries.semantic(given[0], given[1], window) if len(given) == 2 else given[0]
+
+        activate = queries.probabilities if by_queries else None
+        mask, confidence = segment(pixels, answers, preprocess.normalize, window, size, batch=batch, activate=activate)
+        return Segmentation(name, card.classes, mask, confidence)
+
+    def _check_shapes(self, given: tuple[np.ndarray, ...], images: int) -> None:
+        classes, (height, width) = len(self.card.classes), self.card.preprocess.image_size
+        shapes = [part.shape for part in given]
+        if answers_with_queries(self.card.architecture):
+            fits = len(shapes) == 2 and len(shapes[0]) == 4 and shapes[1] == (*shapes[0][:2], classes + 1)
+            wanted = f"masks and classes of queries, for {classes} classes"
+        else:
+            channels = classes + 3 * (self.card.task == "panoptic")
+            fits = shapes == [(images, channels, height, width)]
+            wanted = str((images, channels, height, width))
+        if not fits or shapes[0][0] != images:
+            raise WorkError(
+                f"{self.path}: gave logits {', '.join(map(str, shapes))} for {images} windows, not {wanted}"
+            )
 
     def _stream(self, numbered: Iterator[tuple[int, Source]], batch: int) -> Iterator[Prediction]:
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")

@@ -95,6 +95,19 @@ def instances(
     return Instances(stacked, np.array(labels, np.int64), np.zeros(len(found), bool), np.array(scores, np.float32))
 
 
+def semantic(masks: np.ndarray, classes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Scores of each class at each pixel, float32 (B, C, height, width): the sum over queries of the class's
+    probability times the mask's. masks: logits (B, K, h, w); classes: logits (B, K, C + 1)."""
+    planes = np.stack([[resized(mask, size) for mask in image] for image in masks])  # (B, K, height, width)
+    return np.einsum("bqc,bqhw->bchw", softmax(classes)[..., :-1], planes, optimize=True).astype(np.float32)
+
+
+def probabilities(scores: np.ndarray) -> np.ndarray:
+    """Scores (B, C, H, W) of `semantic` -> shares of their sum over the classes."""
+    shares: np.ndarray = scores / scores.sum(axis=1, keepdims=True).clip(min=np.finfo(np.float32).tiny)
+    return shares
+
+
 def resized(mask: np.ndarray, size: tuple[int, int], part: tuple[float, float] = (1.0, 1.0)) -> np.ndarray:
     """Logits (h, w), or this part of them, -> probabilities float32 at ``size``, interpolated before the sigmoid."""
     box = (0.0, 0.0, part[1] * mask.shape[1], part[0] * mask.shape[0])

@@ -32,23 +32,26 @@ def bands(
     window: tuple[int, int],
     *,
     batch: int = 8,
+    activate: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Probabilities of the image uint8 (H, W, C), from top to bottom: (first row, float32 (classes, rows, W)).
 
+    activate: makes of the network's answers what is averaged where windows overlap; None: softmax over the classes.
     An image smaller than the window is filled up with black, as training fills its crops.
     """
     height, width = pixels.shape[:2]
     h, w = window
+    activate = activate or softmax
     rows, columns = starts(height, h), starts(width, w)
     if len(rows) == len(columns) == 1:  # nothing to blend
-        [only] = _answers([cut(pixels, 0, 0, window)], run, normalize, batch)
+        [only] = _answers([cut(pixels, 0, 0, window)], run, normalize, batch, activate)
         yield 0, only[:, :height, :width]
         return
     hill = np.minimum.outer(_ramp(h), _ramp(w))
     total = weight = None
     for number, top in enumerate(rows):
         tiles = [cut(pixels, top, left, window) for left in columns]
-        answers = _answers(tiles, run, normalize, batch)
+        answers = _answers(tiles, run, normalize, batch, activate)
         for left, answer in zip(columns, answers, strict=True):
             if total is None or weight is None:
                 total = np.zeros((len(answer), h, width), np.float32)
@@ -73,6 +76,7 @@ def segment(
     size: tuple[int, int],
     *,
     batch: int = 8,
+    activate: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Most probable class uint8 (H, W) and its probability, as a share of 255, uint8 (H, W), at the original ``size``.
 
@@ -81,12 +85,14 @@ def segment(
     """
     classes, sure = np.empty(size, np.uint8), np.empty(size, np.uint8)
     if pixels.shape[:2] == size:
-        for top, band in bands(pixels, run, normalize, window, batch=batch):
+        for top, band in bands(pixels, run, normalize, window, batch=batch, activate=activate):
             place = slice(top, top + band.shape[1])
             classes[place] = band.argmax(0)
             sure[place] = np.rint(band.max(0) * 255)
         return classes, sure
-    parts = [band.astype(np.float16) for _, band in bands(pixels, run, normalize, window, batch=batch)]
+    parts = [
+        band.astype(np.float16) for _, band in bands(pixels, run, normalize, window, batch=batch, activate=activate)
+    ]
     small = np.concatenate(parts, axis=1)
     best = np.full(size, -1.0, np.float32)
     for index, plane in enumerate(small):
@@ -107,12 +113,16 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _answers(
-    tiles: list[np.ndarray], run: Run, normalize: Callable[[np.ndarray], np.ndarray], batch: int
+    tiles: list[np.ndarray],
+    run: Run,
+    normalize: Callable[[np.ndarray], np.ndarray],
+    batch: int,
+    activate: Callable[[np.ndarray], np.ndarray],
 ) -> Iterator[np.ndarray]:
-    """Probabilities float32 (classes, h, w) of each tile, in order."""
+    """What is averaged, float32 (classes, h, w) of each tile, in order."""
     for first in range(0, len(tiles), batch):
         images = normalize(np.stack(tiles[first : first + batch]))
-        yield from softmax(run(images))
+        yield from activate(run(images))
 
 
 def cut(pixels: np.ndarray, top: int, left: int, window: tuple[int, int]) -> np.ndarray:

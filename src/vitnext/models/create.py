@@ -1,4 +1,4 @@
-"""Any model by its name: a classifier of the catalog, a semantic segmenter, or an EoMT."""
+"""Any model by its name: a classifier of the catalog, a segmenter with a head on its pyramid, or an EoMT."""
 
 from __future__ import annotations
 
@@ -21,9 +21,14 @@ def is_eomt(name: str) -> bool:
     return name.endswith("+eomt")
 
 
+def tells_objects_apart(name: str) -> bool:
+    """Whether a model of this name can keep the objects of a class apart."""
+    return head_of(name) in ("eomt", "panoptic_deeplab")
+
+
 def task_of(name: str) -> str:
     """What a model of this name is for, as its card says."""
-    if is_eomt(name):
+    if tells_objects_apart(name):
         return "panoptic"
     return "semantic" if is_segmenter(name) else "classification"
 

@@ -1,4 +1,4 @@
-"""Semantic segmenters: a backbone of the catalog and a head on its feature pyramid.
+"""Segmenters: a backbone of the catalog and a head on its feature pyramid.
 
 A name is ``BACKBONE+HEAD`` ("convnext_tiny+upernet", "vit_small+linear", "mit_b2+segformer") or a size of SegFormer
 ("segformer_b0": mit_b0+segformer). The fields of the backbone's config are given as for the backbone alone, those of
@@ -25,15 +25,17 @@ from vitnext.errors import InputError
 from vitnext.models import catalog
 from vitnext.models.heads.feature_pyramid import SimpleFeaturePyramid
 from vitnext.models.heads.linear import LinearConfig, LinearHead
+from vitnext.models.heads.panoptic_deeplab import PanopticDeepLabConfig, PanopticDeepLabHead
 from vitnext.models.heads.segformer import SegFormerConfig, SegFormerHead, upsample
 from vitnext.models.heads.upernet import FCNHead, UPerNetConfig, UPerNetHead
 from vitnext.models.layers import ChannelLayerNorm, initialize
 
-HeadConfig = LinearConfig | UPerNetConfig | SegFormerConfig
+HeadConfig = LinearConfig | UPerNetConfig | SegFormerConfig | PanopticDeepLabConfig
 HEADS: dict[str, tuple[type[HeadConfig], type[nn.Module]]] = {
     "linear": (LinearConfig, LinearHead),
     "upernet": (UPerNetConfig, UPerNetHead),
     "segformer": (SegFormerConfig, SegFormerHead),
+    "panoptic_deeplab": (PanopticDeepLabConfig, PanopticDeepLabHead),
 }
 
 STAGE_NORMS = {"convnext": 1e-6, "convnextv2": 1e-6, "swin": 1e-5, "swinv2": 1e-5}  # epsilon, as in the authors' code
@@ -66,7 +68,8 @@ class SegmenterConfig:
 
 
 class Segmenter(nn.Module):
-    """Images (B, channels, H, W), normalised floats -> logits (B, classes, H, W)."""
+    """Images (B, channels, H, W), normalised floats -> logits (B, classes, H, W); with Panoptic-DeepLab's heads the
+    centres' heat and two offsets behind them, (B, classes + 3, H, W)."""
 
     def __init__(self, config: SegmenterConfig) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -55,14 +55,15 @@ def choose_device(name: str) -> torch.device:
 def choose_precision(
     requested: str,
     model: nn.Module,
-    objective: Callable[[nn.Module, Tensor, Tensor], Tensor],
-    batch: tuple[Tensor, Tensor],
+    objective: Callable[[nn.Module, Tensor, Any, float], Tensor],
+    batch: tuple[Tensor, Any],
 ) -> Precision:
     """fp32 or bf16 as requested; for "auto" a few training steps of a copy of the model are timed in both.
 
     A CPU that emulates bf16 is found out by a single product first: a whole step could take a minute there.
 
-    objective: (model, images, truth) -> loss; batch: normalised images (B, C, H, W) and their truth, on the model's
+    objective: (model, images, truth, share of the run) -> loss; batch: normalised images (B, C, H, W) and their truth,
+    on the model's
     device.
     """
     if requested != "auto":
@@ -92,8 +93,8 @@ def product_ratio(side: int = 256) -> float:
 
 def _step_time(
     model: nn.Module,
-    objective: Callable[[nn.Module, Tensor, Tensor], Tensor],
-    batch: tuple[Tensor, Tensor],
+    objective: Callable[[nn.Module, Tensor, Any, float], Tensor],
+    batch: tuple[Tensor, Any],
     bf16: bool,
 ) -> float:
     """Median seconds of a forward and backward pass; stops measuring after two seconds."""
@@ -102,7 +103,7 @@ def _step_time(
     while len(times) < 6 and sum(times) < 2.0:
         start = time.perf_counter()
         with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
-            loss = objective(model, images, truth)
+            loss = objective(model, images, truth, 0.0)
         loss.backward()
         model.zero_grad()
         if images.device.type == "cuda":

@@ -43,7 +43,8 @@ STATE = {
 ANEW = "start anew with another --out"
 
 Metrics = dict[str, float]
-Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]  # model, normalised images, truth -> loss
+# model, normalised images, truth, share of the run that is done -> loss
+Objective = Callable[[nn.Module, Tensor, Any, float], Tensor]
 
 
 class Validate(Protocol):
@@ -187,9 +188,8 @@ def fit(
             ended = over()  # what is left after a stop may be the validation alone
             rest = batches.epoch(progress.epoch, progress.step - progress.epoch * per_epoch)
             for images, truth in () if ended else rest:
-                done = (progress.step - warmup) / max(1, steps - warmup)
-                if limit:  # whatever comes first
-                    done = max(done, (progress.seconds + time.monotonic() - clock) / limit)
+                spent = (progress.seconds + time.monotonic() - clock) / limit if limit else 0.0
+                done = max((progress.step - warmup) / max(1, steps - warmup), spent)  # whatever comes first
                 rate = learning_rate(
                     max(0.0, done),
                     progress.step,
@@ -205,7 +205,7 @@ def fit(
                 torch.manual_seed(place_seed(recipe.seed, progress.step))
                 images, truth = images.to(device, non_blocking=True), truth.to(device, non_blocking=True)
                 with precision.autocast(device):
-                    loss = objective(model, normalize(images), truth)
+                    loss = objective(model, normalize(images), truth, max(progress.step / steps, spent))
                 loss.backward()
 
                 # Update.

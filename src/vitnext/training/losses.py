@@ -18,17 +18,18 @@ FOCUS = 2.0  # gamma of the focal loss, the best of Lin et al. 2017, table 1b
 
 
 class LabelLoss:
-    """Cross-entropy of a classifier: (model, images, labels (B,)) -> loss."""
+    """Cross-entropy of a classifier: (model, images, labels (B,), share of the run) -> loss."""
 
     def __init__(self, smoothing: float) -> None:
         self.smoothing = smoothing
 
-    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, done: float) -> Tensor:
         return F.cross_entropy(model(images).float(), labels, label_smoothing=self.smoothing)
 
 
 class MaskLoss:
-    """The recipe's sum of losses of a segmenter, its auxiliary head's included: (model, images, truth) -> loss.
+    """The recipe's sum of losses of a segmenter, its auxiliary head's included: (model, images, truth, share of the
+    run) -> loss.
 
     weights: of the classes in the cross-entropy (C,), or None.
     """
@@ -36,7 +37,7 @@ class MaskLoss:
     def __init__(self, recipe: Recipe, weights: Tensor | None = None) -> None:
         self.loss, self.smoothing, self.weights = recipe.loss, recipe.label_smoothing, weights
 
-    def __call__(self, model: nn.Module, images: Tensor, truth: Tensor) -> Tensor:
+    def __call__(self, model: nn.Module, images: Tensor, truth: Tensor, done: float) -> Tensor:
         assert isinstance(model, Segmenter)
         logits, auxiliary = model.forward_with_auxiliary(images)
         loss = self.of(logits.float(), truth)

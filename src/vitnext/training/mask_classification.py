@@ -12,13 +12,13 @@ Deviation: points in void count neither in the cost nor in the loss of masks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vitnext.data.mask_loaders import SegmentTargets
 from vitnext.models.eomt import EoMT
 
 POINTS = 12_544  # 112 x 112, section 4.1 of Cheng et al. 2022; below, its other numbers
@@ -26,21 +26,6 @@ OVERSAMPLED, UNSURE = 3, 0.75  # times as many candidates; share of the points t
 CLASS, MASK, DICE = 2.0, 5.0, 5.0
 NO_OBJECT = 0.1  # weight of "no object" in the cross-entropy
 ANNEALING_POWER = 0.9  # Kerssies et al. 2025, section 3.4
-
-
-@dataclass(frozen=True)
-class SegmentTargets:
-    """The true segments of a batch. ids: int64 (B, H, W), 0 where void, k where the k-th segment is; labels: int64
-    (B, n), class indices, -1 where an image has fewer segments."""
-
-    ids: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def to(self, device: torch.device, non_blocking: bool = False) -> SegmentTargets:
-        return SegmentTargets(self.ids.to(device, non_blocking=non_blocking), self.labels.to(device))
 
 
 class MaskClassificationLoss:

@@ -28,20 +28,25 @@ def choose_segmenter(
     recipe: str | None = None,
     pretrained: bool = False,
     gpu: bool = False,
+    objects: bool = False,
     overrides: Sequence[str] = (),
 ) -> Choice:
-    """Fill in what the user left open: recipe, model, scale, crops, windows, epochs. As ``defaults.choose``.
+    """Fill in what the user left open: recipe, model, scale, crops, windows, epochs. As ``defaults.choose``. objects:
+    whether the truth tells the objects of a class apart.
 
     Raises InputError for names that do not exist, a model that is no segmenter, and overrides that do not fit.
     """
     if recipe is not None:
         chosen = override(_with_model(read(recipe), model), overrides)
-        return Choice(_with_window(chosen, facts), [f"recipe {recipe} as given"])
+        return Choice(_with_window(chosen, facts, objects), [f"recipe {recipe} as given"])
     machine = "gpu" if gpu else "cpu"
     band = "scenes" if facts.short_side <= SMALL and not pretrained else "masks"
     name = "masks_finetune" if pretrained else "digit_scenes" if band == "scenes" else "masks_convnext"
+    if (head := create.head_of(model or "")) in ("eomt", "panoptic_deeplab"):
+        name = "masks_eomt" if head == "eomt" else name if pretrained else f"{name}_panoptic"
     chosen = _with_model(read(name), model)
-    short = SHORT_SIDE[machine] if facts.short_side > SHORT_SIDE[machine] else 0
+    whole = objects and create.is_eomt(chosen.model.name)
+    short = SHORT_SIDE[machine] if facts.short_side > SHORT_SIDE[machine] and not whole else 0
     side = short or facts.short_side
     crop = max(GRAIN, min(CROP[machine], side // GRAIN * GRAIN))
     if _fixed(chosen.model.name):
@@ -59,15 +64,16 @@ def choose_segmenter(
     crop = override(chosen, overrides).data.image_size  # what is asked for decides what follows from it
     grain = {} if pretrained else _grain(chosen.model.name, crop)
     chosen = replace(chosen, model=replace(chosen.model, config={**chosen.model.config, **grain}))
-    chosen = _with_window(override(chosen, overrides), facts)
+    chosen = _with_window(override(chosen, overrides), facts, objects)
     why = "the run starts from weights" if pretrained else f"the images' short side is {facts.short_side} px"
     reasons = [f"recipe {name}: {why}"]
     if chosen.data.short_side:
         reasons.append(f"images are made smaller to a short side of {chosen.data.short_side} px")
-    height, width = chosen.data.window or (0, 0)
+    height, width = chosen.data.window or (chosen.data.image_size,) * 2
+    seen = f"windows of {width} x {height} px" if chosen.data.window else f"whole images in {width} x {height} px"
     reasons.append(
         f"crops of {chosen.data.image_size} px, {_length(chosen)}: {facts.count:,} training images; "
-        f"windows of {width} x {height} px in prediction"
+        f"{seen} in prediction"
     )
     return Choice(chosen, reasons)
 
@@ -88,8 +94,6 @@ def _with_model(recipe: Recipe, name: str | None) -> Recipe:
         head = create.head_of(recipe.model.name)
         name = create.composed(name, head)
     create.family_of(name)
-    if create.is_eomt(name):
-        raise InputError(f"{name} cannot be trained yet: choose the head linear, upernet or segformer")
     kept = {key: recipe.model.config[key] for key in ("stochastic_depth",) if key in recipe.model.config}
     if not catalog.FAMILIES[create.family_of(name)].has("stochastic_depth"):
         kept = {}
@@ -113,10 +117,17 @@ def _grain(name: str, crop: int) -> dict[str, int]:
     return {"patch_size": max(s for s in range(1, 9) if crop % s == 0)} if family.has("patch_size") else {}
 
 
-def _with_window(recipe: Recipe, facts: Facts) -> Recipe:
+def _with_window(recipe: Recipe, facts: Facts, objects: bool) -> Recipe:
     """The window of prediction: that of the recipe, the crop where the backbone takes no other, else whole images of
-    the common size, if they are not too large."""
+    the common size, if they are not too large. Queries that tell objects apart see whole images, made to fit."""
     size = recipe.data.image_size
+    if create.is_eomt(recipe.model.name) and objects:
+        if recipe.data.window is not None or recipe.data.short_side:
+            raise InputError(
+                f"{recipe.model.name} sees whole images, made to fit into data.image_size: leave data.window and "
+                "data.short_side out"
+            )
+        return replace(recipe, data=replace(recipe.data, resize="fit"))
     if recipe.data.window is not None:
         if _fixed(recipe.model.name) and recipe.data.window != (size, size):
             raise InputError(

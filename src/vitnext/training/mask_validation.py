@@ -9,7 +9,9 @@ from torch import nn
 from vitnext.data.mask_folder import MaskSplit
 from vitnext.data.mask_loaders import pair
 from vitnext.data.mask_values import VOID
+from vitnext.inference.queries import probabilities
 from vitnext.inference.windows import bands
+from vitnext.models.eomt import EoMT
 from vitnext.preprocess import Preprocess
 from vitnext.training.hardware import Precision
 from vitnext.training.loop import Metrics
@@ -24,21 +26,26 @@ class MaskValidator:
 
     score = "miou"
 
-    def __init__(self, split: MaskSplit, preprocess: Preprocess) -> None:
+    def __init__(self, split: MaskSplit, preprocess: Preprocess, *, by_queries: bool = False) -> None:
+        """``by_queries``: the model answers with masks and classes of queries."""
         self.split, self.preprocess = split, preprocess
+        self.activate = probabilities if by_queries else None
 
     def __call__(self, model: nn.Module, precision: Precision) -> Metrics:
         device, count = next(model.parameters()).device, len(self.split.classes)
 
         def run(batch: np.ndarray) -> np.ndarray:
+            network = model.semantic if isinstance(model, EoMT) else model
             with torch.inference_mode(), precision.autocast(device):
-                logits: np.ndarray = model(torch.from_numpy(batch).to(device)).float().cpu().numpy()
-            return logits
+                answers: np.ndarray = network(torch.from_numpy(batch).to(device)).float().cpu().numpy()
+            return answers
 
         confusion, loss, pixels = np.zeros((count, count), np.int64), 0.0, 0
         for i in range(len(self.split)):
             image, mask = pair(self.split, self.preprocess, i)
-            for top, band in bands(image, run, self.preprocess.normalize, self.preprocess.image_size):
+            for top, band in bands(
+                image, run, self.preprocess.normalize, self.preprocess.image_size, activate=self.activate
+            ):
                 truth = mask[top : top + band.shape[1]]
                 seen = truth != VOID
                 labels, predicted = truth[seen].astype(np.int64), band.argmax(0)[seen]

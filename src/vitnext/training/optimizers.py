@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vitnext.recipe import Optimizer
 
 # A block's name in each family: encoder.3, stages.2.blocks.7 (levels, in MiT), body.stage2.0, rows.6.0.
+ANSWERS = ("classifier", "center", "offset")  # what of a segmenter's head is its last layer
 BLOCK = re.compile(r"^(encoder\.\d+|(stages|levels|rows|body)\.(stage)?\d+\.(blocks\.)?\d+)\.")
 
 
@@ -74,11 +75,11 @@ def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
 
 def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
     """Trainable weights of Linears and dense convolutions between the first layer, which sees pixels, and the head, or
-    of a segmenter the classifier in its head."""
+    of a segmenter what gives answers in its head."""
     dense = [m for m in model.modules() if isinstance(m, nn.Linear) or (isinstance(m, nn.Conv2d) and m.groups == 1)]
     heads = [part for name in ("head", "auxiliary") if isinstance(part := getattr(model, name, None), nn.Module)]
-    last = [getattr(head, "classifier", head) for head in heads]
-    outer = {id(dense[0]), *(id(m) for part in last for m in part.modules())}
+    last = [[getattr(head, name) for name in ANSWERS if hasattr(head, name)] or [head] for head in heads]
+    outer = {id(dense[0]), *(id(m) for parts in last for part in parts for m in part.modules())}
     inside = {id(m.weight) for m in dense if id(m) not in outer} - _of_position_bias(model)
     return [p for p in model.parameters() if id(p) in inside and p.requires_grad]
 

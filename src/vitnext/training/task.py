@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,7 +20,10 @@ from vitnext.preprocess import Preprocess
 from vitnext.recipe import Augment, Data, Loss, Recipe
 from vitnext.training.loop import Objective, Validate
 from vitnext.training.losses import LabelLoss, MaskLoss, balance
+from vitnext.training.mask_classification import MaskClassificationLoss
 from vitnext.training.mask_validation import MaskValidator
+from vitnext.training.panoptic_deeplab import PanopticDeepLabLoss
+from vitnext.training.panoptic_validation import PanopticValidator, Quality
 from vitnext.training.validation import Validator
 
 
@@ -32,15 +36,43 @@ class Task:
     validate: Validate
 
 
-def task_of(dataset: Dataset[Any], watched: str, preprocess: Preprocess, recipe: Recipe) -> Task:
-    """The parts for the data's task; ``watched`` is the split that validates."""
+def task_name(dataset: Dataset[Any], model: str) -> Literal["classification", "semantic", "panoptic"]:
+    """What ``model`` learns of the data, as its card says: "panoptic" if the data and the model tell objects apart."""
+    if dataset.task == "semantic" and create.tells_objects_apart(model) and dataset.has_instances:
+        return "panoptic"
+    return dataset.task
+
+
+def task_of(
+    dataset: Dataset[Any],
+    watched: str,
+    preprocess: Preprocess,
+    recipe: Recipe,
+    quality: Callable[[Sequence[str], Sequence[bool]], Quality],
+) -> Task:
+    """The parts for what the recipe's model learns of the data; ``watched`` is the split that validates, ``quality``
+    what measures segments."""
+    name = recipe.model.name
     train, held_out = dataset.splits["train"], dataset.splits[watched]
     if dataset.task == "classification":
         batches = training_batches(train, preprocess, recipe)
         return Task(batches, LabelLoss(recipe.label_smoothing), Validator(held_out, preprocess))
-    masked = MaskedImages(train, preprocess, recipe)
-    weights = balance(pixel_counts(masked, train)) if recipe.loss.balanced else None
-    return Task(masked, MaskLoss(recipe, weights), MaskValidator(held_out, preprocess))
+    panoptic, by_queries = task_name(dataset, name) == "panoptic", create.is_eomt(name)
+    masked = MaskedImages(train, preprocess, recipe, objects=panoptic or by_queries)
+    objective: Objective
+    if by_queries:
+        objective = MaskClassificationLoss(len(train.classes))
+    else:
+        weights = balance(pixel_counts(masked, train)) if recipe.loss.balanced else None
+        objective = PanopticDeepLabLoss(recipe, things_of(train), weights) if panoptic else MaskLoss(recipe, weights)
+    if panoptic:
+        return Task(masked, objective, PanopticValidator(held_out, preprocess, name, things_of(train), quality))
+    return Task(masked, objective, MaskValidator(held_out, preprocess, by_queries=by_queries))
+
+
+def things_of(split: MaskSplit) -> tuple[bool, ...]:
+    """Of each class, whether the truth tells its objects apart."""
+    return tuple(split.has_instances and thing for thing in split.values.things)
 
 
 def require_labels(name: str, dataset: Dataset[Any]) -> None:
@@ -59,6 +91,11 @@ def require_suitable(recipe: Recipe, dataset: Dataset[Any]) -> None:
     if not create.is_segmenter(name) and dataset.task == "semantic":
         heads = " or ".join(f"{name}+{head}" for head in segmenter.HEADS)
         raise InputError(f"{name} is a classifier, but {dataset.name} has masks: give --model {heads}")
+    if create.head_of(name) == "panoptic_deeplab" and not dataset.has_instances:
+        raise InputError(
+            f"{name} tells objects apart, but the masks of {dataset.name} do not: give instances/ beside masks/, or "
+            f"--model {create.composed(create.backbone_of(name), 'segformer')}"
+        )
     _require_useful(recipe, dataset.task)
     if dataset.task == "semantic":
         _require_loss(recipe)
@@ -81,6 +118,12 @@ def require_statistics(network: nn.Module, recipe: Recipe, images: int) -> None:
 
 def _require_loss(recipe: Recipe) -> None:
     loss, head = recipe.loss, create.head_of(recipe.model.name)
+    if head == "eomt":
+        if loss != Loss() or recipe.label_smoothing:
+            raise InputError(
+                f"{recipe.model.name} learns from its own loss of queries: leave loss.* and label_smoothing out"
+            )
+        return
     if not (loss.cross_entropy or loss.focal or loss.dice or loss.lovasz):
         raise InputError("every loss has the weight 0, so nothing would be learnt: set one of loss.* above 0")
     for name, value, default in (
@@ -105,6 +148,8 @@ def _require_useful(recipe: Recipe, task: str) -> None:
         "augment": (Augment(), ("crop_scale", "crop_padding", "trivial_augment", "erasing")),
     }
     useless, other = (of_masks, "segmentation") if task == "classification" else (of_labels, "classification")
+    if create.is_eomt(recipe.model.name):  # which of things sees whole images
+        useless["data"] = (Data(), ("crop_fraction",))
     for section, (default, names) in useless.items():
         for name in names:
             if getattr(getattr(recipe, section), name) != getattr(default, name):

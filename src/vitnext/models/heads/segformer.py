@@ -44,13 +44,17 @@ class SegFormerHead(nn.Module):
         self.classifier = nn.Conv2d(config.width, classes, 1)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        out: Tensor = self.classifier(self.dropout(F.relu(self.norm(self.fused(maps)))))
+        return out
+
+    def fused(self, maps: Sequence[Tensor]) -> Tensor:
+        """All maps in one (B, width, H_1, W_1), before the norm."""
         shares = self.fuse.weight.chunk(len(maps), dim=1)[::-1]  # of each stage: (C, C)
         fused = maps[0].new_zeros(())
         for x, project, share in zip(maps, self.projections, shares, strict=True):
             x = F.linear(project(x.permute(0, 2, 3, 1)), share).permute(0, 3, 1, 2)  # (B, C, H_i, W_i)
             fused = fused + upsample(x, maps[0])
-        out: Tensor = self.classifier(self.dropout(F.relu(self.norm(fused))))
-        return out
+        return fused
 
     def own_macs(self, inputs: tuple[Sequence[Tensor], ...]) -> int:
         """Multiply-adds of the fusing Linear, whose shares are not called as modules."""

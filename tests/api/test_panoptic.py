@@ -1,0 +1,103 @@
+"""Networks that tell objects apart, from a folder of masks and instance maps to predictions."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from colours import mistake, on_step, press_at, same_weights
+from masks import split_of_objects
+from vitnext import api
+from vitnext.card import read_card
+from vitnext.inference.predictor import load
+from vitnext.types import PanopticSegmentation, Segmentation
+
+NETWORK = "stem_stride: 2, depths: [1, 1], widths: [8, 12], layer_scale: 0.0, head: {width: 8, dropout: 0.0}"
+DEEPLAB = (f"model.config={{{NETWORK}}}", "optimizer.name=adamw")
+QUERIES = ("model.config={patch_size: 4, dim: 16, depth: 2, heads: 2, queries: 6, blocks: 1}", "data.image_size=32")
+TINY = ("precision=fp32", "batch_size=4", "schedule.warmup_epochs=1", "optimizer.learning_rate=1e-2")
+MODELS = {"convnext+panoptic_deeplab": DEEPLAB, "vit+eomt": QUERIES}
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data") / "objects"
+    for folder in ("images", "masks", "instances"):
+        (root / folder).mkdir(parents=True)
+    split = split_of_objects(20, (32, 40))
+    for i in range(len(split)):
+        for folder, array in (("images", split.arrays), ("masks", split.masks), ("instances", split.instances)):
+            Image.fromarray(array[i]).save(root / folder / f"{i:02}.png")
+    (root / "classes.txt").write_text("0 ground stuff\n1 red thing\n2 blue thing\n")
+    return root
+
+
+def train(data, out, model, *sets, epochs=2, **more):
+    return api.train(data, model=model, out=out, epochs=epochs, overrides=[*TINY, *MODELS[model], *sets], **more)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_from_a_folder_to_segments(objects, tmp_path, model):
+    result = train(objects, tmp_path / "run", model)
+    card = read_card(result.artifact)
+    assert (card.task, card.things, card.classes) == ("panoptic", (False, True, True), ("ground", "red", "blue"))
+    assert card.preprocess.resize == ("fit" if model == "vit+eomt" else "window")
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["task"] == "panoptic" and metrics["n"] == 2 and 0 <= metrics["pq"] <= 1
+    assert {row["class"] for row in metrics["per_class"]} == set(card.classes)
+    again = api.evaluate(result.artifact, objects)  # the test images that training held out
+    assert again["pq"] == metrics["pq"] and again["miou"] == metrics["miou"]
+    found = load(result.artifact).predict(objects / "images" / "03.png")
+    assert isinstance(found, PanopticSegmentation) and found.segments.ids.shape == (32, 40)
+    [one, failed] = load(result.artifact).predict_many([objects / "images" / "03.png", objects / "classes.txt"])
+    assert np.array_equal(one.segments.ids, found.segments.ids) and "classes.txt" in failed.error
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_run_repeats_and_resumes_bit_for_bit(objects, tmp_path, model):
+    whole = train(objects, tmp_path / "whole", model)
+    with pytest.MonkeyPatch.context() as patch:
+        on_step(patch, press_at(3))
+        with pytest.raises(KeyboardInterrupt):
+            train(objects, tmp_path / "stopped", model)
+    resumed = api.train(objects, out=tmp_path / "stopped", resume=True)
+    assert same_weights(whole.artifact, resumed.artifact)
+
+
+def test_queries_learn_masks_of_classes_where_objects_are_not_told_apart(objects, tmp_path):
+    plain = tmp_path / "plain"
+    for folder in ("images", "masks"):
+        (plain / folder).mkdir(parents=True)
+        for file in (objects / folder).iterdir():
+            (plain / folder / file.name).symlink_to(file)
+    (plain / "classes.txt").write_text("0 ground\n1 red\n2 blue\n")
+    result = train(plain, tmp_path / "run", "vit+eomt")
+    assert read_card(result.artifact).task == "semantic" and result.metrics["task"] == "semantic"
+    assert isinstance(load(result.artifact).predict(plain / "images" / "03.png"), Segmentation)
+    said = mistake(lambda: train(plain, tmp_path / "no", "convnext+panoptic_deeplab"))
+    assert "the masks of plain do not: give instances/" in said
+    panoptic = train(objects, tmp_path / "panoptic", "convnext+panoptic_deeplab", epochs=1)
+    assert "the masks of plain do not" in mistake(lambda: api.evaluate(panoptic.artifact, plain))
+
+
+@pytest.mark.parametrize(
+    ("model", "field", "says"),
+    [
+        ("vit+eomt", "loss.dice=1", "its own loss of queries"),
+        ("vit+eomt", "data.window=[32, 32]", "sees whole images"),
+        ("vit+eomt", "data.short_side=16", "sees whole images"),
+        ("convnext+panoptic_deeplab", "loss.auxiliary=0.1", "panoptic_deeplab has none"),
+        ("convnext+panoptic_deeplab", "data.resize=fit", "data.resize is for classification"),
+    ],
+)
+def test_fields_that_do_nothing_are_refused(objects, tmp_path, model, field, says):
+    assert says in mistake(lambda: train(objects, tmp_path / "run", model, field))
+
+
+def test_semantic_models_of_the_same_data(objects, tmp_path):
+    sets = [*TINY, *DEEPLAB]
+    result = api.train(objects, model="convnext+segformer", out=tmp_path / "run", epochs=1, overrides=sets)
+    assert read_card(result.artifact).task == "semantic" and result.metrics["task"] == "semantic"

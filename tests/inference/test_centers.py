@@ -1,0 +1,109 @@
+"""Grouping of pixels by their centres: what perfect answers describe is found again."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vitnext.inference.centers import UNIT, activate, segments
+from vitnext.inference.panoptic import segment_objects
+from vitnext.preprocess import Preprocess
+
+SIZE = (40, 60)
+THINGS = (False, True, True, False)
+
+
+def answers():
+    """Activated answers (4 + 3, H, W) of a scene: ground, sky, two touching objects of class 1, one of class 2."""
+    classes = np.zeros(SIZE, int)
+    classes[:10] = 3
+    objects = [(1, slice(15, 25), slice(5, 15)), (1, slice(15, 25), slice(15, 25)), (2, slice(20, 36), slice(40, 50))]
+    given = np.zeros((7, *SIZE), np.float32)
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]].astype(float)
+    truth = np.zeros(SIZE, int)
+    for number, (label, rows, columns) in enumerate(objects, start=1):
+        center = ((rows.start + rows.stop - 1) / 2, (columns.start + columns.stop - 1) / 2)
+        classes[rows, columns], truth[rows, columns] = label, number
+        peak = np.exp(-((y - round(center[0])) ** 2 + (x - round(center[1])) ** 2) / 18)
+        given[4] = np.maximum(given[4], peak)
+        given[5, rows, columns] = (center[0] - y)[rows, columns] / UNIT
+        given[6, rows, columns] = (center[1] - x)[rows, columns] / UNIT
+    for label in range(4):
+        given[label] = np.where(classes == label, 0.9, 0.1 / 3)
+    return given, classes, truth
+
+
+def bands(given, rows=7):
+    return [(top, given[:, top : top + rows]) for top in range(0, SIZE[0], rows)]
+
+
+def test_objects_and_stuff_are_found():
+    given, classes, truth = answers()
+    found = segments(bands(given), SIZE, THINGS)
+    assert found.labels.tolist() == [0, 3, 1, 1, 2] and not found.crowd.any()
+    assert np.array_equal(found.labels[found.ids - 1], classes) and found.ids.min() == 1
+    for number in (1, 2, 3):
+        assert len(np.unique(found.ids[truth == number])) == 1
+    assert len(np.unique(found.ids[truth > 0])) == 3
+    assert found.scores == pytest.approx(0.9, abs=1e-3)
+
+
+def test_an_object_has_the_class_of_most_of_its_pixels():
+    given, _, truth = answers()
+    given[:, truth == 3] = given[:, truth == 3]
+    part = (truth == 3) & (np.arange(SIZE[1]) < 43)
+    given[1, part], given[2, part] = 0.9, 0.1 / 3
+    found = segments(bands(given), SIZE, THINGS)
+    assert found.labels.tolist() == [0, 3, 1, 1, 2]
+    assert len(np.unique(found.ids[truth == 3])) == 1
+
+
+def test_things_without_a_centre_stay_void():
+    given, classes, _ = answers()
+    given[4] = 0
+    found = segments(bands(given), SIZE, THINGS)
+    assert found.labels.tolist() == [0, 3]
+    assert np.array_equal(found.ids == 0, np.isin(classes, (1, 2)))
+
+
+def test_activation_touches_classes_alone():
+    random = np.random.default_rng(0).normal(size=(2, 7, 3, 3)).astype(np.float32)
+    done = activate(random)
+    assert done[:, :4].sum(1) == pytest.approx(1, abs=1e-5) and np.array_equal(done[:, 4:], random[:, 4:])
+
+
+def test_windows_are_blended_and_the_original_size_comes_back():
+    """A "network" that looks its answers up: windows of 24 px of the image give what the whole one does."""
+    given, classes, truth = answers()
+    given[:4] = np.log(given[:4])
+    place = np.stack([*np.mgrid[: SIZE[0], : SIZE[1]], np.full(SIZE, 255)], axis=-1).astype(np.uint8)
+
+    def run(images):
+        y, x, inside = np.rint(images * 255).astype(int).transpose(1, 0, 2, 3)
+        return (np.where(inside[:, None] > 0, given[:, y, x].transpose(1, 0, 2, 3), 0.0).astype(np.float32),)
+
+    seen = Preprocess((24, 24), resize="window", mean=(0.0,) * 3, std=(1.0,) * 3)
+    found = segment_objects(place, SIZE, run, "convnext+panoptic_deeplab", seen, THINGS, batch=2)
+    assert np.array_equal(found.labels[found.ids - 1], classes)
+    assert [len(np.unique(found.ids[truth == number])) for number in (1, 2, 3)] == [1, 1, 1]
+    twice = segment_objects(place, (80, 120), run, "convnext+panoptic_deeplab", seen, THINGS)
+    assert twice.ids.shape == (80, 120) and np.array_equal(twice.ids[::2, ::2], found.ids)
+    tiny = segment_objects(place, (2, 3), run, "convnext+panoptic_deeplab", seen, THINGS)
+    assert len(tiny.labels) == len(tiny.scores) == tiny.ids.max()  # what has no pixel left is left out
+
+
+def test_queries_see_the_whole_image():
+    asked = []
+
+    def run(images):
+        asked.append(images.shape)
+        masks = np.full((1, 2, 8, 8), -9.0, np.float32)
+        masks[0, 0, :4, :4], masks[0, 1, :4, 4:] = 9.0, 9.0  # the image is 10 x 20: the upper half of the square
+        classes = np.array([[[9.0, 0, 0], [0, 9.0, 0]]], np.float32)
+        return masks, classes
+
+    fit = Preprocess((32, 32), resize="fit")
+    image = np.zeros((10, 20, 3), np.uint8)
+    found = segment_objects(fit.pixels(image), (10, 20), run, "vit+eomt", fit, (False, True))
+    assert asked == [(1, 3, 32, 32)] and found.ids.shape == (10, 20)
+    assert found.labels.tolist() == [0, 1] and found.ids[5, 2] == 1 and found.ids[5, 17] == 2
