@@ -80,7 +80,7 @@ def _centers(heat: np.ndarray) -> np.ndarray:
         part = heat[first : rows.stop + margin]
         peak = (part == maximum_filter(part, AROUND, mode="constant")) & (part > PEAK)
         inner = peak[rows.start - first : rows.stop - first]
-        found.append(np.argwhere(inner) + [rows.start, 0])
+        found.append(np.add(np.argwhere(inner), (rows.start, 0)))
     return np.concatenate(found)
 
 
