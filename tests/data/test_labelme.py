@@ -207,6 +207,12 @@ DOG = ["dog", BOX, "rectangle"]
         ),
         ([shape("dog", [[1, "2"]])], {}, r"shapes\[0\] \(dog\): points must be a list of pairs of numbers"),
         ([shape("dog", [[1, 1], [1, 1]], "circle")], {}, r"shapes\[0\] \(dog\): has no pixel: remove it"),
+        ([shape("a\nb", BOX, "rectangle")], {}, r".*i0.json: shapes\[0\]: label must be a text, not 'a\\nb'"),
+        (
+            [shape("dog", [[1, 1], [1e308, -1e308]], "circle"), shape("dog", [[1, 1]])],
+            {},
+            r"shapes\[1\] \(dog\): polygon 1 has 2",
+        ),
         ([{"points": BOX}], {}, r".*i0.json: shapes\[0\]: label must be a text, not None"),
         ([shape(*DOG)], {"imageHeight": 0}, r".*i0.json: 0 x 16 is not the size of an image"),
         ([shape(*DOG)], {"imageHeight": "x"}, r".*i0.json: imageHeight must be a whole number, not 'x'"),

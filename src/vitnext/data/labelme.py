@@ -97,7 +97,7 @@ def read_labelme_folder(root: Path) -> LabelmeFolder:
         digest.update(b"%b\0%d\0" % (path, len(content)) + content)
         annotated.append(stem)
         for shape in document["shapes"] if document is not None else ():
-            if isinstance(shape, dict) and isinstance(shape.get("label"), str):
+            if isinstance(shape, dict) and coco.is_text(shape.get("label")):
                 labels.setdefault(shape["label"], os.fsdecode(path))
     values = _values(root, labels)
     index = {c.name: i for i, c in enumerate(values.known)} | dict.fromkeys(BACKGROUNDS, 0)
@@ -285,7 +285,7 @@ def _mask(shape: Mapping[str, Any], height: int, width: int) -> np.ndarray:
         if not (-TOLERANCE <= x <= width + TOLERANCE and -TOLERANCE <= y <= height + TOLERANCE):
             raise InputError(f"its centre lies outside the image: {x:g}, {y:g} of {width} x {height}")
         across, down = np.arange(width) + 0.5 - x, np.arange(height) + 0.5 - y  # of the pixels' centres
-        mask = across**2 + down[:, None] ** 2 <= (to_x - x) ** 2 + (to_y - y) ** 2
+        mask = np.hypot(across, down[:, None]) <= math.hypot(to_x - x, to_y - y)
     elif kind == "rectangle":
         (x, y), (to_x, to_y) = points
         mask = polygons_mask([[x, y, to_x, y, to_x, to_y, x, to_y]], height, width)
