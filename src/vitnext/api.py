@@ -17,6 +17,7 @@ import yaml
 
 from vitnext.card import Card, read_card
 from vitnext.data import doctor, mask_doctor
+from vitnext.data.coco_folder import category_ids
 from vitnext.data.dataset import Dataset, Split, held_out, open_dataset, regroup
 from vitnext.errors import InputError, require
 from vitnext.files import atomic_write, held, writable_folder
@@ -265,6 +266,7 @@ def train(
             "fingerprint": dataset.fingerprint,
             "split": dataset.split_rule,
             "counts": {name: len(split) for name, split in dataset.splits.items()},
+            **_category_ids(dataset),
         },
         recipe=full.to_dict(),
         versions=_versions(),
@@ -438,6 +440,12 @@ def _regrouped_as(dataset: Dataset[Any], card: Card) -> Dataset[Any]:
     merge = {name: [part for part in parts if part in known] for name, parts in recipe.get("merge", {}).items()}
     merge = {name: parts for name, parts in merge.items() if parts}
     return regroup(dataset, merge, [name for name in recipe.get("ignore", []) if name in known])
+
+
+def _category_ids(dataset: Dataset[Any]) -> dict[str, list[int]]:
+    """For the card: what COCO's file calls the classes, if they come from one."""
+    ids = category_ids(dataset.splits["train"]) if dataset.kind == "coco" else None
+    return {} if ids is None else {"category_ids": ids}
 
 
 def _require_free(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,8 +13,13 @@ from colours import mistake, on_step, press_at, same_weights
 from masks import split_of_objects
 from vitnext import api
 from vitnext.card import read_card
+from vitnext.cli.main import main
+from vitnext.data.coco import Category, CocoImage
+from vitnext.data.coco_panoptic import read_panoptic, write_panoptic
+from vitnext.data.dataset import open_dataset
+from vitnext.evaluation.panoptic import PanopticQuality
 from vitnext.inference.predictor import load
-from vitnext.types import PanopticSegmentation, Segmentation
+from vitnext.types import PanopticSegmentation, Segmentation, Segments
 
 NETWORK = "stem_stride: 2, depths: [1, 1], widths: [8, 12], layer_scale: 0.0, head: {width: 8, dropout: 0.0}"
 DEEPLAB = (f"model.config={{{NETWORK}}}", "optimizer.name=adamw")
@@ -54,6 +60,36 @@ def test_from_a_folder_to_segments(objects, tmp_path, model):
     assert isinstance(found, PanopticSegmentation) and found.segments.ids.shape == (32, 40)
     [one, failed] = load(result.artifact).predict_many([objects / "images" / "03.png", objects / "classes.txt"])
     assert np.array_equal(one.segments.ids, found.segments.ids) and "classes.txt" in failed.error
+
+
+def test_from_coco_to_coco(objects, tmp_path):
+    """What a model of COCO's data predicts has COCO's ids, and is read as data again."""
+    split = open_dataset(objects, whole=True).splits["all"]
+    categories = (Category(90, "red"), Category(5, "ground", False), Category(31, "blue"))
+    order = np.array([1, 0, 2])  # ground, red and blue among them
+    (tmp_path / "coco").mkdir()
+    for part, indices in (("train", range(8)), ("val", range(8, 10))):
+        shutil.copytree(objects / "images", tmp_path / "coco" / part)
+        found = [(CocoImage(i, f"{i:02}.png", 32, 40), split.segments(i)) for i in indices]
+        renamed = [(image, Segments(s.ids, order[s.labels], s.crowd)) for image, s in found]
+        json_file = tmp_path / "coco" / f"panoptic_{part}.json"
+        write_panoptic(json_file, json_file.with_suffix(""), categories, renamed)
+    result = train(tmp_path / "coco", tmp_path / "run", "convnext+panoptic_deeplab", epochs=1)
+    assert read_card(result.artifact).data["category_ids"] == [90, 5, 31]
+    images = [str(objects / "images" / f"{i:02}.png") for i in (8, 9)]
+    flags = ["--masks", str(tmp_path / "masks"), "--format", "png,rle"]
+    assert main(["predict", str(result.artifact), *images, *flags]) == 0
+    read = read_panoptic(tmp_path / "masks" / "panoptic.json")
+    assert [(category.id, category.name, category.isthing) for category in read.categories] == [
+        (category.id, category.name, category.isthing) for category in categories
+    ]
+    quality = PanopticQuality(read.classes, read.things)
+    for i in range(2):
+        truth = split.segments(8 + i)
+        quality.update(Segments(truth.ids, order[truth.labels], truth.crowd), read.segments(i))
+    assert quality.result()["pq"] == result.metrics["pq"]
+    written = json.loads((tmp_path / "masks" / "detections.json").read_text())
+    assert {entry["image_id"] for entry in written} <= {8, 9} and {e["category_id"] for e in written} <= {90, 5, 31}
 
 
 @pytest.mark.parametrize("model", MODELS)

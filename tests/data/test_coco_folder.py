@@ -12,6 +12,7 @@ from PIL import Image
 from shared_data import shared_data
 from vitnext.cli.main import main
 from vitnext.data.coco import Category, CocoImage
+from vitnext.data.coco_folder import category_ids
 from vitnext.data.coco_panoptic import read_panoptic, write_panoptic
 from vitnext.data.dataset import open_dataset, regroup
 from vitnext.data.mask_doctor import check, look, pixel_table
@@ -93,6 +94,15 @@ def test_panoptic_truth(both):
     assert split.subset([3, 1]).name(1) == "train/1.png" and len(split.subset([3]).segments(0).labels) == 5
     assert check(dataset).findings == []
     assert pixel_table(dataset, look(dataset))["val"]["cat"] == {"pixels": 16, "images": 4, "objects": 8}
+
+
+def test_the_ids_of_categories(both, tmp_path):
+    dataset = open_dataset(both)
+    assert category_ids(dataset.splits["train"]) == [7, 3, 9, 1]
+    water = regroup(dataset, {"water": ["sky", "sea"]}, ["cat"]).splits["val"]
+    assert water.classes == ("water", "dog") and category_ids(water) == [10, 9]
+    instances(tmp_path / "i" / "instances_train.json", tmp_path / "i" / "train")
+    assert category_ids(open_dataset(tmp_path / "i").splits["train"]) == [3, 1, 2]  # background, cat, dog
 
 
 def test_merged_categories(both):

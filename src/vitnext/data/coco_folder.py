@@ -12,6 +12,7 @@ object is. Of objects that overlap, the smaller one lies on top; crowds lie belo
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -340,3 +341,15 @@ class InstancesTruth:
         drawn = lay(image.height, image.width, masks(), labels, [annotation.crowd for annotation in annotations])
         coco.refuse(self.read.path, problems)
         return drawn
+
+
+def category_ids(split: MaskSplit) -> list[int] | None:
+    """The ids that COCO's file gives the split's classes, in their order; None for truth that is not COCO's.
+
+    A class that is no category of the file, such as the background or several merged ones, has the next free id.
+    """
+    if not isinstance(split.truth, PanopticTruth | InstancesTruth):
+        return None
+    given = {category.name: category.id for category in split.truth.read.categories}
+    free = itertools.count(max(given.values()) + 1)
+    return [given[name] if name in given else next(free) for name in split.classes]

@@ -39,7 +39,7 @@ def load(
         engine: "auto" runs an artifact on torch and an export on ONNX Runtime; an export also runs on "openvino".
         threads: how many CPU threads run the network, and how many decode images; None uses every core.
         tta: test-time augmentation of a semantic segmenter: the mean over three sizes of the image and its mirror
-            image, at about six times the work.
+            image, about six times the pixels.
 
     Raises:
         InputError: no such file, an unknown kind of file, an engine that cannot run it or is not installed, a file that
