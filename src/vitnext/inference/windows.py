@@ -14,6 +14,7 @@ from PIL import Image
 
 from vitnext.decode import STRIP
 
+AT_ONCE = 1 << 19  # pixels of the windows that the network sees at a time
 OVERLAP = 0.25  # of neighbouring windows, at least
 Run = Callable[[np.ndarray], np.ndarray]  # normalised float32 (B, C, h, w) -> logits float32 (B, classes, h, w)
 
@@ -41,6 +42,7 @@ def bands(
     """
     height, width = pixels.shape[:2]
     h, w = window
+    batch = max(1, min(batch, AT_ONCE // (h * w)))
     rows, columns = starts(height, h), starts(width, w)
     if len(rows) == len(columns) == 1:  # nothing to blend
         [only] = _answers([cut(pixels, 0, 0, window)], run, normalize, batch)
