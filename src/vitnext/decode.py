@@ -27,6 +27,7 @@ from vitnext.errors import ImageError
 Source = str | os.PathLike[str] | bytes | np.ndarray | Image.Image
 
 MAX_PIXELS: int = 178_956_970  # where Pillow itself refuses; checked here so that its global setting plays no part
+STRIP = 1 << 22  # pixels that are copied at a time
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")  # Pillow's others include interpreters such as PostScript
 
 EXIF_ORIENTATION = 0x0112
@@ -154,9 +155,20 @@ def _orientation(image: Image.Image) -> int:
 
 
 def to_array(image: Image.Image) -> np.ndarray:
-    """uint8 (H, W, C), writable."""
-    array = np.array(image)
-    return array if array.ndim == 3 else array[:, :, None]
+    """uint8 (H, W, C), writable, of a mode of 8 bits.
+
+    A large image is copied in strips: all at once, Pillow's own way holds it twice more.
+    """
+    rows = max(1, STRIP // image.width)
+    if image.height <= rows:
+        array = np.array(image)
+        return array if array.ndim == 3 else array[:, :, None]
+    pixels = np.empty((image.height, image.width, len(image.getbands())), np.uint8)
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
+        strip = np.asarray(image.crop((0, top, image.width, bottom)))
+        pixels[top:bottom] = strip if strip.ndim == 3 else strip[:, :, None]
+    return pixels
 
 
 def name_of(source: Source) -> str:

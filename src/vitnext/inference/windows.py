@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from PIL import Image
 
+from vitnext.decode import STRIP
+
+AT_ONCE = 1 << 19  # pixels of the windows that the network sees at a time
 OVERLAP = 0.25  # of neighbouring windows, at least
 SCALES = (0.75, 1.0, 1.25)  # of the image, in test-time augmentation
 Run = Callable[[np.ndarray], np.ndarray]  # normalised float32 (B, C, h, w) -> logits float32 (B, classes, h, w)
@@ -43,6 +46,7 @@ def bands(
     height, width = pixels.shape[:2]
     h, w = window
     activate = activate or softmax
+    batch = max(1, min(batch, AT_ONCE // (h * w)))
     rows, columns = starts(height, h), starts(width, w)
     if len(rows) == len(columns) == 1:  # nothing to blend
         [only] = _answers([cut(pixels, 0, 0, window)], run, normalize, batch, activate)
@@ -63,10 +67,13 @@ def bands(
         assert total is not None and weight is not None
         last = number == len(rows) - 1
         done = min(h, height - top) if last else rows[number + 1] - top
-        yield top, total[:, :done] / weight[:done]
-        if not last:
-            total = np.concatenate([total[:, done:], np.zeros_like(total[:, :done])], axis=1)
-            weight = np.concatenate([weight[done:], np.zeros_like(weight[:done])])
+        strip = max(1, STRIP // (len(total) * width))  # rows, so that what is handed on is small beside what is held
+        for first in range(0, done, strip):
+            part = slice(first, min(first + strip, done))
+            yield top + first, total[:, part] / weight[part]
+        for rows_left in (total, weight[None]):  # moved up in place: a second row of windows could be too much
+            rows_left[:, : h - done] = rows_left[:, done:]
+            rows_left[:, h - done :] = 0
 
 
 def augmented(
@@ -166,13 +173,19 @@ def segment(
             sure[place] = np.rint(band.max(0) * 255)
         return classes, sure
     small = np.concatenate([band.astype(np.float16) for _, band in answers], axis=1)
-    best = np.full(size, -1.0, np.float32)
-    for index, plane in enumerate(small):
-        scores = np.asarray(Image.fromarray(plane.astype(np.float32)).resize(size[::-1], Image.Resampling.BILINEAR))
-        better = scores > best
-        classes[better] = index
-        np.maximum(best, scores, out=best)
-    sure[:] = np.rint(best.clip(0, 1) * 255)
+    height, width = size
+    rows = max(1, STRIP // width)
+    for top in range(0, height, rows):  # a float32 for each pixel of a large image, several times, would be too much
+        place = slice(top, min(top + rows, height))
+        box = (0, top * small.shape[1] / height, small.shape[2], place.stop * small.shape[1] / height)
+        best = np.full((place.stop - top, width), -1.0, np.float32)
+        for index, plane in enumerate(small):
+            image = Image.fromarray(plane.astype(np.float32))
+            scores = np.asarray(image.resize(best.shape[::-1], Image.Resampling.BILINEAR, box))
+            better = scores > best
+            classes[place][better] = index
+            np.maximum(best, scores, out=best)
+        sure[place] = np.rint(best.clip(0, 1) * 255)
     return classes, sure
 
 
