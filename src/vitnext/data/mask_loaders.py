@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from vitnext.data.loaders import batch_indices, cache_limit, place_seed
+from vitnext.data.loaders import batch_indices, cache_limit, outlast_signals, place_seed
 from vitnext.data.mask_augment import MaskAugment
 from vitnext.data.mask_folder import MaskSplit
 from vitnext.decode import open_image
@@ -55,6 +55,7 @@ class MaskedImages:
             batch_sampler=places,
             num_workers=self.workers,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=outlast_signals,
         )
 
     def _decode_all(self) -> list[tuple[np.ndarray, np.ndarray]] | None:
