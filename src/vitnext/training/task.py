@@ -84,7 +84,7 @@ def require_statistics(network: nn.Module, recipe: Recipe, images: int) -> None:
     normalised = head == "linear" or any(isinstance(part, nn.BatchNorm2d) for part in backbone.modules())
     if head == "upernet" or (one_cell and normalised):
         raise InputError(
-            f"{recipe.model.name} needs batches, or parts of them, of 2 images or more: set batch_size, or add images"
+            f"{recipe.model.name} needs batches of 2 images or more, in each part too: set batch_size, or add images"
         )
 
 
