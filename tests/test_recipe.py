@@ -29,6 +29,7 @@ OTHER = {
     "data.short_side": "512",
     "data.merge": "{vehicle: [car, bus]}",
     "data.ignore": "[pole]",
+    "data.class_sampling": "0.5",
     "data.val_fraction": "0.2",
     "data.skip_unreadable": "true",
     "augment.crop_scale": "[0.35, 1.0]",
@@ -36,13 +37,18 @@ OTHER = {
     "augment.horizontal_flip": "0.5",
     "augment.color_jitter": "0.4",
     "augment.trivial_augment": "true",
+    "augment.rand_augment": "[9, 0.5]",
     "augment.erasing": "0.25",
+    "augment.mixup": "0.8",
+    "augment.cutmix": "1.0",
+    "augment.repeats": "3",
     "augment.scale": "[0.5, 2.0]",
     "optimizer.name": "muon",
     "optimizer.learning_rate": "2e-3",
     "optimizer.weight_decay": "0.1",
     "optimizer.betas": "[0.8, 0.95]",
     "optimizer.clip_norm": "0",
+    "optimizer.train_blocks": "2",
     "optimizer.layer_decay": "0.8",
     "schedule.epochs": "3",
     "schedule.steps": "500",
@@ -57,14 +63,18 @@ OTHER = {
     "loss.lovasz": "1",
     "loss.hardest": "0.25",
     "loss.balanced": "true",
+    "loss.binary": "true",
     "loss.auxiliary": "0.1",
     "label_smoothing": "0.1",
     "ema": "0.999",
     "batch_size": "64",
+    "accumulate": "4",
     "precision": "bf16",
     "device": "cuda:1",
     "workers": "0",
     "seed": "7",
+    "save_minutes": "2.5",
+    "save_steps": "50",
     "track": "tensorboard",
 }
 
@@ -83,6 +93,7 @@ WRONG = {
     "data.short_side": ["-1", "0.5", "true"],
     "data.merge": ["3", "[car]", "{vehicle: car}"],
     "data.ignore": ["pole", "3"],
+    "data.class_sampling": ["-0.1", "1.1", "true"],
     "data.val_fraction": ["1", "-0.1", "ten", "false"],
     "data.skip_unreadable": ["sometimes", "2"],
     "augment.crop_scale": ["0.5", "[0.5]", "[0, 1]", "[0.5, 1, 1]", "[1.0, 0.35]", "[0.5, 1.5]", "[a, b]"],
@@ -90,6 +101,10 @@ WRONG = {
     "augment.horizontal_flip": ["1.5", "-0.5", "true", "half"],
     "augment.color_jitter": ["2", "-1", "true"],
     "augment.trivial_augment": ["sometimes", "2"],
+    "augment.rand_augment": ["9", "[9]", "[11, 0]", "[0, 0.5]", "[9, -1]", "true"],
+    "augment.mixup": ["-1", ".inf", "true"],
+    "augment.cutmix": ["-1", ".inf", "true"],
+    "augment.repeats": ["0", "1.5", "true"],
     "augment.erasing": ["1.1", "true"],
     "augment.scale": ["0.5", "[0, 2]", "[2, 0.5]", "[0.5]"],
     "optimizer.name": ["sgd", "Muon", "3"],
@@ -97,6 +112,7 @@ WRONG = {
     "optimizer.weight_decay": ["-0.1", ".nan"],
     "optimizer.betas": ["0.9", "[0.9]", "[0.9, 1.0]", "[0.9, true]"],
     "optimizer.clip_norm": ["-1", ".inf"],
+    "optimizer.train_blocks": ["-1", "0.5", "all", "true"],
     "optimizer.layer_decay": ["0", "1.1", "true"],
     "schedule.epochs": ["0", "-5", "1.5", "many", "true"],
     "schedule.steps": ["-1", "0.5", "true"],
@@ -108,13 +124,17 @@ WRONG = {
     **{f"loss.{name}": ["-1", ".inf", "true"] for name in ("cross_entropy", "focal", "dice", "lovasz", "auxiliary")},
     "loss.hardest": ["0", "1.1", "true"],
     "loss.balanced": ["2", "often"],
+    "loss.binary": ["2", "often"],
     "label_smoothing": ["1", "-0.1", "true"],
     "ema": ["1", "-0.1", "true"],
+    "accumulate": ["0", "1.5", "true"],
     "batch_size": ["0", "-1", "1.5", "true", "''"],
     "precision": ["fp16", "32"],
     "device": ["3", "null"],
     "workers": ["-2", "0.5", "true"],
     "seed": ["-1", "0.5", "true"],
+    "save_minutes": ["-1", ".inf", "true"],
+    "save_steps": ["-1", "0.5", "true"],
     "track": ["wandb", "true"],
 }
 
@@ -166,7 +186,9 @@ def test_the_page_lists_every_field_with_its_default():
 
 
 def test_the_page_lists_every_builtin_recipe():
-    assert set(re.findall(r"`(\w+_(?:convnext|vit|finetune|scenes|panoptic|eomt))`", PAGE)) == set(builtin_names())
+    assert set(re.findall(r"`(\w+_(?:convnext|vit|finetune|scenes|panoptic|eomt|deit|swin))`", PAGE)) == set(
+        builtin_names()
+    )
 
 
 # ---- the recipes that come with the package
@@ -194,6 +216,32 @@ def test_every_builtin_recipe_builds_and_takes_an_image_of_its_size(name):
         return
     masks = (size, size) if create.is_segmenter(recipe.model.name) else ()
     assert answers.shape == (2, 7 + 3 * create.tells_objects_apart(recipe.model.name), *masks)
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "rate", "warmup", "depth", "repeats", "ema", "clip", "parameters"),
+    [  # of the papers: ConvNeXt's table 5, DeiT's table 9, Swin's section 4.1; parameters from table 1, 5 and 1
+        ("convnext", 4096, 4e-3, 20, 0.1, 1, 0.9999, 0, 29),
+        ("deit", 1024, 1e-3, 5, 0.1, 3, 0, 0, 22),
+        ("swin", 1024, 1e-3, 20, 0.2, 1, 0, 1, 28),
+    ],
+)
+def test_the_recipes_of_the_papers(name, batch, rate, warmup, depth, repeats, ema, clip, parameters):
+    import torch
+
+    from vitnext.models import create
+    from vitnext.training.defaults import model_config
+
+    recipe = read(f"imagenet_{name}")
+    augment, optimizer = recipe.augment, recipe.optimizer
+    assert (recipe.batch_size, optimizer.learning_rate, optimizer.clip_norm, recipe.ema) == (batch, rate, clip, ema)
+    assert (recipe.schedule.epochs, recipe.schedule.warmup_epochs, recipe.schedule.decay) == (300, warmup, "cosine")
+    assert (optimizer.name, optimizer.weight_decay, recipe.label_smoothing) == ("adamw", 0.05, 0.1)
+    assert (augment.rand_augment, augment.mixup, augment.cutmix, augment.erasing) == ((9, 0.5), 0.8, 1.0, 0.25)
+    assert (augment.repeats, recipe.model.config["stochastic_depth"]) == (repeats, depth)
+    with torch.device("meta"):
+        model = create.build(recipe.model.name, **model_config(recipe, classes=1000))
+    assert round(sum(p.numel() for p in model.parameters()) / 1e6) == parameters
 
 
 def test_there_are_builtin_recipes_for_every_choice_of_the_defaults():
@@ -227,7 +275,7 @@ def test_set_changes_that_field_and_no_other(path):
 def test_all_fields_at_once_survive_the_round_trip():
     recipe = override(Recipe(), [f"{path}={value}" for path, value in OTHER.items()])
     assert from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
-    assert recipe.augment == Augment((0.35, 1.0), 2, 0.5, 0.4, True, 0.25, (0.5, 2.0))
+    assert recipe.augment == Augment((0.35, 1.0), 2, 0.5, 0.4, True, (9.0, 0.5), 0.25, 0.8, 1.0, 3, (0.5, 2.0))
     assert recipe.model == Model("vit_tiny", "timm/vit_tiny", {"depths": [2, 2], "layer_scale": 0.0})
     assert recipe.data == Data(
         28,
@@ -238,6 +286,7 @@ def test_all_fields_at_once_survive_the_round_trip():
         ["pole"],
         0.875,
         "L",
+        0.5,
         0.2,
         True,
     )

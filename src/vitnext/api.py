@@ -7,7 +7,8 @@ import dataclasses
 import importlib.metadata
 import logging
 import shlex
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from vitnext.card import Card, read_card
 from vitnext.data import doctor, mask_doctor
 from vitnext.data.coco_folder import category_ids
 from vitnext.data.dataset import Dataset, Split, held_out, open_dataset, regroup
-from vitnext.errors import InputError, require
+from vitnext.errors import InputError, Terminated, WorkError, require
 from vitnext.files import atomic_write, held, writable_folder
 from vitnext.inference.predictor import Predictor, load
 from vitnext.preprocess import Preprocess
@@ -118,11 +119,12 @@ def train(
     What is not given is chosen from the images and the machine, and said on ``console``. ``pretrained`` is "none", a
     file of weights or a name on the hub; "auto" takes, for photographs and without a ``recipe``, published weights of
     the model that allow any use, if they are in the cache or can be fetched, else none. With ``resume`` the run in
-    ``out`` goes on where it was stopped; its own recipe is used. Mistakes in the arguments are found first, then those
-    in the layout of the data, then in ``out``; only then is every image read.
+    ``out`` goes on where it was stopped; its own recipe is used, and what is said may change the fields of
+    ``training.checkpoint.CHANGEABLE`` in it. Mistakes in the arguments are found first, then those in the layout of the
+    data, then in ``out``; only then is every image read.
 
-    Raises InputError for wrong input, WorkError for a run that fails, and KeyboardInterrupt (after the run was saved)
-    for Ctrl-C.
+    Raises InputError for wrong input, WorkError for a run that fails, and, after the run was saved, KeyboardInterrupt
+    for Ctrl-C and Terminated, a SystemExit, for SIGTERM.
     """
     require("torch", "train")
     import torch
@@ -132,7 +134,9 @@ def train(
     from vitnext.evaluation.panoptic import PanopticQuality
     from vitnext.models import catalog, create
     from vitnext.training import defaults, mask_defaults
+    from vitnext.training.checkpoint import load_run
     from vitnext.training.console import SCORES, ConsoleWatcher
+    from vitnext.training.freezing import freeze
     from vitnext.training.hardware import choose_device, choose_precision, keep_heap, suitable_threads
     from vitnext.training.loop import Interrupted, Metrics, Normalize, Progress, fit
     from vitnext.training.task import (
@@ -231,6 +235,8 @@ def train(
     crop = (full.data.image_size,) * 2
     _fits(network, full.model.name, preprocess.channels, preprocess.image_size, crop)
     require_statistics(network, full, len(dataset.splits["train"]))
+    if full.optimizer.train_blocks is not None:
+        freeze(network, full.optimizer.train_blocks)
     if catalog.FAMILIES[create.family_of(full.model.name)].channels_last:
         network = network.to(memory_format=torch.channels_last)
     # Without a validation split the test images are watched but choose nothing: the last epoch is the model.
@@ -242,7 +248,9 @@ def train(
     say(f"model {full.model.name}: {parameters:,} parameters, {full.data.image_size} px, on {device}")
     say(f"data  {task.batches.description}")
     macs = catalog.count_macs(network, full.data.image_size) * full.batch_size
-    images, truth = (tensor.to(device) for tensor in next(task.batches.epoch(0)))
+    again = f"vitnext train {shlex.quote(str(data))} --out {shlex.quote(str(folder))} --resume"
+    with _workers_may_die(folder, again):
+        images, truth = (tensor.to(device) for tensor in next(task.batches.epoch(0)))
     with suitable_threads(macs):
         sample = (Normalize(preprocess, device)(images), truth)
         precision = choose_precision(full.precision, network, task.objective, sample)
@@ -281,18 +289,22 @@ def train(
 
     folder.mkdir(parents=True, exist_ok=True)
     with held(folder / "last.pt.lock", f"another training is writing to {folder}: choose another --out"):
-        if not resume:  # fit may yet refuse what was said with --resume; the run's recipe stays as it is
+        saved = None
+        if resume:  # what was said with it may yet be refused; then the run stays as it is
+            saved = load_run(folder / "last.pt", full, dataset.fingerprint, task.batches.steps_per_epoch)
+            if not artifact.exists():
+                _require_weights(artifact, saved["progress"], full, select)
+        else:
             _require_free(folder)  # another run may have come and gone since
-            with atomic_write(folder / "recipe.yaml") as temporary:
-                temporary.write_text(yaml.safe_dump(full.to_dict(), sort_keys=False), encoding="utf-8")
+        with atomic_write(folder / "recipe.yaml") as temporary:
+            temporary.write_text(yaml.safe_dump(full.to_dict(), sort_keys=False), encoding="utf-8")
+        if not resume:
             with atomic_write(folder / BEGUN) as temporary:
                 temporary.write_text(card.to_json() + "\n", encoding="utf-8")
-        elif not artifact.exists():
-            _require_weights(folder, full, select)
         score = task.validate.score
         known = full.schedule.epochs if full.schedule.epochs < ENDLESS else None
         watcher = ConsoleWatcher(console or Console(quiet=True), known, watched, score)
-        with watcher, suitable_threads(macs):
+        with watcher, suitable_threads(macs), _workers_may_die(folder, again):
             try:
                 end = fit(
                     network,
@@ -306,11 +318,13 @@ def train(
                     keep=keep,
                     watch=watcher,
                     fingerprint=dataset.fingerprint,
+                    mix=task.mix,
                     select=select,
-                    resume=resume,
+                    resume=saved,
                 )
-            except Interrupted:
-                again = f"vitnext train {shlex.quote(str(data))} --out {shlex.quote(str(folder))} --resume"
+            except Interrupted as stop:
+                if stop.signal == signal.SIGTERM:
+                    raise Terminated(f"terminated and saved; go on with: {again}") from None
                 raise KeyboardInterrupt(f"stopped and saved; go on with: {again}") from None
         if not artifact.exists():  # the kept epoch is the last one
             keep(network, end, {score: end.kept_score, "loss": end.kept_loss})
@@ -472,7 +486,7 @@ def finished(folder: Path) -> bool:
 
 def _card_of_run(folder: Path) -> Card:
     """The card that the run in ``folder`` began with. Raises InputError if there is none, or it is damaged."""
-    from vitnext.training.loop import ANEW
+    from vitnext.training.checkpoint import ANEW
 
     try:
         return Card.from_json((folder / BEGUN).read_text(encoding="utf-8"))
@@ -480,15 +494,27 @@ def _card_of_run(folder: Path) -> Card:
         raise InputError(f"{folder / BEGUN} cannot be read ({error.strerror}): {ANEW}") from error
 
 
-def _require_weights(folder: Path, recipe: Recipe, select: bool) -> None:
-    """Of a run whose model file is gone: raises InputError if neither last.pt nor the epochs to come can replace it."""
-    from vitnext.training.checkpoint import load_checkpoint
-    from vitnext.training.loop import ANEW
+@contextlib.contextmanager
+def _workers_may_die(folder: Path, again: str) -> Iterator[None]:
+    """Raises WorkError if a process that decodes images is killed; ``again`` is the command that goes on."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        go_on = f", and go on from the last checkpoint with: {again}" if (folder / "last.pt").exists() else ""
+        raise WorkError(
+            f"a worker process died, perhaps because memory ran out: if so, set workers lower{go_on}"
+        ) from error
 
-    stopped = load_checkpoint(folder / "last.pt").get("progress", {})
-    kept, epoch = stopped.get("kept_epoch"), stopped.get("epoch")
+
+def _require_weights(artifact: Path, stopped: dict[str, Any], recipe: Recipe, select: bool) -> None:
+    """Of a run whose model file is gone: raises InputError if neither last.pt nor the epochs to come can replace it."""
+    from vitnext.training.checkpoint import ANEW
+
+    kept, epoch = stopped["kept_epoch"], stopped["epoch"]
     if select and kept and not kept == epoch == recipe.schedule.epochs:
-        raise InputError(f"{folder / 'model.safetensors'} is gone, and with it the weights of epoch {kept}: {ANEW}")
+        raise InputError(f"{artifact} is gone, and with it the weights of epoch {kept}: {ANEW}")
 
 
 def convert(

@@ -18,6 +18,17 @@ class WorkError(RuntimeError):
     """The input was right but the work failed (a non-finite loss, a full disk). Exit code 1."""
 
 
+class Terminated(SystemExit):
+    """SIGTERM came, and the run was saved. As SystemExit it ends a program with the exit code 143, 128 + SIGTERM."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(143)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
 def require(module: str, extra: str) -> ModuleType:
     """Import ``module``, or say in one line which extra brings it."""
     try:

@@ -34,6 +34,12 @@ def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
     return pair
 
 
+def _with_magnitude(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[1] and not pair[0]:
+        raise PydanticCustomError("magnitude", "the magnitude, which stands first, should be above 0")
+    return pair
+
+
 Real = Annotated[float, BeforeValidator(_no_truth_value)]
 Whole = Annotated[int, BeforeValidator(_no_truth_value)]
 Positive = Annotated[Real, Field(gt=0)]
@@ -43,6 +49,8 @@ Probability = Annotated[Real, Field(ge=0, le=1)]
 Share = Annotated[Real, Field(gt=0, le=1)]
 ShareRange = Annotated[tuple[Share, Share], AfterValidator(_ascending)]
 ScaleRange = Annotated[tuple[Positive, Positive], AfterValidator(_ascending)]
+Level = Annotated[Real, Field(ge=0, le=10)]
+Magnitude = Annotated[tuple[Level, NotNegative], AfterValidator(_with_magnitude)]
 Count = Annotated[Whole, Field(ge=1)]
 Natural = Annotated[Whole, Field(ge=0)]
 
@@ -72,6 +80,7 @@ class Data:
     ignore: list[str] = field(default_factory=list)  # classes of masks that are neither trained on nor measured
     crop_fraction: Share = 1.0  # central share of the short side that is kept
     color: Literal["RGB", "L"] = "RGB"
+    class_sampling: Probability = 1.0  # classes are drawn by their number of images to this power; 0: all alike
     val_fraction: Fraction | None = None  # share of train held out when the data has no val; None: the data set's own
     skip_unreadable: bool = False  # images that cannot be read are left out; else they stop the training
 
@@ -86,7 +95,11 @@ class Augment:
     horizontal_flip: Probability = 0.0
     color_jitter: Probability = 0.0  # strength of brightness, contrast and saturation changes
     trivial_augment: bool = False  # one random operation of random strength (Mueller and Hutter 2021)
+    rand_augment: Magnitude = (0.0, 0.0)  # two operations of this magnitude, 0 to 10, give or take (Cubuk et al. 2020)
     erasing: Probability = 0.0  # probability that a random rectangle is blanked (Zhong et al. 2020)
+    mixup: NotNegative = 0.0  # alpha: images are blended in pairs (Zhang et al. 2018); 0: not
+    cutmix: NotNegative = 0.0  # alpha: a rectangle comes from another image (Yun et al. 2019); 0: not
+    repeats: Count = 1  # how often, each time changed anew, an image is in a batch (Hoffer et al. 2020)
     scale: ScaleRange = (1.0, 1.0)  # of a segmenter's images, before crops of data.image_size are cut from them
 
 
@@ -101,6 +114,7 @@ class Optimizer:
     weight_decay: NotNegative = 0.05
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     clip_norm: NotNegative = 1.0  # largest norm of the whole gradient; 0: no clipping
+    train_blocks: Natural | None = None  # blocks next to the head that are trained with it, 0: none; None: everything
     layer_decay: Share = 1.0  # of the learning rate, for each block further from the head (Bao et al. 2022); 1: none
 
 
@@ -120,7 +134,8 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Loss:
-    """Of segmenters: a sum of losses over the labelled pixels, each with its weight; 0 leaves one out."""
+    """Of segmenters a sum of losses over the labelled pixels, each with its weight; 0 leaves one out. Of classifiers
+    ``balanced`` and ``binary``."""
 
     __pydantic_config__ = _STRICT
     cross_entropy: NotNegative = 1.0
@@ -128,7 +143,8 @@ class Loss:
     dice: NotNegative = 0.0  # Milletari et al. 2016
     lovasz: NotNegative = 0.0  # Berman et al. 2018
     hardest: Share = 1.0  # share of the pixels, those with the highest cross-entropy, that count in it (OHEM)
-    balanced: bool = False  # cross-entropy with the median frequency of the classes over each one's own
+    balanced: bool = False  # classes count in the cross-entropy alike, however frequent they are
+    binary: bool = False  # of a classifier: binary cross-entropy of every class, for mixed images
     auxiliary: NotNegative = 0.4  # weight of an auxiliary head's loss, where the model has one
 
 
@@ -148,11 +164,14 @@ class Recipe:
     loss: Loss = field(default_factory=Loss)
     label_smoothing: Fraction = 0.0
     ema: Fraction = 0.0  # decay a step of the moving average of the weights, which is what is kept; 0: none
-    batch_size: Count = 128
+    batch_size: Count = 128  # images an optimizer step
+    accumulate: Count = 1  # parts in which they pass through the network, to save memory
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where a measurement at start finds it faster
     device: str = "auto"  # auto: cuda, else mps, else cpu
     workers: Annotated[Whole, Field(ge=-1)] = -1  # processes that decode and augment; -1: chosen from data and cores
     seed: Natural = 0
+    save_minutes: NotNegative = 10.0  # between checkpoints within an epoch; after each epoch there is one anyhow
+    save_steps: Natural = 0  # steps between them, too; 0: by the clock alone
     track: Literal["none", "tensorboard"] = "none"  # beside the journal
 
     def to_dict(self) -> dict[str, Any]:

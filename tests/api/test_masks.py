@@ -196,6 +196,8 @@ def test_grey_images_train_a_segmenter_of_one_channel(tmp_path):
     [
         (("augment.crop_scale=[0.5, 1.0]",), "augment.crop_scale is for classification"),
         (("data.resize=stretch",), "data.resize is for classification"),
+        (("augment.mixup=0.8",), "augment.mixup is for classification"),
+        (("loss.binary=true",), "loss.binary is for classification"),
         (("loss.cross_entropy=0",), "every loss has the weight 0"),
         (("loss.cross_entropy=0", "loss.dice=1", "loss.hardest=0.5"), "loss.hardest belongs to the cross-entropy"),
         (("loss.auxiliary=0.1",), "segformer has none"),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -16,7 +19,14 @@ from colours import TINY, journal, mistake, on_step, press_at, same_weights, tra
 from vitnext import api
 from vitnext.card import read_card
 from vitnext.cli.main import main
+from vitnext.errors import WorkError
 from vitnext.training import loop
+
+# Of torch on a machine with one core, and of Python 3.12 and later wherever worker processes are forked.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+]
 
 
 def test_ctrl_c_says_how_to_go_on_and_that_is_how(tree, tmp_path, monkeypatch, capsys):
@@ -101,8 +111,10 @@ def test_a_refused_change_leaves_the_run_as_it_was(tree, tmp_path, monkeypatch):
         on_step(patched, press_at(2))
         with pytest.raises(KeyboardInterrupt):
             train(tree, tmp_path / "run")
-    message = mistake(api.train, tree, out=tmp_path / "run", resume=True, epochs=7)
-    assert "schedule.epochs was 2, is 7" in message
+    recipe = (tmp_path / "run" / "recipe.yaml").read_bytes()
+    message = mistake(api.train, tree, out=tmp_path / "run", resume=True, epochs=7, overrides=["batch_size=5"])
+    assert "(batch_size was 10, is 5)" in message and "may change schedule.epochs" in message
+    assert (tmp_path / "run" / "recipe.yaml").read_bytes() == recipe
     resumed = api.train(tree, out=tmp_path / "run", resume=True)  # without it, all is well
     assert same_weights(resumed.artifact, train(tree, tmp_path / "whole").artifact)
 
@@ -110,6 +122,78 @@ def test_a_refused_change_leaves_the_run_as_it_was(tree, tmp_path, monkeypatch):
 def test_what_was_said_the_first_time_may_be_said_again(trained, tree, tmp_path):
     copy = shutil.copytree(trained.out, tmp_path / "copy")
     assert same_weights(train(tree, copy, epochs=15, resume=True).artifact, trained.artifact)
+
+
+def test_a_run_may_be_given_more_epochs_and_keeps_them(tree, tmp_path, monkeypatch):
+    train(tree, tmp_path / "run")
+    with monkeypatch.context() as patched:
+        on_step(patched, press_at(7))
+        with pytest.raises(KeyboardInterrupt):
+            api.train(tree, out=tmp_path / "run", resume=True, epochs=4, overrides=["device=cpu"])
+    end = api.train(tree, out=tmp_path / "run", resume=True)
+    card = read_card(end.artifact)
+    assert (card.recipe["schedule"]["epochs"], card.recipe["device"]) == (4, "cpu")
+    assert journal(end.out)[-1]["epoch"] == 4
+
+
+def by_workers(tree, out, *sets):
+    """Arguments of a run whose photographs two processes augment."""
+    sets = [f"--set={change}" for change in (*TINY, "augment.crop_scale=[0.5, 1]", "workers=2", *sets)]
+    return ["train", str(tree), "--model=vit", f"--out={out}", "--epochs=2", *sets]
+
+
+def to_workers(number):
+    for child in multiprocessing.active_children():
+        os.kill(child.pid, number)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals to processes are POSIX's")
+def test_sigterm_for_all_processes_saves_and_has_its_own_exit_code(tree, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "run"
+
+    def terminate(step):
+        if step == 4:
+            to_workers(signal.SIGTERM)
+            time.sleep(0.1)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        on_step(patched, terminate)
+        assert main(by_workers(tree, out)) == 143
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("vitnext: terminated and saved; go on with: vitnext train")
+    assert torch.load(out / "last.pt", weights_only=True)["progress"]["step"] == 5
+    assert main(shlex.split(line.split("go on with: ")[1])[1:]) == 0
+    assert main(by_workers(tree, tmp_path / "whole")) == 0
+    assert same_weights(out / "model.safetensors", tmp_path / "whole" / "model.safetensors")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals to processes are POSIX's")
+def test_a_worker_that_is_killed_ends_the_run_with_a_line(tree, tmp_path, monkeypatch, capsys):
+    on_step(monkeypatch, lambda step: to_workers(signal.SIGKILL) if step == 4 else None)
+    assert main(by_workers(tree, tmp_path / "run", "batch_size=2")) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "a worker process died" in line and line.endswith("--resume")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of processes are POSIX's")
+@pytest.mark.parametrize(("name", "limit"), [("last.pt", 100_000), ("model.safetensors", 20_000)])
+def test_a_disk_that_is_full_leaves_the_last_good_files_and_a_line(name, limit, tree, tmp_path, monkeypatch):
+    """After the fourth step the system refuses to write beyond a size that the file would have had."""
+    import resource
+
+    out, before = tmp_path / "run", resource.getrlimit(resource.RLIMIT_FSIZE)
+    full = (limit, before[1])
+    on_step(monkeypatch, lambda step: resource.setrlimit(resource.RLIMIT_FSIZE, full) if step == 4 else None)
+    try:
+        with pytest.raises(WorkError) as caught:
+            train(tree, out, "model.config.dim=32")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert f"{name}" in str(caught.value) and "File too large" in str(caught.value)
+    assert torch.load(out / "last.pt", weights_only=True)["progress"]["step"] == 3
+    assert read_card(out / "model.safetensors").metrics["epoch"] == (2 if name == "last.pt" else 1)
+    assert not list(out.glob("*.tmp"))
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms import v2
 
-from vitnext.data.augment import BatchAugment, image_augment
+from vitnext.data.augment import BatchAugment, RandAugment, image_augment
 from vitnext.recipe import Augment
 
 
@@ -157,7 +158,13 @@ def test_a_batch_depends_on_its_generator_alone_and_the_input_is_left_alone(reci
 
 
 @pytest.mark.parametrize(
-    "recipe", [Augment(crop_scale=(0.5, 1)), Augment(color_jitter=0.1), Augment(trivial_augment=True)]
+    "recipe",
+    [
+        Augment(crop_scale=(0.5, 1)),
+        Augment(color_jitter=0.1),
+        Augment(trivial_augment=True),
+        Augment(rand_augment=(9, 0)),
+    ],
 )
 def test_what_a_batch_cannot_do_is_refused(recipe):
     with pytest.raises(ValueError, match="image_augment"):
@@ -166,13 +173,14 @@ def test_what_a_batch_cannot_do_is_refused(recipe):
 
 # ---- photographs
 
-EVERYTHING = Augment((0.35, 1.0), 2, 0.5, 0.4, True, 0.5)
+EVERYTHING = Augment((0.35, 1.0), 2, 0.5, 0.4, True, erasing=0.5)
 OPTIONS = {
     "crop_scale": Augment(crop_scale=(0.3, 0.6)),
     "crop_padding": Augment(crop_padding=4),
     "horizontal_flip": Augment(horizontal_flip=0.5),
     "color_jitter": Augment(color_jitter=0.5),
     "trivial_augment": Augment(trivial_augment=True),
+    "rand_augment": Augment(rand_augment=(9, 0.5)),
     "erasing": Augment(erasing=0.5),
 }
 
@@ -225,7 +233,8 @@ def test_every_option_acts(option):
 
 
 def test_the_options_are_all_of_the_recipe_s():
-    assert {*OPTIONS, "scale"} == set(Augment.__dataclass_fields__)  # which is for masks: test_mask_augment
+    elsewhere = {"scale", "mixup", "cutmix", "repeats"}  # test_mask_augment, test_mixing, test_sampling
+    assert {*OPTIONS} | elsewhere == set(Augment.__dataclass_fields__)
 
 
 def test_a_flip_of_one_always_mirrors():
@@ -256,3 +265,21 @@ def test_whole_images_are_stretched_where_validation_stretches_them():
     stretched = image_augment(Augment(), 8, stretch=True)(image)
     assert stretched.shape == (3, 8, 8)
     assert (stretched[:, :, :2] > 200).all() and (stretched[:, :, 4:] < 50).all()
+
+
+def test_rand_augment_follows_its_magnitude(monkeypatch):
+    """Of the brightness alone: at 10 it changes by up to 90%, at 1 by 9%."""
+    monkeypatch.setattr(
+        v2.RandAugment, "_AUGMENTATION_SPACE", {"Brightness": v2.RandAugment._AUGMENTATION_SPACE["Brightness"]}
+    )
+    image = torch.full((3, 8, 8), 100, dtype=torch.uint8)
+
+    def changes(magnitude, deviation=0.0):
+        made = RandAugment(magnitude, deviation)
+        return [made(image).float().mean().item() for _ in range(40)]
+
+    torch.manual_seed(0)
+    weak, strong, noisy = changes(1), changes(10), changes(5, 2.0)
+    assert min(weak) > 80 and max(weak) < 121
+    assert min(strong) < 5 and max(strong) == 255
+    assert len(set(noisy)) > 10 > len(set(weak))

@@ -14,17 +14,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vitnext.data.dataset import Split
+from vitnext.data.dataset import Dataset, Split
 from vitnext.data.facts import look_at
-from vitnext.data.loaders import training_batches
+from vitnext.evaluation.panoptic import PanopticQuality
 from vitnext.models import catalog
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import from_dict, override
+from vitnext.training.checkpoint import load_run
 from vitnext.training.defaults import model_config
+from vitnext.training.freezing import freeze
 from vitnext.training.hardware import choose_precision
 from vitnext.training.loop import Progress, fit
 from vitnext.training.losses import LabelLoss
-from vitnext.training.validation import Validator
+from vitnext.training.task import task_of
 
 RECIPE = from_dict(
     {
@@ -91,7 +93,7 @@ class Run:
 
 @pytest.fixture
 def run(tmp_path):
-    """Train in ``tmp_path / name``.
+    """Train in ``tmp_path / name``; with ``resume`` the run there goes on.
 
     ``sets`` change the recipe; ``press`` is the place where Ctrl-C is pressed, such as ("step", 3); ``on`` is called at
     every place; ``wrap`` changes the model; ``given`` replaces what else ``fit`` takes.
@@ -118,6 +120,8 @@ def run(tmp_path):
         model = wrap(catalog.build(recipe.model.name, **model_config(recipe, 2)))
         if recipe.model.name == "convnext":
             model = model.to(memory_format=torch.channels_last)
+        if recipe.optimizer.train_blocks is not None:
+            freeze(model, recipe.optimizer.train_blocks)
         torch.seed()  # what the process drew before must play no part
         kept: list[Any] = []
 
@@ -130,10 +134,14 @@ def run(tmp_path):
                 os.kill(os.getpid(), signal.SIGINT)
 
         watcher = Watcher(on or press_at)
+        splits = {"train": split, "val": images(10, size, channels, seed=1)}
+        labelled = Dataset("toy", "builtin", split.classes, splits, {}, fingerprint="toy", line="toy")
+        task = task_of(labelled, "val", preprocess, recipe, PanopticQuality)
         parts = {
-            "batches": training_batches(split, preprocess, recipe),
-            "objective": LabelLoss(recipe.label_smoothing),
-            "validate": Validator(images(10, size, channels, seed=1), preprocess),
+            "batches": task.batches,
+            "objective": task.objective,
+            "validate": task.validate,
+            "mix": task.mix,
             "precision": choose_precision(recipe.precision, model, LabelLoss(0), (torch.zeros(1), torch.zeros(1))),
             "folder": folder,
             "keep": keep,
@@ -141,6 +149,9 @@ def run(tmp_path):
             "fingerprint": "toy",
             **given,
         }
+        if parts.pop("resume", False):
+            of_epoch = parts["batches"].steps_per_epoch
+            parts["resume"] = load_run(folder / "last.pt", recipe, parts["fingerprint"], of_epoch)
         progress = fit(model, recipe=recipe, preprocess=preprocess, **parts)
         return Run({n: t.clone() for n, t in model.state_dict().items()}, progress, kept, watcher)
 

@@ -1,4 +1,4 @@
-"""Ctrl-C waits for the end of the step; the second one does not."""
+"""Ctrl-C and SIGTERM wait for the end of the step; a second Ctrl-C does not."""
 
 from __future__ import annotations
 
@@ -37,17 +37,26 @@ def test_the_second_one_interrupts():
         press()
 
 
+def test_sigterm_may_come_twice_and_ctrl_c_after_it_means_now():
+    with pytest.raises(KeyboardInterrupt), deferred_interrupt() as interrupt:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupt.signal == signal.SIGTERM
+        press()
+
+
 @pytest.mark.parametrize("error", [None, ValueError])
 def test_afterwards_everything_is_as_before(error):
-    before = signal.getsignal(signal.SIGINT)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
     try:
         with deferred_interrupt():
-            assert signal.getsignal(signal.SIGINT) is not before
+            assert all(signal.getsignal(number) != was for number, was in zip(numbers, before, strict=True))
             if error:
                 raise error
     except ValueError:
         pass
-    assert signal.getsignal(signal.SIGINT) is before
+    assert [signal.getsignal(number) for number in numbers] == before
     with pytest.raises(KeyboardInterrupt):
         press()
 

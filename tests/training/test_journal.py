@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 
 import pytest
 
-from vitnext.errors import InputError
+from vitnext.errors import InputError, WorkError
 from vitnext.training.journal import Journal
 
 
@@ -105,3 +106,12 @@ def test_closing_closes_the_file(tmp_path):
     journal.close()
     with pytest.raises(ValueError, match="closed"):
         journal.write("step", 1)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, a disk that is always full")
+def test_a_full_disk_is_one_line(tmp_path):
+    (tmp_path / "journal.jsonl").symlink_to("/dev/full")
+    journal = Journal(tmp_path)
+    with pytest.raises(WorkError, match=r"journal\.jsonl: cannot be written \(No space left on device\)"):
+        journal.write("step", 1, loss=0.5)
+    journal.close()  # what could not be written is not tried again

@@ -20,6 +20,12 @@ from vitnext.training import loop
 from vitnext.training.checkpoint import load_checkpoint, save_checkpoint
 from vitnext.training.loop import Interrupted, Normalize
 
+# Of torch on a machine with one core, and of Python 3.12 and later wherever worker processes are forked.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+]
+
 STEPS = 3  # an epoch of the toy run in conftest.py
 PLAIN = (  # nothing random but the order
     *("model.config.dropout=0", "model.config.stochastic_depth=0"),
@@ -99,7 +105,9 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(sets, run)
         *("augment.horizontal_flip=0", "augment.erasing=0", "label_smoothing=0", "optimizer.weight_decay=0.5"),
         *("optimizer.learning_rate=1e-3", "optimizer.betas=[0.5, 0.9]", "optimizer.clip_norm=0.01"),
         *("schedule.warmup_epochs=0", "schedule.final_fraction=0.5", "schedule.epochs=3", "batch_size=12"),
-        *("optimizer.name=muon", "precision=bf16"),
+        *("optimizer.name=muon", "precision=bf16", "optimizer.train_blocks=1", "loss.binary=true", "accumulate=2"),
+        *("augment.mixup=0.8", "augment.cutmix=1", "augment.repeats=2", "data.class_sampling=0"),
+        *("augment.rand_augment=[9, 0]", "augment.rand_augment=[9, 0.5]", "augment.trivial_augment=true"),
     ],
 )
 def test_every_choice_of_the_recipe_changes_the_weights(setting, run):
@@ -130,7 +138,13 @@ def test_the_step_under_way_is_finished_and_no_other_begun(run):
         run(resume=True, press=("step", 4))
 
 
-@pytest.mark.parametrize("sets", [(), CONVNEXT], ids=["vit", "convnext"])
+MIXED = (
+    *("augment.mixup=0.8", "augment.cutmix=1", "augment.rand_augment=[9, 0.5]", "augment.repeats=2", "accumulate=3"),
+    *("data.class_sampling=0.5", "loss.binary=true", "optimizer.train_blocks=1", "ema=0.9", "workers=0"),
+)
+
+
+@pytest.mark.parametrize("sets", [(), CONVNEXT, MIXED], ids=["vit", "convnext", "mixed"])
 def test_a_run_stopped_again_and_again_ends_with_the_same_weights(sets, run, journal, tmp_path, look_at_every_step):
     whole, last, came_to = run("whole", *sets), None, [0]
     while last is None:
@@ -161,11 +175,9 @@ class Crash(Exception):
 
 
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: f"{place[0]} {place[1]}")
-def test_a_run_that_crashes_anywhere_goes_on_from_its_last_checkpoint(
-    place, run, journal, look_at_every_step, monkeypatch
-):
+def test_a_run_that_crashes_anywhere_goes_on_from_its_last_checkpoint(place, run, journal, look_at_every_step):
     """As after a kill: nothing is done when it happens."""
-    monkeypatch.setattr(loop, "SAVE_EVERY", 0)  # seconds: a checkpoint after each step
+    often = "save_minutes=0"  # a checkpoint after each look
 
     def crash(*at):
         if at == place:
@@ -174,8 +186,8 @@ def test_a_run_that_crashes_anywhere_goes_on_from_its_last_checkpoint(
     whole = run("whole")
     resume = place != ("step", 1)  # before the first checkpoint there is nothing to resume
     with pytest.raises(Crash):
-        run("crashed", on=crash)
-    assert run("crashed", resume=resume) == whole
+        run("crashed", often, on=crash)
+    assert run("crashed", often, resume=resume) == whole
     assert journal("crashed") == journal("whole")
 
 
@@ -206,11 +218,46 @@ def test_a_finished_run_resumed_is_left_as_it_is(run, journal):
     assert again.progress == end.progress
 
 
+@pytest.mark.parametrize(("steps", "came_to"), [(2, 4), (4, 4), (0, 3)])
+def test_checkpoints_within_an_epoch_come_every_so_many_steps(steps, came_to, run, tmp_path):
+    def crash(*at):
+        if at == ("step", 5):
+            raise Crash
+
+    with pytest.raises(Crash):
+        run("run", f"save_steps={steps}", on=crash)
+    assert load_checkpoint(tmp_path / "run" / "last.pt")["progress"]["step"] == came_to
+    assert run("run", f"save_steps={steps}", resume=True) == run("whole")
+
+
+def test_worker_processes_change_nothing_mid_epoch_either(run):
+    whole = run("whole", *CONVNEXT)
+    with pytest.raises(Interrupted):
+        run("stopped", *CONVNEXT, "workers=2", press=("step", 4))
+    assert run("stopped", *CONVNEXT, "workers=2", resume=True) == whole
+
+
+def test_a_run_that_has_ended_goes_on_with_more_epochs(run, journal):
+    run()
+    more = run("run", "schedule.epochs=4", resume=True)
+    assert (more.watcher.began.step, more.progress.step) == (2 * STEPS, 4 * STEPS)
+    rates = [line["learning_rate"] for line in journal(event="step")]
+    run("whole", "schedule.epochs=4")
+    assert rates[2:] == [line["learning_rate"] for line in journal("whole", "step")][2:]
+
+
+def test_a_run_does_not_end_before_where_it_is(run):
+    with pytest.raises(Interrupted):
+        run(press=("step", 4))
+    with pytest.raises(InputError, match="has come to step 5, and the schedule now ends at 3: let it end later"):
+        run("run", "schedule.epochs=1", resume=True)
+
+
 @pytest.mark.parametrize(
     ("sets", "difference"),
     [
         (["optimizer.learning_rate=0.02"], "optimizer.learning_rate was 0.005, is 0.02"),
-        (["schedule.epochs=5"], "schedule.epochs was 2, is 5"),
+        (["schedule.epochs=5", "schedule.warmup_epochs=0"], "(schedule.warmup_epochs was 1.0, is 0.0)"),
         (["model.config.depth=3"], "model.config.depth was 2, is 3"),
         (["augment.erasing=0", "seed=4"], "augment.erasing was 0.5, is 0.0; seed was 0, is 4"),
     ],
@@ -242,6 +289,13 @@ def test_a_checkpoint_of_something_else_is_refused(run, tmp_path):
 def test_resuming_nothing_is_refused(run):
     with pytest.raises(InputError, match="nothing to resume"):
         run(resume=True)
+
+
+def test_sigterm_is_told_from_ctrl_c(run):
+    with pytest.raises(Interrupted) as caught:
+        run(on=lambda *place: os.kill(os.getpid(), signal.SIGTERM) if place == ("step", 4) else None)
+    assert caught.value.signal == signal.SIGTERM
+    assert run(resume=True) == run("whole")
 
 
 # ---- what is not finite
@@ -395,6 +449,16 @@ def test_the_gradient_is_clipped_to_its_norm(run, gradient_descent):
     assert step_norm(run, "loose", f"optimizer.clip_norm={2 * free}") == pytest.approx(free, rel=1e-4)
     for norm in (free / 2, free / 10):
         assert step_norm(run, f"clipped {norm}", f"optimizer.clip_norm={norm}") == pytest.approx(norm, rel=1e-3)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 5, 24])
+def test_a_batch_in_parts_gives_the_step_of_the_whole(parts, run, gradient_descent):
+    whole = run("whole", *ONE_STEP, "optimizer.learning_rate=1", "optimizer.clip_norm=0.1")
+    in_parts = run("parts", *ONE_STEP, "optimizer.learning_rate=1", "optimizer.clip_norm=0.1", f"accumulate={parts}")
+    for name, tensor in whole.weights.items():
+        assert torch.allclose(in_parts.weights[name], tensor, atol=1e-6)
+    assert in_parts.watcher.steps[0][1] == pytest.approx(whole.watcher.steps[0][1], rel=1e-6)
+    assert in_parts.watcher.steps[0][3] == 24
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])

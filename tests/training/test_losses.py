@@ -1,4 +1,4 @@
-"""The losses of segmenters against loops over pixels and classes, written out from the papers."""
+"""The losses against loops over images, pixels and classes, written out from the papers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 
 from vitnext.models import segmenter
 from vitnext.recipe import from_dict
-from vitnext.training.losses import MaskLoss, balance, dice, focal, hardest_mean, lovasz
+from vitnext.training.losses import LabelLoss, MaskLoss, balance, dice, focal, hardest_mean, lovasz
+from vitnext.training.task import class_weights
 
 CLASSES = 4
 
@@ -162,8 +163,45 @@ def test_every_loss_under_bf16_is_near_that_of_fp32(upernet):
     upernet.eval()
     images, truth = torch.randn(2, 3, 16, 16), torch.randint(0, 3, (2, 16, 16))
     loss = MaskLoss(from_dict({"loss": {"focal": 1.0, "dice": 1.0, "lovasz": 1.0, "hardest": 0.5}}))
-    exact = loss(upernet, images, truth)
+    exact = loss(upernet, images, truth, 0.0)
     with torch.autocast("cpu", torch.bfloat16):
-        rough = loss(upernet, images, truth)
+        rough = loss(upernet, images, truth, 0.0)
     assert rough.dtype == torch.float32
     assert rough.item() == pytest.approx(exact.item(), rel=0.02)
+
+
+# ---- classifiers
+
+
+@pytest.mark.parametrize("weights", [None, [1.0, 0.25, 3.0, 2.0]])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("binary", [False, True])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_the_loss_of_labels_and_of_mixed_targets(mixed, binary, smoothing, weights):
+    random = np.random.default_rng(0)
+    logits, labels = random.normal(0, 2, (6, CLASSES)), random.integers(0, CLASSES, 6)
+    targets = np.eye(CLASSES)[labels]
+    if mixed:
+        targets = 0.7 * targets + 0.3 * targets[::-1]
+    losses = []
+    for row, target in zip(logits, targets, strict=True):
+        smooth = target * (1 - smoothing) + smoothing / CLASSES
+        if binary:
+            p = 1 / (1 + np.exp(-row))
+            loss = -np.mean(smooth * np.log(p) + (1 - smooth) * np.log(1 - p))
+        else:
+            loss = -np.sum(smooth * (row - np.log(np.exp(row).sum())))
+        losses.append(loss * (1.0 if weights is None else float(np.dot(target, weights))))
+    truth = torch.from_numpy(targets).float() if mixed else torch.from_numpy(labels)
+    given = None if weights is None else torch.tensor(weights)
+    found = LabelLoss(smoothing, binary=binary, weights=given)(
+        torch.nn.Identity(), torch.from_numpy(logits), truth, 0.0
+    )
+    assert found.item() == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_every_class_counts_the_same_in_all():
+    labels = np.repeat([0, 1, 2], [50, 30, 20])
+    weights = class_weights(labels, 3)[labels]
+    assert weights.mean().item() == pytest.approx(1.0)
+    assert [weights[labels == label].sum().item() for label in range(3)] == pytest.approx([100 / 3] * 3)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from vitnext.cli import check, convert, evaluate, export, models, predict, roadmap, train
-from vitnext.errors import InputError, WorkError
+from vitnext.errors import InputError, Terminated, WorkError
 
 # Plain help pages: rich ones take twice as long to appear, and their boxes break when they are piped or narrow.
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -68,7 +68,8 @@ def options(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
-    0 done; 1 the work failed; 2 the input or the usage is wrong; 130 interrupted. Every failure is one line on stderr.
+    0 done; 1 the work failed; 2 the input or the usage is wrong; 130 interrupted; 143 terminated. Every failure is one
+    line on stderr.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file name need not fit the terminal's encoding
@@ -81,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader has gone (`vitnext models | head`); without this, Python complains once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt, Terminated) as error:
         if os.environ.get("VITNEXT_DEBUG"):
             import traceback
 
@@ -110,6 +111,8 @@ def explain(error: BaseException) -> tuple[str, int]:
         return text, 1
     if isinstance(error, KeyboardInterrupt):
         return text or "interrupted", 130
+    if isinstance(error, Terminated):
+        return text, 143
     if hasattr(error, "format_message"):  # typer's usage errors, whose class lives in click or in typer, by its version
         return explain_usage(error), 2
     if isinstance(error, ModuleNotFoundError) and (extra := EXTRA_OF.get((error.name or "").partition(".")[0])):

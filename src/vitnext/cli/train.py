@@ -47,8 +47,8 @@ def train(
 
     DATA has one folder of images per class, either directly or inside train/, val/ and test/; or it has images/, masks/
     and classes.txt. Without val/ and test/ some images are held out. The model and the recipe are chosen to suit the
-    images and this machine unless you name them; the choice is printed. Ctrl-C saves the run; continue it with
-    --resume.
+    images and this machine unless you name them; the choice is printed. Ctrl-C and SIGTERM save the run; continue it
+    with --resume, which may be given more --epochs or another device.
 
     Each epoch prints a line; "kept" in it means that its model was written to DIR/model.safetensors. All that --set can
     change stands in DIR/recipe.yaml; docs/recipe.md explains the fields and lists the built-in recipes.

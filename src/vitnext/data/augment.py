@@ -18,7 +18,7 @@ from vitnext.recipe import Augment
 
 def works_on_batches(recipe: Augment) -> bool:
     """Whether ``BatchAugment`` does all that the recipe asks for."""
-    alone = ("crop_scale", "color_jitter", "trivial_augment")
+    alone = ("crop_scale", "color_jitter", "trivial_augment", "rand_augment")
     return all(getattr(recipe, name) == getattr(Augment(), name) for name in alone)
 
 
@@ -31,7 +31,7 @@ class BatchAugment:
 
     def __init__(self, recipe: Augment) -> None:
         if not works_on_batches(recipe):
-            raise ValueError("crop_scale, color_jitter and trivial_augment need image_augment")
+            raise ValueError("crop_scale, color_jitter, trivial_augment and rand_augment need image_augment")
         self.recipe = recipe
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -67,6 +67,24 @@ class BatchAugment:
         return torch.where(mask[:, None], noise, images)
 
 
+class RandAugment(torch.nn.Module):
+    """Two random operations, one after the other (Cubuk et al. 2020), each of a magnitude from a normal distribution.
+
+    ``magnitude`` and ``deviation`` are on the scale of the authors' code, whose strongest is 10; torchvision's is 30.
+    """
+
+    def __init__(self, magnitude: float, deviation: float) -> None:
+        super().__init__()
+        self.magnitude, self.deviation = magnitude, deviation
+        self.operations = [v2.RandAugment(num_ops=1, magnitude=level) for level in range(31)]
+
+    def forward(self, image: Tensor) -> Tensor:
+        for noise in torch.randn(2):
+            level = round(3 * (self.magnitude + self.deviation * float(noise)))
+            image = self.operations[min(max(level, 0), 30)](image)
+        return image
+
+
 def image_augment(recipe: Augment, image_size: int, *, stretch: bool = False) -> v2.Compose:
     """uint8 (C, H, W) of any size -> uint8 (C, image_size, image_size), by torchvision's transforms.
 
@@ -87,6 +105,8 @@ def image_augment(recipe: Augment, image_size: int, *, stretch: bool = False) ->
         steps.append(v2.RandomHorizontalFlip(recipe.horizontal_flip))
     if recipe.trivial_augment:
         steps.append(v2.TrivialAugmentWide())
+    if recipe.rand_augment[0]:
+        steps.append(RandAugment(*recipe.rand_augment))
     if recipe.color_jitter:
         strength = recipe.color_jitter
         steps.append(v2.ColorJitter(brightness=strength, contrast=strength, saturation=strength))

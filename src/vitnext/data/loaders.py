@@ -7,6 +7,7 @@ is resumed in the middle of an epoch sees the batches that it would have seen.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from vitnext.data.augment import BatchAugment, image_augment, works_on_batches
 from vitnext.data.dataset import Split
+from vitnext.data.sampling import class_order, occurrences
 from vitnext.decode import open_image
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import Recipe
@@ -76,6 +78,26 @@ def batch_indices(count: int, batch_size: int, seed: int, epoch: int) -> list[np
     return [order[i * batch_size : (i + 1) * batch_size] for i in range(steps)]
 
 
+def label_batches(labels: np.ndarray, recipe: Recipe, epoch: int) -> list[np.ndarray]:
+    """The epoch's batches of indices, by the recipe's sampling of classes and repeats of each image."""
+    count, repeats, power = len(labels), recipe.augment.repeats, recipe.data.class_sampling
+    if power == 1.0 and repeats == 1:
+        return batch_indices(count, recipe.batch_size, recipe.seed, epoch)
+    draw = generator(recipe.seed, epoch)
+    order = torch.randperm(count, generator=draw).numpy() if power == 1.0 else class_order(labels, power, draw)
+    size = recipe.batch_size
+    different = -(-size // repeats)  # images a batch; those alike do not stand side by side, for mixing
+    steps = max(1, count // size)
+    return [np.tile(order[i * different : (i + 1) * different], repeats)[:size] for i in range(steps)]
+
+
+def outlast_signals(worker: int) -> None:
+    """In a worker process: let Ctrl-C and SIGTERM, which reach the whole group of processes, stop the training process
+    alone. It still needs the workers to end its step and save; they end when it does."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class SmallImages:
     """All images as one uint8 tensor in memory."""
 
@@ -87,7 +109,7 @@ class SmallImages:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         seed = self.recipe.seed
-        for step, indices in enumerate(batch_indices(len(self.labels), self.recipe.batch_size, seed, epoch)):
+        for step, indices in enumerate(label_batches(self.labels.numpy(), self.recipe, epoch)):
             if step >= start:
                 yield self.augment(self.images[indices], generator(seed, epoch, step)), self.labels[indices]
 
@@ -148,23 +170,28 @@ class Photographs:
         by = f"{workers} worker processes" if workers else "the training process"
         self.description = f"{len(split):,} images {held}, augmented by {by}"
 
-    def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, int]:
-        """Image ``index`` as it looks in ``epoch``."""
-        epoch, index = place
+    def __getitem__(self, place: tuple[int, ...]) -> tuple[Tensor, int]:
+        """Image ``index`` as it looks in ``epoch``, a third number telling how often it was in it before."""
+        index = place[1]
         if self.packed is not None:
             image = self.packed[index]
         else:
             image = open_image(self.split.image(index), color=self.preprocess.color, exif=self.preprocess.exif)
-        torch.manual_seed(place_seed(self.recipe.seed, epoch, index))
+        torch.manual_seed(place_seed(self.recipe.seed, *place))
         tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1)
         return self.augment(tensor), int(self.split.labels[index])
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        batches = batch_indices(len(self.split), self.recipe.batch_size, self.recipe.seed, epoch)[start:]
-        places = [[(epoch, int(i)) for i in indices] for indices in batches]
+        batches = label_batches(self.split.labels, self.recipe, epoch)
+        before = np.split(occurrences(np.concatenate(batches)), np.cumsum([len(batch) for batch in batches])[:-1])
+        places = [
+            [(epoch, int(i), int(n)) if n else (epoch, int(i)) for i, n in zip(*batch, strict=True)]
+            for batch in zip(batches[start:], before[start:], strict=True)
+        ]
         yield from DataLoader(
             self,  # type: ignore[arg-type]
             batch_sampler=places,
             num_workers=self.workers,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=outlast_signals,
         )

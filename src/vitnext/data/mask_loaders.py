@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from vitnext.data.loaders import batch_indices, cache_limit, place_seed
+from vitnext.data.loaders import batch_indices, cache_limit, outlast_signals, place_seed
 from vitnext.data.mask_augment import MaskAugment
 from vitnext.data.mask_folder import MaskSplit
 from vitnext.data.mask_values import VOID
@@ -104,6 +104,7 @@ class MaskedImages:
             num_workers=self.workers,
             pin_memory=torch.cuda.is_available(),
             collate_fn=_with_segments if self.objects else None,
+            worker_init_fn=outlast_signals,
         )
 
     def _decode_all(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray | None]] | None:

@@ -10,6 +10,24 @@ import torch
 
 from vitnext.errors import InputError, WorkError
 from vitnext.files import atomic_write
+from vitnext.recipe import Recipe, from_dict
+from vitnext.training.schedules import total_steps
+
+STATE = {
+    "model",
+    "average",
+    "optimizers",
+    "progress",
+    "epoch_losses",
+    "journal",
+    "recipe",
+    "fingerprint",
+}  # of a checkpoint
+ANEW = "start anew with another --out"
+CHANGEABLE = (  # when a run goes on: where it ends, where it runs, and what it leaves beside the weights
+    *("schedule.epochs", "schedule.steps", "schedule.minutes", "schedule.patience"),
+    *("device", "precision", "workers", "save_minutes", "save_steps", "track"),
+)
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -35,3 +53,38 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"the checkpoint {path} is damaged ({type(error).__name__}): start anew with another --out"
         ) from error
     return state
+
+
+def load_run(path: Path, recipe: Recipe, fingerprint: str, steps_per_epoch: int) -> dict[str, Any]:
+    """The state of the run at ``path``, to go on from by ``recipe``.
+
+    Raises InputError if there is none or it is damaged, and for a run on other data, of another recipe (in more than
+    the ``CHANGEABLE`` fields; the difference is shown), or that has come further than the recipe goes.
+    """
+    saved = load_checkpoint(path)
+    if set(saved) != STATE:
+        raise InputError(f"the checkpoint {path} is not one of this version of vitnext: {ANEW}")
+    if saved["fingerprint"] != fingerprint:
+        raise InputError(f"the images or labels have changed since the run was stopped: {ANEW}")
+    before = from_dict(saved["recipe"]).to_dict()  # fields it did not know: defaults
+    changed = [line for name, line in _differences(before, recipe.to_dict()) if name not in CHANGEABLE]
+    if changed:
+        raise InputError(
+            f"the recipe has changed since the run was stopped ({'; '.join(changed)}): {ANEW}; a run that goes on may "
+            f"change {', '.join(CHANGEABLE)}"
+        )
+    if (step := saved["progress"]["step"]) > (steps := total_steps(recipe.schedule, steps_per_epoch)):
+        raise InputError(f"the run has come to step {step:,}, and the schedule now ends at {steps:,}: let it end later")
+    return saved
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Each field that differs, and in words how."""
+    found: list[tuple[str, str]] = []
+    for key in old.keys() | new.keys():
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += _differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append((prefix + key, f"{prefix}{key} was {a}, is {b}"))
+    return sorted(found)

@@ -1,4 +1,4 @@
-"""Ctrl-C that waits for the end of the step."""
+"""Ctrl-C and SIGTERM that wait for the end of the step."""
 
 from __future__ import annotations
 
@@ -10,29 +10,32 @@ from types import FrameType
 
 
 class Interrupt:
-    """True once Ctrl-C was pressed; the loop looks at it between two steps, when the state is whole."""
+    """True once Ctrl-C was pressed or SIGTERM came, as before a pre-emption; the loop looks at it between two steps,
+    when the state is whole. ``signal`` is the first that came, 0 before."""
 
     def __init__(self) -> None:
-        self._pressed = False
+        self.signal = 0
 
     def __bool__(self) -> bool:
-        return self._pressed
+        return self.signal != 0
 
     def press(self, signum: int, frame: FrameType | None) -> None:
-        if self._pressed:  # the second time means now
+        if self.signal and signum == signal.SIGINT:  # Ctrl-C after that means now
             raise KeyboardInterrupt
-        self._pressed = True
+        self.signal = self.signal or signum  # schedulers may send SIGTERM twice
 
 
 @contextmanager
 def deferred_interrupt() -> Iterator[Interrupt]:
-    """Collect Ctrl-C instead of raising it. Outside of the main thread signals are left alone."""
+    """Collect Ctrl-C and SIGTERM instead of letting them end the program. Outside of the main thread signals are left
+    alone."""
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
         yield interrupt
         return
-    previous = signal.signal(signal.SIGINT, interrupt.press)
+    previous = {number: signal.signal(number, interrupt.press) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield interrupt
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vitnext.errors import require
+from vitnext.errors import WorkError, require
 
 
 class Journal:
@@ -17,15 +18,21 @@ class Journal:
         if track == "tensorboard":
             require("tensorboard", "track")
             from torch.utils.tensorboard import SummaryWriter
-        path = folder / "journal.jsonl"
-        if offset is not None and path.exists():
-            os.truncate(path, min(offset, path.stat().st_size))
-        self._file = open(path, "a" if offset is not None else "w", encoding="utf-8")  # noqa: SIM115 open as long as the run
+        self.path = folder / "journal.jsonl"
+        if offset is not None and self.path.exists():
+            os.truncate(self.path, min(offset, self.path.stat().st_size))
+        self._file = open(self.path, "a" if offset is not None else "w", encoding="utf-8")  # noqa: SIM115 open as long as the run
         self._board = SummaryWriter(str(folder / "tensorboard")) if track == "tensorboard" else None
 
     def write(self, event: str, step: int, **values: Any) -> None:
-        self._file.write(json.dumps({"event": event, "step": step, **values}) + "\n")
-        self._file.flush()
+        """Append a line. Raises WorkError if the disk does not take it."""
+        try:
+            self._file.write(json.dumps({"event": event, "step": step, **values}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise WorkError(
+                f"{self.path}: cannot be written ({error.strerror}); the last checkpoint is kept"
+            ) from error
         if self._board is not None:
             for name, value in values.items():
                 if isinstance(value, int | float):
@@ -37,6 +44,7 @@ class Journal:
         return self._file.tell()
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # of a full disk, which write has told of
+            self._file.close()
         if self._board is not None:
             self._board.close()

@@ -17,34 +17,25 @@ import torch
 from torch import Tensor, nn
 
 from vitnext.data.loaders import Batches, place_seed
-from vitnext.errors import InputError, WorkError
+from vitnext.errors import WorkError
 from vitnext.preprocess import Preprocess
-from vitnext.recipe import Recipe, from_dict
-from vitnext.training.checkpoint import load_checkpoint, save_checkpoint
+from vitnext.recipe import Recipe
+from vitnext.training.checkpoint import save_checkpoint
 from vitnext.training.ema import WeightAverage
+from vitnext.training.freezing import frozen_part
 from vitnext.training.hardware import Precision
 from vitnext.training.interrupt import deferred_interrupt
 from vitnext.training.journal import Journal
 from vitnext.training.optimizers import optimizers as build_optimizers
-from vitnext.training.schedules import learning_rate
+from vitnext.training.schedules import learning_rate, total_steps
 
 CHECK_EVERY = 20  # steps between looks at the loss: each look waits for the device
-SAVE_EVERY = 600  # seconds between checkpoints inside an epoch
-STATE = {
-    "model",
-    "average",
-    "optimizers",
-    "progress",
-    "epoch_losses",
-    "journal",
-    "recipe",
-    "fingerprint",
-}  # of a checkpoint
-ANEW = "start anew with another --out"
 
 Metrics = dict[str, float]
 # model, normalised images, truth, share of the run that is done -> loss
 Objective = Callable[[nn.Module, Tensor, Any, float], Tensor]
+
+Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # normalised images, truth -> pairs of them mixed, and truth
 
 
 class Validate(Protocol):
@@ -57,7 +48,11 @@ class Validate(Protocol):
 
 
 class Interrupted(Exception):
-    """Ctrl-C came, and the run's state was saved."""
+    """Ctrl-C or SIGTERM came, and the run's state was saved; ``signal`` says which."""
+
+    def __init__(self, signal: int) -> None:
+        super().__init__()
+        self.signal = signal
 
 
 class Watcher(Protocol):
@@ -107,47 +102,46 @@ def fit(
     keep: Callable[[nn.Module, Progress, Metrics], None],
     watch: Watcher,
     fingerprint: str,
+    mix: Mix | None = None,
     select: bool = True,
-    resume: bool = False,
+    resume: dict[str, Any] | None = None,
 ) -> Progress:
     """Train ``model`` in place by ``recipe`` and return where the run ended.
 
-    ``objective`` is differentiated. ``validate`` runs after every epoch, on the average of the weights if the recipe
-    has one; ``keep`` is called for each epoch that is to be kept: if ``select``, one whose validation score is at most
-    a standard error below the best so far, else each. Among epochs that the validation images cannot tell apart the run
-    so leaves the latest, which the schedule has brought furthest (the one-standard-error rule, Hastie et al. 2009,
-    section 7.10).
+    ``objective`` is differentiated, for each of ``recipe.accumulate`` parts of a batch, which ``mix`` has mixed before.
+    ``validate`` runs after every epoch, on the average of the weights if the recipe has one; ``keep`` is called for
+    each epoch that is to be kept: if ``select``, one whose validation score is at most a standard error below the best
+    so far, else each. Among epochs that the validation images cannot tell apart the run so leaves the latest, which the
+    schedule has brought furthest (the one-standard-error rule, Hastie et al. 2009, section 7.10).
 
     A run ends after the recipe's epochs, steps or minutes, whichever comes first, and its schedule fits that end. With
     minutes the learning rate follows the clock, so that such a run alone does not repeat bit for bit.
 
-    The state is saved to ``folder/last.pt``; ``fingerprint`` names the data, and resuming with another recipe or other
-    data is refused.
+    The state is saved to ``folder/last.pt`` after every epoch, and within it as the recipe says, with ``fingerprint``,
+    which names the data; from ``resume``, what ``load_run`` read there, the run goes on.
 
     ``model`` ends as the average, if the recipe has one: as what its last epoch was measured with.
 
-    Raises WorkError for a loss that is not finite, Interrupted after Ctrl-C, InputError for a checkpoint that does not
-    belong to this run.
+    Raises WorkError for a loss that is not finite, and Interrupted after Ctrl-C or SIGTERM.
     """
     device = next(model.parameters()).device
     normalize = Normalize(preprocess, device)
+    frozen = frozen_part(model)
     optimizers = build_optimizers(model, recipe.optimizer)
     average = WeightAverage(model, recipe.ema) if recipe.ema else None
     progress, journal_offset = Progress(), None
     epoch_losses: list[float] = []  # of the epoch that is under way
-    if resume:
-        saved = load_checkpoint(folder / "last.pt")
-        _same_run(saved, recipe, fingerprint)
-        model.load_state_dict(saved["model"])
+    if resume is not None:
+        model.load_state_dict(resume["model"])
         if average is not None:
-            average.model.load_state_dict(saved["average"])
-        for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
+            average.model.load_state_dict(resume["average"])
+        for optimizer, state in zip(optimizers, resume["optimizers"], strict=True):
             optimizer.load_state_dict(state)
-        progress, journal_offset = Progress(**saved["progress"]), saved["journal"]
-        epoch_losses = saved["epoch_losses"]
+        progress, journal_offset = Progress(**resume["progress"]), resume["journal"]
+        epoch_losses = resume["epoch_losses"]
 
-    per_epoch, epochs, limit = batches.steps_per_epoch, recipe.schedule.epochs, recipe.schedule.minutes * 60
-    steps = min(recipe.schedule.steps or per_epoch * epochs, per_epoch * epochs)
+    per_epoch, limit = batches.steps_per_epoch, recipe.schedule.minutes * 60
+    steps = total_steps(recipe.schedule, per_epoch)
     warmup = round(min(per_epoch * recipe.schedule.warmup_epochs, steps / 2))
     journal = Journal(folder, track=recipe.track, offset=journal_offset)
     watch.start(progress, None if limit else steps)
@@ -184,6 +178,8 @@ def fit(
     with closing(journal), deferred_interrupt() as interrupt:
         while not (validated() and _ended(progress, steps, recipe)):
             model.train()
+            for module in frozen:
+                module.eval()
             window: list[Tensor] = []  # losses since the last look
             ended = over()  # what is left after a stop may be the validation alone
             rest = batches.epoch(progress.epoch, progress.step - progress.epoch * per_epoch)
@@ -204,9 +200,15 @@ def fit(
                 # Forward and backward.
                 torch.manual_seed(place_seed(recipe.seed, progress.step))
                 images, truth = images.to(device, non_blocking=True), truth.to(device, non_blocking=True)
-                with precision.autocast(device):
-                    loss = objective(model, normalize(images), truth, max(progress.step / steps, spent))
-                loss.backward()
+                images, loss = normalize(images), torch.zeros((), device=device)
+                if mix is not None:
+                    images, truth = mix(images, truth)
+                share, parts = max(progress.step / steps, spent), min(recipe.accumulate, len(images))
+                for some, of_some in zip(images.tensor_split(parts), truth.tensor_split(parts), strict=True):
+                    with precision.autocast(device):
+                        part = objective(model, some, of_some, share) * (len(some) / len(images))
+                    part.backward()
+                    loss += part.detach()
 
                 # Update.
                 if recipe.optimizer.clip_norm:
@@ -219,17 +221,18 @@ def fit(
                     average.update(model, progress.step)
 
                 # Look at the loss, and save from time to time.
-                window.append(loss.detach())
-                looked, stop, ended = None, bool(interrupt), over()  # asked once: what is saved has been looked at
-                if len(window) == CHECK_EVERY or progress.step % per_epoch == 0 or stop or ended:
+                window.append(loss)
+                looked, stop, ended = None, interrupt.signal, over()  # asked once: what is saved has been looked at
+                due = recipe.save_steps > 0 and progress.step % recipe.save_steps == 0
+                if len(window) == CHECK_EVERY or progress.step % per_epoch == 0 or stop or ended or due:
                     losses = _finite(torch.stack(window).tolist(), progress.step, rate)
                     epoch_losses, window, looked = epoch_losses + losses, [], sum(losses) / len(losses)
                     journal.write("step", progress.step, loss=looked, learning_rate=rate)
                 watch.step(progress, looked, rate, len(truth))
                 if stop:
                     save()
-                    raise Interrupted
-                if looked is not None and time.monotonic() - last_save > SAVE_EVERY:
+                    raise Interrupted(stop)
+                if due or (looked is not None and time.monotonic() - last_save > recipe.save_minutes * 60):
                     save()
                 if ended:
                     break
@@ -253,7 +256,7 @@ def fit(
             epoch_losses = []
             save()
             if interrupt:
-                raise Interrupted
+                raise Interrupted(interrupt.signal)
     if average is not None:
         model.load_state_dict(average.model.state_dict())
     return progress
@@ -275,25 +278,3 @@ def _finite(losses: list[float], step: int, rate: float) -> list[float]:
                 "lower optimizer.learning_rate, or set optimizer.clip_norm"
             )
     return losses
-
-
-def _same_run(saved: dict[str, Any], recipe: Recipe, fingerprint: str) -> None:
-    """Refuse to go on with another recipe or other data, and show the difference."""
-    if set(saved) != STATE:
-        raise InputError(f"the checkpoint is not one of this version of vitnext: {ANEW}")
-    if saved["fingerprint"] != fingerprint:
-        raise InputError(f"the images or labels have changed since the run was stopped: {ANEW}")
-    changed = _differences(from_dict(saved["recipe"]).to_dict(), recipe.to_dict())  # fields it did not know: defaults
-    if changed:
-        raise InputError(f"the recipe has changed since the run was stopped ({'; '.join(changed)}): {ANEW}")
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    found: list[str] = []
-    for key in old.keys() | new.keys():
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += _differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            found.append(f"{prefix}{key} was {a}, is {b}")
-    return sorted(found)

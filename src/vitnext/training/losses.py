@@ -18,13 +18,30 @@ FOCUS = 2.0  # gamma of the focal loss, the best of Lin et al. 2017, table 1b
 
 
 class LabelLoss:
-    """Cross-entropy of a classifier: (model, images, labels (B,), share of the run) -> loss."""
+    """Of a classifier: (model, images, labels (B,) or targets (B, C) of mixed images, share of the run) -> mean loss of
+    the images.
 
-    def __init__(self, smoothing: float) -> None:
-        self.smoothing = smoothing
+    Cross-entropy or, if ``binary``, the mean of the classes' binary cross-entropies (Touvron et al. 2022, DeiT III,
+    section 3.1). With ``weights`` of the classes (C,) each image's loss counts as much as its class.
+    """
+
+    def __init__(self, smoothing: float, *, binary: bool = False, weights: Tensor | None = None) -> None:
+        self.smoothing, self.binary, self.weights = smoothing, binary, weights
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, done: float) -> Tensor:
-        return F.cross_entropy(model(images).float(), labels, label_smoothing=self.smoothing)
+        logits = model(images).float()
+        if not self.binary and self.weights is None:
+            return F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
+        classes = logits.shape[1]
+        targets = labels if labels.is_floating_point() else F.one_hot(labels, classes).float()
+        if self.binary:
+            smoothed = targets * (1 - self.smoothing) + self.smoothing / classes
+            losses = F.binary_cross_entropy_with_logits(logits, smoothed, reduction="none").mean(1)
+        else:
+            losses = F.cross_entropy(logits, targets, label_smoothing=self.smoothing, reduction="none")
+        if self.weights is not None:
+            losses = losses * (targets @ self.weights.to(targets))
+        return losses.mean()
 
 
 class MaskLoss:

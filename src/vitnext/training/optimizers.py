@@ -38,8 +38,17 @@ def optimizers(model: nn.Module, recipe: Optimizer) -> list[torch.optim.Optimize
 def layer_scales(model: nn.Module, decay: float) -> dict[int, float]:
     """id of each parameter -> what its learning rate is multiplied with (Bao et al. 2022, BEiT, appendix).
 
-    Of n blocks the i-th (from 1) gets decay^(n + 1 - i), as does what stands between it and the next one; what stands
-    before the first gets decay^(n + 1), and the head 1.
+    Of n blocks the i-th (from 1) gets decay^(n + 1 - i), what stands before the first decay^(n + 1), and the head 1.
+    """
+    depth_of, depth = depths(model)
+    return {of: decay ** (depth + 1 - at) for of, at in depth_of.items()}
+
+
+def depths(model: nn.Module) -> tuple[dict[int, int], int]:
+    """id of each parameter -> its block, and n, how many blocks there are.
+
+    The i-th block is i, as is what stands between it and the next one; what stands before the first is 0, and the head
+    n + 1.
     """
     backbone = getattr(model, "backbone", model)
     heads = {id(p) for p in model.parameters()} - {id(p) for p in backbone.parameters()}
@@ -51,8 +60,7 @@ def layer_scales(model: nn.Module, decay: float) -> dict[int, float]:
         if block is not None and block[0] != last:
             depth, last = depth + 1, block[0]
         depth_of[id(parameter)] = depth
-    scales = {of: decay ** (depth + 1 - at) for of, at in depth_of.items()}
-    return scales | dict.fromkeys(heads, 1.0)
+    return depth_of | dict.fromkeys(heads, depth + 1), depth
 
 
 def _groups(parameters: list[nn.Parameter], weight_decay: float, scales: dict[int, float]) -> list[dict[str, Any]]:

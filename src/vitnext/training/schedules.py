@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from vitnext.recipe import Schedule
+
 
 def learning_rate(
     done: float, step: int, warmup: int, peak: float, *, final_fraction: float = 0.0, decay: str = "cosine"
@@ -17,3 +19,8 @@ def learning_rate(
     falling = 0.5 * (1 + math.cos(math.pi * min(1.0, done))) if decay == "cosine" else max(0.0, 1 - done) ** 0.9
     rate = peak * (final_fraction + (1 - final_fraction) * falling)
     return min(rate, peak * (step + 1) / warmup) if step < warmup else rate
+
+
+def total_steps(schedule: Schedule, per_epoch: int) -> int:
+    """Optimizer steps after which a run ends at the latest; an epoch has ``per_epoch``."""
+    return min(schedule.steps or per_epoch * schedule.epochs, per_epoch * schedule.epochs)

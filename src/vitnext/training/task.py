@@ -14,11 +14,12 @@ from vitnext.data.dataset import Dataset
 from vitnext.data.loaders import Batches, training_batches
 from vitnext.data.mask_folder import MaskSplit
 from vitnext.data.mask_loaders import MaskedImages
+from vitnext.data.mixing import Mixing
 from vitnext.errors import InputError
 from vitnext.models import create, segmenter
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import Augment, Data, Loss, Recipe
-from vitnext.training.loop import Objective, Validate
+from vitnext.training.loop import Mix, Objective, Validate
 from vitnext.training.losses import LabelLoss, MaskLoss, balance
 from vitnext.training.mask_classification import MaskClassificationLoss
 from vitnext.training.mask_validation import MaskValidator
@@ -34,6 +35,7 @@ class Task:
     batches: Batches
     objective: Objective
     validate: Validate
+    mix: Mix | None = None
 
 
 def task_name(dataset: Dataset[Any], model: str) -> Literal["classification", "semantic", "panoptic"]:
@@ -56,7 +58,11 @@ def task_of(
     train, held_out = dataset.splits["train"], dataset.splits[watched]
     if dataset.task == "classification":
         batches = training_batches(train, preprocess, recipe)
-        return Task(batches, LabelLoss(recipe.label_smoothing), Validator(held_out, preprocess))
+        classes = len(dataset.classes)
+        weights = class_weights(train.labels, classes) if recipe.loss.balanced else None
+        loss = LabelLoss(recipe.label_smoothing, binary=recipe.loss.binary, weights=weights)
+        mix = Mixing(recipe.augment, classes) if recipe.augment.mixup or recipe.augment.cutmix else None
+        return Task(batches, loss, Validator(held_out, preprocess), mix)
     panoptic, by_queries = task_name(dataset, name) == "panoptic", create.is_eomt(name)
     masked = MaskedImages(train, preprocess, recipe, objects=panoptic or by_queries)
     objective: Objective
@@ -97,6 +103,7 @@ def require_suitable(recipe: Recipe, dataset: Dataset[Any]) -> None:
             f"--model {create.composed(create.backbone_of(name), 'segformer')}"
         )
     _require_useful(recipe, dataset.task)
+    _require_batches(recipe)
     if dataset.task == "semantic":
         _require_loss(recipe)
 
@@ -106,14 +113,16 @@ def require_statistics(network: nn.Module, recipe: Recipe, images: int) -> None:
 
     images: how many there are to train on.
     """
-    if min(images, recipe.batch_size) > 1 or not isinstance(network, segmenter.Segmenter):
+    if min(images, recipe.batch_size) // recipe.accumulate > 1 or not isinstance(network, segmenter.Segmenter):
         return
     head, backbone = create.head_of(recipe.model.name), network.backbone
     stages: Any = backbone.stages
     one_cell = recipe.data.image_size <= stages[-1].stride
     normalised = head == "linear" or any(isinstance(part, nn.BatchNorm2d) for part in backbone.modules())
     if head == "upernet" or (one_cell and normalised):
-        raise InputError(f"{recipe.model.name} needs batches of 2 images or more: set batch_size, or add images")
+        raise InputError(
+            f"{recipe.model.name} needs batches of 2 images or more, in each part too: set batch_size, or add images"
+        )
 
 
 def _require_loss(recipe: Recipe) -> None:
@@ -137,15 +146,32 @@ def _require_loss(recipe: Recipe) -> None:
         raise InputError(f"loss.auxiliary is for the auxiliary head of upernet, {head} has none: leave it out")
 
 
+def _require_batches(recipe: Recipe) -> None:
+    size, augment = recipe.batch_size, recipe.augment
+    if recipe.accumulate > size:
+        raise InputError(f"accumulate is {recipe.accumulate}, more parts than the {size} images of batch_size")
+    if (augment.mixup or augment.cutmix) and -(-size // augment.repeats) < 2:
+        raise InputError("augment.mixup and augment.cutmix need two different images in a batch: set batch_size higher")
+    if augment.trivial_augment and augment.rand_augment[0]:
+        raise InputError("augment.trivial_augment and augment.rand_augment do the same kind of thing: set one of them")
+
+
 def _require_useful(recipe: Recipe, task: str) -> None:
     of_masks = {
         "data": (Data(), ("window", "short_side", "merge", "ignore")),
         "augment": (Augment(), ("scale",)),
-        "loss": (Loss(), tuple(Loss.__dataclass_fields__)),
+        "loss": (Loss(), tuple(name for name in Loss.__dataclass_fields__ if name not in ("balanced", "binary"))),
     }
     of_labels: dict[str, tuple[Any, tuple[str, ...]]] = {
-        "data": (Data(), ("resize", "crop_fraction")),
-        "augment": (Augment(), ("crop_scale", "crop_padding", "trivial_augment", "erasing")),
+        "data": (Data(), ("resize", "crop_fraction", "class_sampling")),
+        "augment": (
+            Augment(),
+            (
+                *("crop_scale", "crop_padding", "trivial_augment", "rand_augment", "erasing"),
+                *("mixup", "cutmix", "repeats"),
+            ),
+        ),
+        "loss": (Loss(), ("binary",)),
     }
     useless, other = (of_masks, "segmentation") if task == "classification" else (of_labels, "classification")
     if create.is_eomt(recipe.model.name):  # which of things sees whole images
@@ -154,6 +180,13 @@ def _require_useful(recipe: Recipe, task: str) -> None:
         for name in names:
             if getattr(getattr(recipe, section), name) != getattr(default, name):
                 raise InputError(f"{section}.{name} is for {other}, and does nothing here: leave it out")
+
+
+def class_weights(labels: np.ndarray, classes: int) -> torch.Tensor:
+    """What an image of each class counts (C,), all images over (classes x the class's images): 1 on average, and of
+    every class the same in all."""
+    counts = np.bincount(labels, minlength=classes)
+    return torch.from_numpy(len(labels) / (classes * np.maximum(counts, 1))).float()
 
 
 def pixel_counts(masked: MaskedImages, split: MaskSplit) -> torch.Tensor:

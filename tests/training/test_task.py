@@ -1,0 +1,60 @@
+"""What a classifier's task makes of the recipe."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from vitnext.data.dataset import Dataset, Split
+from vitnext.errors import InputError
+from vitnext.evaluation.panoptic import PanopticQuality
+from vitnext.preprocess import Preprocess
+from vitnext.recipe import from_dict
+from vitnext.training.task import require_suitable, task_of
+
+LABELS = np.array([0, 0, 0, 1])
+BASE = {"model": {"name": "vit"}, "data": {"image_size": 8, "color": "L"}, "batch_size": 4}
+
+
+def dataset():
+    names = np.array([f"{i}".encode() for i in range(4)])
+    split = Split(("a", "b"), LABELS, names, np.ones(4, np.int64), arrays=np.zeros((4, 8, 8, 1), np.uint8))
+    return Dataset("toy", "builtin", split.classes, {"train": split, "val": split}, {}, "toy", "toy")
+
+
+def task(**fields):
+    preprocess = Preprocess((8, 8), resize="stretch", color="L", mean=(0.5,), std=(0.5,))
+    return task_of(dataset(), "val", preprocess, from_dict(BASE | fields), PanopticQuality)
+
+
+def test_balanced_classes_count_by_the_inverse_of_their_frequency():
+    logits, labels = torch.randn(4, 2), torch.from_numpy(LABELS)
+    plain = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    expected = (plain * torch.tensor([2 / 3, 2 / 3, 2 / 3, 2.0])).mean()
+    found = task(loss={"balanced": True}).objective(torch.nn.Identity(), logits, labels, 0.0)
+    assert torch.allclose(found, expected)
+    assert torch.allclose(task().objective(torch.nn.Identity(), logits, labels, 0.0), plain.mean())
+
+
+def test_images_are_mixed_if_the_recipe_says_so():
+    assert task().mix is None
+    for field in ("mixup", "cutmix"):
+        _, targets = task(augment={field: 1.0}).mix(torch.zeros(4, 1, 8, 8), torch.from_numpy(LABELS))
+        assert targets.shape == (4, 2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"accumulate": 5}, "accumulate is 5, more parts than the 4 images of batch_size"),
+        ({"augment": {"mixup": 1.0}, "batch_size": 1}, "need two different images in a batch"),
+        ({"augment": {"cutmix": 1.0, "repeats": 4}}, "need two different images in a batch"),
+        ({"augment": {"trivial_augment": True, "rand_augment": [9, 0]}}, "set one of them"),
+        ({"loss": {"dice": 1.0}}, "loss.dice is for segmentation"),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(fields, message):
+    with pytest.raises(InputError) as caught:
+        require_suitable(from_dict(BASE | fields), dataset())
+    assert message in str(caught.value)
