@@ -103,7 +103,7 @@ def test_predicting_larger_images_and_writing_masks(trained, tmp_path, capsys):
     Image.fromarray(image).save(tmp_path / "large.png")
     found = load(trained.artifact).predict(tmp_path / "large.png")
     assert found.mask.shape == (50, 71) and (found.mask == truth).mean() > 0.9
-    predict_command(trained.artifact, [str(tmp_path / "large.png")], tmp_path / "p.csv", tmp_path / "masks", 32, "auto")
+    predict_command(trained.artifact, [str(tmp_path / "large.png")], tmp_path / "p.csv", tmp_path / "masks")
     with Image.open(tmp_path / "masks" / "large.png") as mask:
         assert np.array_equal(np.asarray(mask), found.mask)
     assert (tmp_path / "p.csv").read_text().startswith("source,width,height,confidence,error,share_ground")

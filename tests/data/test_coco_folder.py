@@ -258,6 +258,15 @@ def test_what_is_refused(tmp_path):
     )
 
 
+@pytest.mark.parametrize("name", ["a\nb.png", "a\0b.png", "\ud800.png"])
+def test_names_that_no_file_has(tmp_path, name):
+    instances(tmp_path / "a.json", tmp_path)
+    document = json.loads((tmp_path / "a.json").read_text())
+    document["images"][2]["file_name"] = name
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    assert "a.json: images[2]: file_name must be a text, not " in refused(tmp_path / "a.json")
+
+
 def test_polygons_need_pycocotools(tmp_path, monkeypatch):
     import sys
 

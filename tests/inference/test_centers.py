@@ -48,6 +48,15 @@ def test_objects_and_stuff_are_found():
     assert found.scores == pytest.approx(0.9, abs=1e-3)
 
 
+def test_rows_are_worked_on_in_parts(monkeypatch):
+    given, _, _ = answers()
+    whole = segments(bands(given), SIZE, THINGS)
+    monkeypatch.setattr("vitnext.inference.centers.CHUNK", 4 * SIZE[1])
+    again = segments(bands(given), SIZE, THINGS)
+    assert np.array_equal(again.ids, whole.ids) and np.array_equal(again.labels, whole.labels)
+    assert again.scores == pytest.approx(whole.scores)
+
+
 def test_an_object_has_the_class_of_most_of_its_pixels():
     given, _, truth = answers()
     given[:, truth == 3] = given[:, truth == 3]

@@ -12,7 +12,9 @@ from vitnext.cli.terminal import progress_bar, progress_console
 
 
 def check(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="A folder, or digits, fashion-mnist, digit-scenes.")],
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="A folder, a COCO JSON file, or digits, fashion-mnist, digit-scenes.")
+    ],
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for check.html, a page that shows masks over images.")
     ] = None,
@@ -22,13 +24,14 @@ def check(
 
     Looks for files that cannot be read, empty classes, class lists that differ between splits, the same image in two
     splits, and classes with very few images. Of masks: other sizes than their images', ids and colours that classes.txt
-    does not name, images without a mask, and classes that a split lacks. Errors would stop training (exit code 2);
-    warnings would not.
+    does not name, images without a mask, and classes that a split lacks. Of annotations: those outside the image, and
+    objects that overlap. Errors would stop training (exit code 2); warnings would not.
 
     \b
     Examples:
       vitnext check photos
       vitnext check street --out runs/street
+      vitnext check annotations/instances_val.json
       vitnext check photos --json
     """
     from vitnext.data import doctor, mask_doctor

@@ -47,7 +47,7 @@ def predict(
       vitnext predict model.onnx new/ --out labels.csv
       vitnext predict model.onnx "new/**/*.png" --out labels.parquet
       vitnext predict roads.safetensors new/ --out shares.csv --masks masks/
-      vitnext predict roads.safetensors new/ --masks masks/ --format png,overlay,polygons
+      vitnext predict roads.safetensors new/ --masks masks/ --format overlay,rle
     """
     existing_file(model)
     if formats != "png" and masks is None:

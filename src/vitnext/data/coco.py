@@ -6,6 +6,7 @@ https://cocodataset.org/#format-data. Whatever does not fit is an InputError tha
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -84,11 +85,17 @@ def flag(entry: dict[str, Any], key: str, where: str) -> bool:
 
 
 def text(entry: dict[str, Any], key: str, where: str) -> str:
-    """The text under ``key``; InputError if there is none."""
+    """The text under ``key``; InputError if there is none, or one of several lines."""
     value = entry.get(key)
-    if not isinstance(value, str) or not value:
+    if not is_text(value):
         raise InputError(f"{where}: {key} must be a text, not {value!r:.40}")
+    assert isinstance(value, str)
     return value
+
+
+def is_text(value: Any) -> bool:
+    """Whether it is a text of one line that files and pages can hold: without control or half characters."""
+    return isinstance(value, str) and value != "" and not any(unicodedata.category(c) in ("Cc", "Cs") for c in value)
 
 
 def file_name(entry: dict[str, Any], where: str) -> str:

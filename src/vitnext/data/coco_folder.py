@@ -77,16 +77,12 @@ def read_coco_file(path: Path) -> CocoFolder:
 
 
 def read_coco_folder(root: Path) -> CocoFolder | None:
-    """The COCO JSON files in a folder and their images; None where there are none, or mask files that go before them.
+    """The COCO JSON files in a folder and their images; None where there are none.
 
     Raises InputError for files that are, but cannot be used: damaged, two for one split, val without train, other
     classes than train's, images or PNGs that are not found.
     """
     paths = list(_paths(root))
-    if not paths or any(
-        (folder / "images").is_dir() and (folder / "masks").is_dir() for folder in (root, root / "train")
-    ):
-        return None
     named = {kind: [path for path in paths if kind in _words(path)] for kind in KINDS}
     found: list[_Json] = []
     for kind in KINDS:
@@ -211,7 +207,7 @@ def _read(root: Path, files: Sequence[_Json], passed: tuple[str, ...]) -> CocoFo
         else:
             read = read_instances(file.path, file.document)
             images, pngs = list(read.images), []
-            if any(isinstance(a.segmentation, list) for group in read.annotations for a in group):
+            if any(a.segmentation.startswith(b"[") for group in read.annotations for a in group):
                 require("pycocotools.mask", "coco")
         if values is None:
             values = _values(read)

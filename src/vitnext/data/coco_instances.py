@@ -6,6 +6,7 @@ https://cocodataset.org/#format-data, section 1.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,12 +26,13 @@ TOLERANCE = 1.0  # pixels
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """One object. name: what errors call it; label: index into the categories; segmentation: as in the JSON."""
+    """One object. name: what errors call it; label: index into the categories; segmentation: its piece of JSON, which
+    takes a fourth of the memory of the lists it describes."""
 
     name: str
     label: int
     crowd: bool
-    segmentation: Any
+    segmentation: bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,10 +89,11 @@ class CocoInstances:
     def mask(self, annotation: Annotation, image: CocoImage) -> np.ndarray:
         """bool (H, W), at least one of them set. Raises InputError as ``instances`` does."""
         try:
-            if isinstance(annotation.segmentation, dict):
-                mask = _from_runs(annotation.segmentation, image)
+            segmentation = json.loads(annotation.segmentation)
+            if isinstance(segmentation, dict):
+                mask = _from_runs(segmentation, image)
             else:
-                mask = _from_polygons(annotation.segmentation, image)
+                mask = polygons_mask(segmentation, image.height, image.width)
             if not mask.any():
                 raise InputError("its mask has no pixel: remove it")
         except InputError as error:
@@ -119,7 +122,8 @@ def read_instances(path: Path, document: dict[str, Any] | None = None) -> CocoIn
             problems.append(f"annotations[{position}] has category {category}, which is not listed")
         else:
             crowd = coco.flag(entry, "iscrowd", where)
-            found[id].append(Annotation(f"annotations[{position}]", index[category], crowd, entry.get("segmentation")))
+            segmentation = json.dumps(entry.get("segmentation"), separators=(",", ":")).encode()
+            found[id].append(Annotation(f"annotations[{position}]", index[category], crowd, segmentation))
     coco.refuse(path, problems)
     if not images:
         raise InputError(f"{path}: has no images")
@@ -137,7 +141,12 @@ def _from_runs(segmentation: dict[str, Any], image: CocoImage) -> np.ndarray:
     return rle.decode(np.array(counts, dtype=np.int64), image.height, image.width)
 
 
-def _from_polygons(segmentation: Any, image: CocoImage) -> np.ndarray:
+def polygons_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
+    """bool (H, W): the pixels inside any of the polygons [x1, y1, x2, y2, ...].
+
+    Raises InputError for what is no list of polygons, for one of fewer than three points or outside the image, and
+    without pycocotools.
+    """
     if not isinstance(segmentation, list) or not segmentation:
         raise InputError("segmentation must be a list of polygons, or an object with size and counts")
     for number, polygon in enumerate(segmentation, start=1):
@@ -147,10 +156,10 @@ def _from_polygons(segmentation: Any, image: CocoImage) -> np.ndarray:
             raise InputError(
                 f"polygon {number} has {len(polygon)} numbers, but three points or more, x and y, are needed"
             )
-        for axis, values, size in (("x", polygon[0::2], image.width), ("y", polygon[1::2], image.height)):
+        for axis, values, size in (("x", polygon[0::2], width), ("y", polygon[1::2], height)):
             for value in values:
                 if not math.isfinite(value) or not -TOLERANCE <= value <= size + TOLERANCE:
                     raise InputError(
                         f"polygon {number} lies outside the image: {axis} = {value:g}, which is 0 to {size}"
                     )
-    return rle.polygon_mask(segmentation, image.height, image.width)
+    return rle.polygon_mask(segmentation, height, width)

@@ -16,11 +16,12 @@ import numpy as np
 from vitnext.data import builtin, scenes
 from vitnext.data.coco_folder import CocoFolder, read_coco_file, read_coco_folder
 from vitnext.data.image_folder import LAYOUTS, read_image_folder
-from vitnext.data.mask_folder import has_masks, read_mask_folder
-from vitnext.data.mask_split import MaskSplit
+from vitnext.data.labelme import has_labelme, read_labelme_folder
+from vitnext.data.mask_folder import has_both, has_masks, read_mask_folder
+from vitnext.data.mask_split import MaskSplit, fingerprint_parts
 from vitnext.errors import InputError
 
-Kind = Literal["image_folder", "mask_folder", "coco", "builtin"]
+Kind = Literal["image_folder", "mask_folder", "coco", "labelme", "builtin"]
 SPLITS = ("train", "val", "test")
 TREE_FRACTIONS = {"val": 0.1, "test": 0.1}  # of one class-folder tree
 DIGITS_FRACTIONS = {"val": 0.08, "test": 0.2}
@@ -128,8 +129,8 @@ def open_dataset(
     whole: bool = False,
 ) -> Dataset[Any]:
     """Recognise ``data`` by looking: a folder or a COCO JSON file that exists, else a built-in: "digits",
-    "fashion-mnist", "digit-scenes". A folder with COCO JSON, or with images/ and masks/, is for segmentation, one of
-    class folders for classification.
+    "fashion-mnist", "digit-scenes". A folder with images/ and masks/, with COCO's JSON or with labelme's is for
+    segmentation, one of class folders for classification.
 
     What comes undivided is split per class (stratified): one class-folder tree, or images with masks, into train, val
     and test 80/10/10, digits 72/8/20; a train/ with test/ but no val/ gives 10% to val, Fashion-MNIST's train 5%.
@@ -207,8 +208,15 @@ def _folder(path: Path) -> _Found:
         return _coco(path.stem, read_coco_file(path))
     if not path.is_dir():
         raise InputError(f"{path}: is a file, not a folder; {LAYOUTS}")
-    if (listed := read_coco_folder(path)) is not None:
-        return _coco(path.resolve().name, listed)
+    if not has_both(path):
+        if (listed := read_coco_folder(path)) is not None:
+            return _coco(path.resolve().name, listed)
+        if has_labelme(path):
+            shapes = read_labelme_folder(path)
+            fractions = TREE_FRACTIONS if "all" in shapes.parts else {"val": CARVED_VAL}
+            left = {"loose": shapes.bare, "unused": shapes.orphans, "unlisted": shapes.unlisted}
+            name, classes = path.resolve().name, shapes.values.classes
+            return _Found(name, "labelme", classes, shapes.parts, fractions, "labelme JSON", left_out=left)
     if has_masks(path):
         masks = read_mask_folder(path)
         fractions = TREE_FRACTIONS if "all" in masks.parts else {"val": CARVED_VAL}
@@ -329,19 +337,8 @@ def _fingerprint(classes: tuple[str, ...], splits: Mapping[str, Split | MaskSpli
     for name, split in splits.items():
         digest.update(f"\n{name} {len(split)}\n".encode())
         if isinstance(split, MaskSplit):
-            lines = [(c.id, c.name, c.color) for c in (*split.values.known, *split.values.void)]
-            digest.update(json.dumps(lines).encode())
-            columns = (split.names, split.sizes, split.mask_names, split.mask_sizes)
-            for row in zip(*(column.tolist() for column in columns), strict=True):
-                digest.update(b"%b\0%d\0%b\0%d\n" % row)
-            if split.truth is not None:
-                digest.update(json.dumps(split.values.things).encode() + split.truth.digest)
-            if split.instance_names is not None and split.instance_sizes is not None:
-                digest.update(json.dumps(split.values.things).encode())
-                for map_ in zip(split.instance_names.tolist(), split.instance_sizes.tolist(), strict=True):
-                    digest.update(b"%b\0%d\n" % map_)
-            for array in (split.arrays, split.masks):
-                digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
+            for part in fingerprint_parts(split):
+                digest.update(part)
         elif split.arrays is not None:
             digest.update(split.labels.astype("<i8").tobytes())
             digest.update(np.ascontiguousarray(split.arrays).tobytes())

@@ -307,9 +307,10 @@ def _classes(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> Ite
 
 
 def _left_out(dataset: Dataset[MaskSplit]) -> Iterator[Finding]:
+    truth = "JSON file" if dataset.kind == "labelme" else "mask"
     for items, noun, kind, why in (
-        (dataset.loose, "image", "unmasked", "passed over: no mask of that name"),
-        (dataset.unused, "mask", "orphan_masks", "passed over: no image of that name"),
+        (dataset.loose, "image", "unmasked", f"passed over: no {truth} of that name"),
+        (dataset.unused, truth, "orphan_masks", "passed over: no image of that name"),
         (dataset.unlisted, "image", "unlisted", "passed over: in none of the lists"),
     ):
         if items:

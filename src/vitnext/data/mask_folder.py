@@ -65,6 +65,14 @@ class MaskFolder:
     counted: tuple[str, ...] = ()
 
 
+def has_both(root: Path) -> bool:
+    """Whether images/ lies beside masks/, in the folder or in one that is called as a split is."""
+    if not (root.is_dir() and os.access(root, os.R_OK | os.X_OK)):
+        return False
+    folders = (root, *(root / name for name in _split_folders(root)))
+    return any(all((folder / inner).is_dir() for inner in INNER) for folder in folders)
+
+
 def has_masks(root: Path) -> bool:
     """Whether the folder is laid out for masks: images/ with masks/ beside it, in it or in its train/.
 
@@ -196,8 +204,9 @@ def _lists(root: Path) -> dict[str, str]:
     return lists
 
 
-def read_classes(path: Path, root: Path) -> MaskValues:
-    """The classes that ``path`` names. Raises InputError for a file that is missing, or a line that cannot be read."""
+def read_classes(path: Path, root: Path, *, at_least: int = 2) -> MaskValues:
+    """The classes that ``path`` names. Raises InputError for a file that is missing, a line that cannot be read, or
+    fewer classes than ``at_least``."""
     if not path.is_file():
         raise InputError(
             f"{root}: no classes.txt, so nothing says which value of a mask is which class; write one with a line for "
@@ -224,8 +233,10 @@ def read_classes(path: Path, root: Path) -> MaskValues:
         twice = [value for value, n in seen.items() if n > 1 and value is not None]
         if twice:
             raise InputError(f"{path}: two lines have the {called} {_shown(twice[0])}; give each one of its own")
-    if len(classes) < 2:
-        raise InputError(f"{path}: {len(classes)} class(es) that are not ignored; a segmenter needs at least two")
+    if len(classes) < at_least:
+        raise InputError(
+            f"{path}: {len(classes)} class(es) that are not ignored; a segmenter needs at least {at_least}"
+        )
     if len(classes) > MOST_CLASSES:
         raise InputError(f"{path}: {len(classes)} classes; at most {MOST_CLASSES} can be told apart")
     return MaskValues(tuple(classes), tuple(void))

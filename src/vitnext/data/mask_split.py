@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -157,3 +158,20 @@ def file_sizes(root: Path, names: np.ndarray) -> np.ndarray:
             return -1  # a link that leads nowhere: the doctor reports it
 
     return np.array([size(name) for name in names.tolist()], np.int64)
+
+
+def fingerprint_parts(split: MaskSplit) -> Iterator[bytes]:
+    """What makes the truth of a split: classes, files and their sizes, arrays, and what annotations are read from."""
+    values = split.values
+    yield json.dumps([(c.id, c.name, c.color) for c in (*values.known, *values.void)]).encode()
+    columns = (split.names, split.sizes, split.mask_names, split.mask_sizes)
+    for row in zip(*(column.tolist() for column in columns), strict=True):
+        yield b"%b\0%d\0%b\0%d\n" % row
+    if split.truth is not None:
+        yield json.dumps(values.things).encode() + split.truth.digest
+    if split.instance_names is not None and split.instance_sizes is not None:
+        yield json.dumps(values.things).encode()
+        for pair in zip(split.instance_names.tolist(), split.instance_sizes.tolist(), strict=True):
+            yield b"%b\0%d\n" % pair
+    for array in (split.arrays, split.masks):
+        yield b"" if array is None else np.ascontiguousarray(array).tobytes()

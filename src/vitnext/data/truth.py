@@ -73,16 +73,27 @@ def lay(
     size = np.full((height, width), ground, np.int32)  # of what owns a pixel
     claimed, covered = (np.zeros((height, width), bool) for _ in range(2))
     for k, mask in masks:
+        box = _box(mask)
+        pixels, top = mask[box], size[box]
         if not crowd[k] and labels[k] != VOID:
-            covered |= claimed & mask
-            claimed |= mask
-        area = ground - 1 if crowd[k] else int(mask.sum())
-        seen = mask & (size >= area)
-        owner[seen] = k
-        size[seen] = area
+            covered[box] |= claimed[box] & pixels
+            claimed[box] |= pixels
+        area = ground - 1 if crowd[k] else int(pixels.sum())
+        seen = pixels & (top >= area)
+        owner[box][seen] = k
+        top[seen] = area
     every = np.array([*labels, 0], np.int64)
     flags = np.array([*crowd, False], bool)
     areas = np.bincount(owner.reshape(-1), minlength=len(every))[:-1]
     hidden = int(((areas == 0) & (every[:-1] != VOID)).sum())
     segments = combined(Segments(owner + 1, every, flags), every, [False] + [True] * int(every.max()))
     return Drawn(segments, True, int(claimed.sum()), int(covered.sum()), hidden)
+
+
+def _box(mask: np.ndarray) -> tuple[slice, slice]:
+    """The rows and columns that hold all of a mask: an object is small beside its image, and what follows fast."""
+    rows = np.flatnonzero(mask.any(axis=1))
+    if not len(rows):
+        return slice(0), slice(0)
+    columns = np.flatnonzero(mask[rows[0] : rows[-1] + 1].any(axis=0))
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)

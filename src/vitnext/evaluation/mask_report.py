@@ -128,7 +128,7 @@ def picture(split: MaskSplit, i: int) -> dict[str, str]:
 
 
 def outlines(segments: Segments, things: Sequence[bool], size: tuple[int, int]) -> np.ndarray:
-    """bool (H, W): the pixels of things, at ``size`` (width, height), above or left of which another segment lies."""
+    """bool (H, W), at ``size`` (width, height): pixels of things along their borders, one wide between two."""
     small = np.asarray(Image.fromarray(segments.ids).resize(size, Image.Resampling.NEAREST))
     thing = np.array([False, *(things[label] for label in segments.labels)])[small]
     edge = np.zeros(small.shape, bool)
