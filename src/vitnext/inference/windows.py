@@ -81,7 +81,8 @@ def augmented(
     """As `bands`, the mean over SCALES of the image, and over the image and its mirror image at each.
 
     Answers at other scales are interpolated as far as they have come, so that of each scale about one row of windows is
-    held, and the image's pixels. The answer to the mirror image of an image is the mirror image of its answer, bit for bit.
+    held, and the image's pixels. The answer to the mirror image of an image is the mirror image of its answer, bit for
+    bit.
     """
 
     def mean(image: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
