@@ -192,6 +192,7 @@ def train(
                 pretrained=start.pretrained,
                 gpu=gpu,
                 objects=dataset.has_instances,
+                watched=len(dataset.splits.get("val", ())) or len(held_out(dataset)[1]),
                 overrides=said,
             )
         else:

@@ -129,6 +129,7 @@ class Schedule:
     decay: Literal["cosine", "poly"] = "cosine"
     warmup_epochs: NotNegative = 5.0
     final_fraction: Fraction = 0.0
+    validate_epochs: Count = 1  # epochs from one validation to the next; the last epoch is validated in any case
     patience: Natural = 0  # stop after so many epochs without a better validation top-1; 0: never stop early
 
 

@@ -407,6 +407,19 @@ def test_the_best_is_remembered_when_a_run_is_resumed(run):
     assert (end.progress.best_epoch, end.progress.kept_loss) == (1, 0.9)
 
 
+def test_not_every_epoch_needs_to_be_validated(run, journal):
+    every = run("every", "schedule.epochs=5")
+    some = run("some", "schedule.epochs=5", "schedule.validate_epochs=2")
+    assert some == every  # validation changes no weights
+    validated = [state.epoch for state, values, _ in some.watcher.epochs if "top1" in values]
+    assert validated == [2, 4, 5] and len(some.watcher.epochs) == 5
+    assert [entry["epoch"] for entry in journal("some", "epoch") if "top1" in entry] == [2, 4, 5]
+    assert {epoch for epoch, _ in some.kept} <= {2, 4, 5}
+    run("stopped", "schedule.epochs=5", "schedule.validate_epochs=2", press=("step", 8))
+    again = run("stopped", "schedule.epochs=5", "schedule.validate_epochs=2", resume=True)
+    assert again == some and again.progress.kept_epoch == some.progress.kept_epoch
+
+
 def test_patience_stops_a_run_that_no_longer_improves(run):
     sets = ("run", "schedule.epochs=9", "schedule.patience=2")
     results = [(0.5, 1.0), (0.6, 1.0), (0.6, 1.1), (0.6, 0.9), (0.9, 0.1)]

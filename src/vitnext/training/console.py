@@ -54,9 +54,12 @@ class ConsoleWatcher:
         self.bar.update(self.task, completed=state.step, description=text)
 
     def epoch(self, state: Progress, values: Metrics, kept: bool) -> None:
+        measured = ""
+        if self.score in values:  # not every epoch is validated
+            score = f"{SCORES[self.score]} {100 * values[self.score]:.2f}%"
+            measured = f"  {self.held_out} loss {values['loss']:.3f}  {score}"
         self.console.print(
-            f"epoch {state.epoch:>3}{self.of_epochs}  train loss {values['train_loss']:.3f}  "
-            f"{self.held_out} loss {values['loss']:.3f}  {SCORES[self.score]} {100 * values[self.score]:.2f}%"
+            f"epoch {state.epoch:>3}{self.of_epochs}  train loss {values['train_loss']:.3f}{measured}"
             f"  {state.seconds:,.0f} s{'  kept' if kept else ''}",
             highlight=False,
         )

@@ -109,10 +109,11 @@ def fit(
     """Train ``model`` in place by ``recipe`` and return where the run ended.
 
     ``objective`` is differentiated, for each of ``recipe.accumulate`` parts of a batch, which ``mix`` has mixed before.
-    ``validate`` runs after every epoch, on the average of the weights if the recipe has one; ``keep`` is called for
-    each epoch that is to be kept: if ``select``, one whose validation score is at most a standard error below the best
-    so far, else each. Among epochs that the validation images cannot tell apart the run so leaves the latest, which the
-    schedule has brought furthest (the one-standard-error rule, Hastie et al. 2009, section 7.10).
+    ``validate`` runs after every ``schedule.validate_epochs`` epochs and the last, on the average of the weights if the
+    recipe has one; ``keep`` is called for each validated epoch that is to be kept: if ``select``, one whose score is at
+    most a standard error below the best so far, else each. Among epochs that the validation images cannot tell apart
+    the run so leaves the latest, which the schedule has brought furthest (the one-standard-error rule, Hastie et al.
+    2009, section 7.10).
 
     A run ends after the recipe's epochs, steps or minutes, whichever comes first, and its schedule fits that end. With
     minutes the learning rate follows the clock, so that such a run alone does not repeat bit for bit.
@@ -238,19 +239,21 @@ def fit(
                     break
 
             # Validate and keep.
-            progress = replace(progress, epoch=progress.epoch + 1)
-            trained = average.model if average is not None else model
-            metrics = validate(trained.eval(), precision)
-            _finite([metrics["loss"]], progress.step, optimizers[0].param_groups[0]["lr"])
-            score = metrics[validate.score]
-            if score > progress.best_score:
-                progress = replace(progress, best_score=score, best_epoch=progress.epoch)
-            kept = not select or score >= progress.best_score - metrics["score_error"]
-            if kept:
-                progress = replace(progress, kept_score=score, kept_loss=metrics["loss"], kept_epoch=progress.epoch)
-                keep(trained, progress, metrics)
+            progress, kept = replace(progress, epoch=progress.epoch + 1), False
+            summary = {"train_loss": sum(epoch_losses) / max(1, len(epoch_losses))}
+            if progress.epoch % recipe.schedule.validate_epochs == 0 or over():
+                trained = average.model if average is not None else model
+                metrics = validate(trained.eval(), precision)
+                _finite([metrics["loss"]], progress.step, optimizers[0].param_groups[0]["lr"])
+                score = metrics[validate.score]
+                if score > progress.best_score:
+                    progress = replace(progress, best_score=score, best_epoch=progress.epoch)
+                kept = not select or score >= progress.best_score - metrics["score_error"]
+                if kept:
+                    progress = replace(progress, kept_score=score, kept_loss=metrics["loss"], kept_epoch=progress.epoch)
+                    keep(trained, progress, metrics)
+                summary |= metrics
             tick()
-            summary = {"train_loss": sum(epoch_losses) / max(1, len(epoch_losses)), **metrics}
             journal.write("epoch", progress.step, epoch=progress.epoch, kept=kept, seconds=progress.seconds, **summary)
             watch.epoch(progress, summary, kept)
             epoch_losses = []

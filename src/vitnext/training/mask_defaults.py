@@ -18,6 +18,7 @@ SHORT_SIDE = {"cpu": 512, "gpu": 1024}  # longer ones are made smaller to it
 CROP = {"cpu": 256, "gpu": 512}
 LARGEST_WINDOW = 640  # pixels a side
 MEASURED_WITH = {"scenes": 1_200, "masks": 400}  # training images of the recipe's epochs: with fewer, more epochs
+VALIDATION = 0.08  # share of the time, about, that validation may take
 EPOCHS = {"scenes": 150, "masks": 300}  # at most; at least 5
 
 
@@ -29,10 +30,11 @@ def choose_segmenter(
     pretrained: bool = False,
     gpu: bool = False,
     objects: bool = False,
+    watched: int = 0,
     overrides: Sequence[str] = (),
 ) -> Choice:
     """Fill in what the user left open: recipe, model, scale, crops, windows, epochs. As ``defaults.choose``. objects:
-    whether the truth tells the objects of a class apart.
+    whether the truth tells the objects of a class apart; watched: how many images validate.
 
     Raises InputError for names that do not exist, a model that is no segmenter, and overrides that do not fit.
     """
@@ -58,7 +60,12 @@ def choose_segmenter(
     chosen = replace(
         chosen,
         data=replace(chosen.data, image_size=crop, short_side=short),
-        schedule=replace(chosen.schedule, epochs=epochs, warmup_epochs=warmup),
+        schedule=replace(
+            chosen.schedule,
+            epochs=epochs,
+            warmup_epochs=warmup,
+            validate_epochs=_validate_epochs(facts, watched, side / facts.short_side, crop),
+        ),
         batch_size=batch,
     )
     crop = override(chosen, overrides).data.image_size  # what is asked for decides what follows from it
@@ -76,6 +83,14 @@ def choose_segmenter(
         f"{seen} in prediction"
     )
     return Choice(chosen, reasons)
+
+
+def _validate_epochs(facts: Facts, watched: int, scale: float, crop: int) -> int:
+    """So many that validation takes no more than about VALIDATION of the time: a training step passes its crops
+    forward and, for twice the time, backward."""
+    height, width = facts.size
+    share = watched * height * width * scale**2 / (3 * facts.count * crop**2)
+    return max(1, round(share / VALIDATION))
 
 
 def _length(recipe: Recipe) -> str:
