@@ -246,6 +246,20 @@ def test_a_run_that_has_ended_goes_on_with_more_epochs(run, journal):
     assert rates[2:] == [line["learning_rate"] for line in journal("whole", "step")][2:]
 
 
+@pytest.mark.parametrize("sets", [(), CONVNEXT], ids=["vit", "convnext"])
+def test_an_epoch_that_was_cut_short_goes_on_where_it_was(sets, run, journal):
+    """At a constant rate, so that the end does not matter before it comes."""
+    sets = (*sets, "schedule.warmup_epochs=0", "schedule.final_fraction=0.999999", "ema=0.9")
+    run("run", *sets, "schedule.steps=4")
+    more = run("run", *sets, "schedule.steps=6", resume=True)
+    whole = run("whole", *sets)
+    assert (more.progress.step, more.progress.epoch) == (6, 2)
+    for name, tensor in more.weights.items():
+        if "qkv.bias" not in name:  # the keys' has no gradient but rounding, which AdamW scales up
+            assert torch.allclose(tensor, whole.weights[name], atol=1e-5), name
+    assert [line["step"] for line in journal(event="epoch")] == [3, 4, 6]
+
+
 def test_a_run_does_not_end_before_where_it_is(run):
     with pytest.raises(Interrupted):
         run(press=("step", 4))
