@@ -134,7 +134,7 @@ def compare(ours, theirs, says, size):
         assert (ours_ - theirs_).abs().max() <= LARGEST, name
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(case, marks=pytest.mark.layout(CASES[case][2])) for case in CASES])
 def test_logits_and_every_stage(case, tmp_path):
     build, says, table, changed = CASES[case]
     theirs = build()
@@ -162,6 +162,7 @@ def test_every_entry_of_the_table_has_a_weight(case, tmp_path):
                 rename(state, [other for other in table if other != entry])
 
 
+@pytest.mark.layout(tables.ORIGINAL)
 def test_the_authors_layout():
     """It has no installed reference: timm's weights under the authors' names, which timm reads as its own."""
     theirs = timm_small()
@@ -175,6 +176,7 @@ def test_the_authors_layout():
     assert back.keys() == state.keys() and all(torch.equal(back[name], state[name]) for name in state)
 
 
+@pytest.mark.layout(tables.ORIGINAL_DINOV3)
 def test_the_authors_layout_of_dinov3():
     """facebookresearch/dinov3 (models/convnext.py): the same without a head, and ``norms.3`` is ``norm``."""
     theirs = timm_small(num_classes=0)
@@ -203,6 +205,7 @@ WIDE = 1024  # wider ones are 50 M parameters and more at any depth
 NARROW = [name for name, size in SIZES.items() if max(size["widths"]) <= WIDE]
 
 
+@pytest.mark.layout(tables.TIMM, tables.TIMM_CONV_MLP)
 @pytest.mark.parametrize("name", [name for name in NARROW if "dinov3" not in name or "tiny" in name])
 def test_widths_at_reduced_depth(name):
     theirs = timm_model(timm_name(name), (1, 1, 2, 1))
@@ -212,6 +215,7 @@ def test_widths_at_reduced_depth(name):
     )
 
 
+@pytest.mark.layout(tables.TIMM)
 def test_full_size():
     theirs = timm_model("convnext_tiny", (3, 3, 9, 3))
     compare(converted(theirs.state_dict(), tables.TIMM), theirs, timm_says, (224, 224))

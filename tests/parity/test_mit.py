@@ -109,6 +109,7 @@ CASES = {
 }
 
 
+@pytest.mark.layout(tables.TRANSFORMERS)
 @pytest.mark.parametrize("case", CASES)
 def test_logits_every_stage_and_back(case, tmp_path):
     theirs = filled(**SMALL | CASES[case])
@@ -127,6 +128,7 @@ def test_every_entry_of_the_table_has_a_weight(tmp_path):
             rename(state, [other for other in tables.TRANSFORMERS if other != entry])
 
 
+@pytest.mark.layout(tables.ORIGINAL)
 def test_the_authors_layout_and_norms(tmp_path):
     """They have no installed reference: transformers' weights under the authors' names, its model with their eps."""
     theirs = filled(**SMALL)
@@ -165,6 +167,7 @@ def test_every_size_has_as_many_parameters_as_transformers(name):
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
 
 
+@pytest.mark.layout(tables.TRANSFORMERS)
 def test_full_size(tmp_path):
     theirs = filled(**SIZES["mit_b0"])
     ours = converted(saved(theirs, tmp_path), tables.TRANSFORMERS, **SIZES["mit_b0"] | TRANSFORMERS_EPS)

@@ -127,12 +127,13 @@ def compare(ours, theirs, size):
 
 
 @pytest.mark.parametrize("size", [(64, 64), (71, 98)])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(case, marks=pytest.mark.layout(CASES[case][1])) for case in CASES])
 def test_small(case, size):
     theirs, ours, _ = pair(case)
     compare(ours, theirs, size)
 
 
+@pytest.mark.layout(tables.TORCHVISION, tables.TIMM, tables.TRANSFORMERS)
 @pytest.mark.parametrize(
     ("build", "table", "config"),
     [

@@ -121,18 +121,20 @@ def compare(ours, theirs, size):
 
 
 @pytest.mark.parametrize("size", [(64, 64), (57, 90)])
-@pytest.mark.parametrize("case", SMALL)
+@pytest.mark.parametrize("case", [pytest.param(case, marks=pytest.mark.layout(SMALL[case][1])) for case in SMALL])
 def test_small(case, size):
     theirs, ours, _ = pair(case)
     compare(ours, theirs, size)
 
 
+@pytest.mark.layout(tables.TIMM)
 @pytest.mark.parametrize("name", SIZES)
 def test_every_size_of_timm_at_reduced_depth(name):
     theirs = filled(lambda: timm.create_model(name, layers=(1, 1, 1, 1), num_classes=5))
     compare(converted(theirs, tables.TIMM, SIZES[name] | {"depths": (1, 1, 1, 1), "classes": 5}), theirs, (64, 64))
 
 
+@pytest.mark.layout(tables.TORCHVISION, tables.TIMM, tables.TRANSFORMERS)
 @pytest.mark.parametrize(
     ("build", "table", "name"),
     [

@@ -81,7 +81,9 @@ MM_UPERNET_CONVNEXT: Table = [
 
 # The authors' own files, trained with mmsegmentation: their backbone under their own names.
 ORIGINAL_UPERNET_CONVNEXT: Table = [*_inside(convnext.ORIGINAL, "", "backbone."), *_MM_NORMS, *_MM_UPERNET]
-ORIGINAL_UPERNET_SWIN: Table = [*_inside(swin.ORIGINAL, "", "backbone."), *_MM_NORMS, *_MM_UPERNET]
+# Their segmenter makes a window's mask anew for every image, and stores none.
+_SWIN = [entry for entry in swin.ORIGINAL if entry[1] is not swin.MASK]
+ORIGINAL_UPERNET_SWIN: Table = [*_inside(_SWIN, "", "backbone."), *_MM_NORMS, *_MM_UPERNET]
 
 SEGFORMER: Table = [
     *_inside(mit.TRANSFORMERS, "", ""),
