@@ -122,7 +122,8 @@ def state_of(theirs, folder):
 
 
 def compare(ours, theirs, says, size):
-    images = torch.randn(2, ours.config.channels, *size, generator=torch.Generator().manual_seed(1))
+    batch = 2 if max(size) < 224 else 1
+    images = torch.randn(batch, ours.config.channels, *size, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         expected, expected_maps = says(theirs, images)
         logits, maps = ours(images), ours.pyramid(images)
@@ -192,13 +193,6 @@ def test_the_authors_layout_of_dinov3():
 
 def timm_name(name):
     return f"{name.removesuffix('_dinov3')}.dinov3_lvd1689m" if name.endswith("dinov3") else name
-
-
-@pytest.mark.parametrize("name", SIZES)
-def test_every_size_has_as_many_parameters_as_timms(name):
-    with torch.device("meta"):
-        ours, theirs = ConvNeXt(ConvNeXtConfig(**SIZES[name])), timm.create_model(timm_name(name))
-    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
 
 
 WIDE = 1024  # wider ones are 50 M parameters and more at any depth

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import timm
@@ -12,6 +10,7 @@ import transformers
 from safetensors.torch import load_file
 from torch import nn
 
+from shared_data import SHARED
 from vitnext.errors import InputError
 from vitnext.models.dinov2 import SIZES, DINOv2, DINOv2Config
 from vitnext.weights.adapt import resize_positions
@@ -28,7 +27,7 @@ TINY_TRANSFORMERS = {
 }  # fmt: skip
 
 # A saliency network's backbone with DINOv2's architecture; it is not in the repository.
-REAL = Path(__file__).parents[3] / "shared/weights/vits14_dinov2_saliency"
+REAL = SHARED / "weights/vits14_dinov2_saliency"
 
 
 def random_weights(model):

@@ -89,7 +89,8 @@ def original(state):
 
 
 def compare(ours, theirs, size):
-    images = torch.randn(2, ours.config.channels, *size, generator=torch.Generator().manual_seed(1))
+    batch = 2 if max(size) < 224 else 1
+    images = torch.randn(batch, ours.config.channels, *size, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         out = theirs(images, output_hidden_states=True)
         logits, maps = ours(images), ours.pyramid(images)
@@ -158,13 +159,6 @@ def test_attention_weights(tmp_path):
     assert len(weights) == len(expected) == 6
     for of_block, theirs_ in zip(weights.values(), expected, strict=True):
         assert (of_block - theirs_).abs().max() <= LARGEST
-
-
-@pytest.mark.parametrize("name", SIZES)
-def test_every_size_has_as_many_parameters_as_transformers(name):
-    with torch.device("meta"):
-        ours, theirs = MixTransformer(MiTConfig(**SIZES[name])), reference(**SIZES[name])
-    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
 
 
 @pytest.mark.layout(tables.TRANSFORMERS)

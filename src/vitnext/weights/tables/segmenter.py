@@ -145,6 +145,8 @@ EOMT_DINOV2: Table = [
     ("layers.{i}.mlp.fc2", "backbone.encoder.{i}.mlp.project"),
 ]
 
+# The norms' epsilon is timm's DINOv3's, 1e-5, on which the authors build; the default of transformers' config is 1e-6,
+# and no weight tells which of them a checkpoint was trained with.
 EOMT_DINOV3: Table = [
     *_EOMT,
     ("embeddings.patch_embeddings", "backbone.patch_embedding"),
