@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+SHARED = Path(os.environ.get("VITNEXT_SHARED") or Path(__file__).parents[2] / "shared")
+
 
 def shared_data(name: str) -> Path:
     """The folder of one data set; the test is skipped where it is missing."""
-    shared = Path(os.environ.get("VITNEXT_SHARED") or Path(__file__).parents[2] / "shared")
-    folder = shared / "data" / name
+    folder = SHARED / "data" / name
     if not folder.is_dir():
         pytest.skip(f"{folder} is not there (VITNEXT_SHARED names the folder that holds data/{name})")
     return folder

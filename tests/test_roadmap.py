@@ -13,7 +13,7 @@ from vitnext.errors import InputError
 from vitnext.models import roadmap as models
 from vitnext.models.roadmap import STEPS
 
-FAST = ("precision=fp32", "batch_size=256")
+FAST = ("precision=fp32", "batch_size=256", "model.config.depths=[1, 1]")
 
 
 def facts(side):

@@ -41,6 +41,15 @@ def test_json_has_exact_numbers(capsys):
     assert "28.6 M" in run(capsys, "convnext_tiny")
 
 
+def test_the_licence_of_the_weights_that_a_run_starts_from(capsys):
+    licences = {"convnext_tiny": "Apache-2.0", "convnextv2_tiny": "CC-BY-NC-4.0", "roadmap_r50_03": "-"}
+    for name, licence in licences.items():
+        rows = {row.split()[0]: row for row in run(capsys, name).splitlines()}
+        assert rows[name].endswith(f" {licence}")
+    [row] = json.loads(run(capsys, "convnextv2_nano", "--json"))
+    assert row["weights"][0] == {"name": "timm/convnextv2_nano.fcmae_ft_in1k", "licence": "CC-BY-NC-4.0"}
+
+
 def test_no_match(capsys):
     assert main(["models", "alexnet"]) == 2
     assert capsys.readouterr().err == "vitnext: no model matches alexnet: `vitnext models` lists all of them\n"

@@ -5,28 +5,14 @@ import torch
 from torch.nn import functional as F
 
 from vitnext.models.convnextv2 import (
-    SIZES,
     ConvNeXtV2,
     ConvNeXtV2Block,
     ConvNeXtV2Config,
     GlobalResponseNorm,
     norm_of_channels,
 )
-from vitnext.models.macs import count_macs
 
 TINY = {"channels": 2, "classes": 5, "stem_stride": 2, "depths": (1, 2), "widths": (8, 16)}
-
-# Appendix A of the paper and the authors' table: millions of parameters, multiply-adds at 224 px in G.
-PUBLISHED = {
-    "convnextv2_atto": (3.7, 0.55),
-    "convnextv2_femto": (5.2, 0.78),
-    "convnextv2_pico": (9.1, 1.37),
-    "convnextv2_nano": (15.6, 2.45),
-    "convnextv2_tiny": (28.6, 4.47),
-    "convnextv2_base": (89, 15.4),
-    "convnextv2_large": (198, 34.4),
-    "convnextv2_huge": (660, 115),
-}
 
 
 @pytest.fixture
@@ -156,17 +142,6 @@ def test_stochastic_depth_rates_grow_over_all_stages():
     model = ConvNeXtV2(ConvNeXtV2Config(**TINY, stochastic_depth=0.4))
     rates = [block.stochastic_depth.rate for stage in model.stages for block in stage.blocks]
     assert rates == pytest.approx([0.0, 0.2, 0.4])
-
-
-@pytest.mark.parametrize("name", SIZES)
-def test_parameters_and_macs_are_the_published_ones(name):
-    with torch.device("meta"):
-        model = ConvNeXtV2(ConvNeXtV2Config(**SIZES[name]))
-    millions, macs = PUBLISHED[name]
-    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(
-        millions, abs=0.05 if millions < 50 else 0.5
-    )
-    assert count_macs(model, 224) / 1e9 == pytest.approx(macs, rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from vitnext.models import listing
 from vitnext.models.macs import count_macs
 from vitnext.models.roadmap import PUBLISHED, SIZES, STEPS, Design, Roadmap, RoadmapBlock, scaled
 
@@ -83,6 +84,13 @@ def images(size=8, channels=2):
 def gmacs(design):
     with torch.device("meta"):
         return count_macs(Roadmap(design), 224) / 1e9
+
+
+def test_the_listing_has_these_counts():
+    rows = {row["name"]: row for row in listing.rows()}  # else: make catalog
+    for column, counts in COUNTS.items():
+        for i, count in enumerate(counts):
+            assert rows[f"roadmap_{column}_{i:02d}"]["macs"] / 1e9 == pytest.approx(count, abs=0.0006)
 
 
 @EVERY_STEP
@@ -272,6 +280,8 @@ def test_scaled_keeps_what_the_steps_change():
     assert (r50[0].depths, r50[2].depths) == ((1, 1, 2), (1, 1, 3))
     assert (r50[0].widths, r50[5].widths) == ((16, 32, 64), (24, 48, 96))
     assert r50[0].stride == 4
+    two = [scaled(step.design, width=1 / 4, depth=1 / 3, stages=2).depths for step in STEPS["r50"]]
+    assert (two[0], two[2]) == ((1, 2), (1, 3))  # so that no step is another one's copy
     assert scaled(Design()) == Design()
     assert scaled(Design(), width=1e-9, depth=1e-9).widths == (1, 1, 1, 1)
     assert scaled(Design(), width=1e-9, depth=1e-9).depths == (1, 1, 1, 1)

@@ -11,7 +11,6 @@ from torch import nn
 
 from vitnext.models import swin
 from vitnext.models import windows as windows_module
-from vitnext.models.macs import count_macs
 from vitnext.models.swin import SIZES, SwinConfig, SwinTransformer, neighbours
 from vitnext.models.windows import Windows
 
@@ -113,24 +112,6 @@ def test_shapes_of_swin_tiny():
         ("stage4", 768, 32),
     ]
     assert model.pooled(batch).shape == (2, 768) and model(batch).shape == (2, 1000)
-
-
-# Section 3.3 and table 1a: parameters in millions, FLOPs (multiply-adds) in G at 224 px.
-@pytest.mark.parametrize(
-    ("name", "parameters", "published", "macs"),
-    [
-        ("swin_tiny", 28_288_354, 29, 4.5),
-        ("swin_small", 49_606_258, 50, 8.7),
-        ("swin_base", 87_768_224, 88, 15.4),
-        ("swin_large", 196_532_476, 197, 34.5),
-    ],
-)
-def test_published_sizes(name, parameters, published, macs):
-    with torch.device("meta"):
-        model = SwinTransformer(SwinConfig(**SIZES[name]))
-    count = sum(parameter.numel() for parameter in model.parameters())
-    assert count == parameters and abs(count / 1e6 - published) < 1
-    assert count_macs(model, 224) / 1e9 == pytest.approx(macs, rel=0.01)
 
 
 @pytest.mark.parametrize("shifted", [False, True])
@@ -342,7 +323,7 @@ def test_bfloat16(build):
 @pytest.mark.filterwarnings("ignore")  # the exporter's own
 def test_onnx(build, tmp_path):
     windows_module._constant.cache_clear()  # a graph that is traced first must not leave its symbols in the cache
-    model = build().float()
+    model = build(depths=(2, 1)).float()
     batch = images(13, 18).float()
     program = torch.onnx.export(
         model, (batch,), dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch")},), opset_version=18, verbose=False

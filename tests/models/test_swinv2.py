@@ -11,9 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from vitnext.models import swin
-from vitnext.models.macs import count_macs
 from vitnext.models.swin import SwinTransformer
-from vitnext.models.swinv2 import SIZES, SwinTransformerV2, SwinV2Config
+from vitnext.models.swinv2 import SwinTransformerV2, SwinV2Config
 from vitnext.models.windows import Windows
 
 TINY = {"channels": 2, "classes": 5, "patch_size": 2, "dim": 8, "depths": (2, 3), "heads": (1, 2), "window": 3}
@@ -76,23 +75,6 @@ def res_post_norm(block, x):
     x = norm(block.norm1, windows.join(branch)) + x
     hidden = F.gelu(block.mlp[0](x))
     return norm(block.norm2, block.mlp[3](hidden)) + x, weights
-
-
-# Parameters as the authors' repository lists them in millions, FLOPs (multiply-adds) in G at 256 px.
-@pytest.mark.parametrize(
-    ("name", "parameters", "published", "macs"),
-    [
-        ("swinv2_tiny", 28_347_154, 28, 5.9),
-        ("swinv2_small", 49_728_418, 50, 11.5),
-        ("swinv2_base", 87_918_816, 88, 20.3),
-    ],
-)
-def test_published_sizes(name, parameters, published, macs):
-    with torch.device("meta"):
-        model = SwinTransformerV2(SwinV2Config(**SIZES[name]))
-    count = sum(parameter.numel() for parameter in model.parameters())
-    assert count == parameters and round(count / 1e6) == published
-    assert count_macs(model, 256) / 1e9 == pytest.approx(macs, rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +183,7 @@ def test_bfloat16(build):
 
 @pytest.mark.filterwarnings("ignore")  # the exporter's own
 def test_onnx(build, tmp_path):
-    model = build().float()
+    model = build(depths=(2, 1)).float()
     batch = images(13, 18).float()
     program = torch.onnx.export(
         model, (batch,), dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch")},), opset_version=18, verbose=False

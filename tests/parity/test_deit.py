@@ -85,6 +85,7 @@ def compare_with_timm(ours, theirs):
         compare(ours, theirs(batch), tokens)
 
 
+@pytest.mark.layout(tables.TIMM, tables.DEIT3_TIMM)
 @pytest.mark.parametrize("changed", [{}, {"channels": 1}, {"mlp_ratio": 2.5}], ids=str)
 @pytest.mark.parametrize("name", ["deit_tiny_distilled", "deit3_small"])
 def test_timm(name, changed):
@@ -93,6 +94,7 @@ def test_timm(name, changed):
     compare_with_timm(converted(name, theirs.state_dict(), table_of(name), **TINY | changed), theirs)
 
 
+@pytest.mark.layout(plain_tables.TIMM, tables.TIMM, tables.DEIT3_TIMM)
 @pytest.mark.parametrize("name", [*PLAIN_SIZES, *SIZES, *DEIT3_SIZES])
 def test_timm_every_size_at_reduced_depth(name):
     patch = DEIT3_SIZES.get(name, {}).get("patch_size", 16)
@@ -101,6 +103,7 @@ def test_timm_every_size_at_reduced_depth(name):
     compare_with_timm(ours, theirs)
 
 
+@pytest.mark.layout(tables.TIMM, tables.DEIT3_TIMM)
 @pytest.mark.parametrize("name", ["deit_tiny_distilled", "deit3_small"])
 def test_timm_full_size(name):
     theirs = timm_model(f"{name}_patch16_224")
@@ -126,6 +129,7 @@ def test_the_feature_without_heads_is_both_tokens_of_timm():
         near(ours(images(ours)).unflatten(1, (2, -1)).mean(dim=1), theirs(images(ours)))
 
 
+@pytest.mark.layout(tables.TRANSFORMERS)
 @pytest.mark.parametrize("epsilon", [1e-6, 1e-12])  # ours, and what the published configs say
 def test_transformers(epsilon, tmp_path):
     config = transformers.DeiTConfig(
@@ -156,6 +160,7 @@ def authors_keys(depth, *own):
     return {"cls_token", "pos_embed", *own, *(f"{name}.{part}" for name in linears for part in ("weight", "bias"))}
 
 
+@pytest.mark.layout(tables.ORIGINAL)
 def test_authors_names_of_deit_are_timms():
     state = timm_model("deit_tiny_distilled_patch16_224", **TINY_TIMM).state_dict()
     assert state.keys() == authors_keys(3, "dist_token", "head_dist.weight", "head_dist.bias")
@@ -163,6 +168,7 @@ def test_authors_names_of_deit_are_timms():
     assert state.keys() == authors_keys(3)
 
 
+@pytest.mark.layout(tables.DEIT3_ORIGINAL)
 def test_authors_names_of_deit3():
     """timm's weights under the authors' names; timm reads them too."""
     theirs = timm_model("deit3_small_patch16_224", **TINY_TIMM)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import timm
@@ -12,6 +10,7 @@ import transformers
 from safetensors.torch import load_file
 from torch import nn
 
+from shared_data import SHARED
 from vitnext.errors import InputError
 from vitnext.models.dinov2 import SIZES, DINOv2, DINOv2Config
 from vitnext.weights.adapt import resize_positions
@@ -28,7 +27,7 @@ TINY_TRANSFORMERS = {
 }  # fmt: skip
 
 # A saliency network's backbone with DINOv2's architecture; it is not in the repository.
-REAL = Path(__file__).parents[3] / "shared/weights/vits14_dinov2_saliency"
+REAL = SHARED / "weights/vits14_dinov2_saliency"
 
 
 def random_weights(model):
@@ -85,6 +84,7 @@ def timm_table(name):
     return tables.TIMM_REGISTERS if "reg4" in name else tables.TIMM
 
 
+@pytest.mark.layout(tables.TIMM, tables.TIMM_REGISTERS)
 @pytest.mark.parametrize("changed", [{}, {"channels": 1}, {"classes": 0}], ids=str)
 @pytest.mark.parametrize("name", SIZES)
 def test_timm(name, changed):
@@ -94,6 +94,7 @@ def test_timm(name, changed):
     compare_with_timm(converted(theirs.state_dict(), timm_table(name), TINY | config | changed), theirs)
 
 
+@pytest.mark.layout(tables.TIMM, tables.TIMM_REGISTERS)
 @pytest.mark.parametrize("name", SIZES)
 def test_timm_every_size_at_reduced_depth(name):
     theirs = timm_model(name, depth=1, img_size=56)
@@ -101,6 +102,7 @@ def test_timm_every_size_at_reduced_depth(name):
     compare_with_timm(ours, theirs)
 
 
+@pytest.mark.layout(tables.TIMM_REGISTERS)
 def test_timm_full_size():
     theirs = timm_model("vit_small_patch14_reg4_dinov2", img_size=224)
     config = SIZES["vit_small_patch14_reg4_dinov2"] | {"image_size": 224}
@@ -113,6 +115,12 @@ def test_timm_has_no_place_for_the_position_of_the_class_token():
         rename(ours.state_dict(), tables.TIMM_REGISTERS, reverse=True)
 
 
+@pytest.mark.layout(
+    tables.TRANSFORMERS,
+    tables.TRANSFORMERS_SWIGLU,
+    tables.TRANSFORMERS_REGISTERS,
+    tables.TRANSFORMERS_REGISTERS_SWIGLU,
+)
 @pytest.mark.parametrize("swiglu", [False, True])
 @pytest.mark.parametrize("registers", [0, 4])
 @pytest.mark.parametrize("head", [False, True])
@@ -154,6 +162,7 @@ def authors_names(state, swiglu=False, registers=0):
     return renamed | {"mask_token": torch.ones(1, 24)}
 
 
+@pytest.mark.layout(tables.ORIGINAL, tables.ORIGINAL_SWIGLU)
 @pytest.mark.parametrize("name", ["vit_small_patch14_dinov2", "vit_giant_patch14_reg4_dinov2"])
 def test_authors_files_as_timm_reads_them(name):
     config = {key: SIZES[name][key] for key in ("swiglu", "registers") if key in SIZES[name]}

@@ -73,6 +73,7 @@ def timm_table(name):
     return tables.TIMM_SWIGLU if SIZES[name].get("swiglu") else tables.TIMM
 
 
+@pytest.mark.layout(tables.TIMM, tables.TIMM_SWIGLU)
 @pytest.mark.parametrize("size", [(32, 32), (48, 24), (8, 8)], ids=str)  # the second is no square
 @pytest.mark.parametrize("name", ["vit_small_patch16_dinov3", "vit_small_plus_patch16_dinov3"])
 def test_timm(name, size):
@@ -80,6 +81,7 @@ def test_timm(name, size):
     compare_with_timm(converted(theirs.state_dict(), timm_table(name), config), theirs, images(3, *size))
 
 
+@pytest.mark.layout(tables.TIMM)
 @pytest.mark.parametrize(
     ("changed", "its"),
     [
@@ -96,6 +98,7 @@ def test_timm_options(changed, its):
     compare_with_timm(ours, theirs, images(ours.config.channels))
 
 
+@pytest.mark.layout(tables.TIMM, tables.TIMM_SWIGLU)
 @pytest.mark.parametrize("biases", [False, True])
 @pytest.mark.parametrize("name", [name for name in SIZES if "7b" not in name])
 def test_timm_every_size_at_reduced_depth(name, biases):
@@ -104,6 +107,7 @@ def test_timm_every_size_at_reduced_depth(name, biases):
     compare_with_timm(converted(theirs.state_dict(), timm_table(name), config), theirs, images(3, 64, 64))
 
 
+@pytest.mark.layout(tables.TIMM_SWIGLU)
 def test_timm_7b_at_reduced_width():
     """The 7B network has 128 numbers in a head and no biases of q, k and v."""
     theirs = timm_model("vit_7b_patch16_dinov3", embed_dim=256, depth=2, num_heads=2, img_size=32)
@@ -111,6 +115,7 @@ def test_timm_7b_at_reduced_width():
     compare_with_timm(converted(theirs.state_dict(), tables.TIMM_SWIGLU, config), theirs, images())
 
 
+@pytest.mark.layout(tables.TIMM_SWIGLU)
 def test_timm_full_size():
     theirs = timm_model("vit_small_plus_patch16_dinov3_qkvb")
     ours = converted(theirs.state_dict(), tables.TIMM_SWIGLU, SIZES["vit_small_plus_patch16_dinov3"])
@@ -128,6 +133,7 @@ def transformers_model(swiglu, tmp_path, **options):
     return theirs, load_file(tmp_path / "model.safetensors")
 
 
+@pytest.mark.layout(tables.TRANSFORMERS, tables.TRANSFORMERS_SWIGLU)
 @pytest.mark.parametrize("size", [(32, 32), (48, 24)], ids=str)
 @pytest.mark.parametrize("swiglu", [False, True])
 def test_transformers(swiglu, size, tmp_path):
@@ -146,6 +152,7 @@ def test_transformers(swiglu, size, tmp_path):
             assert (weights - expected).abs().max() <= EQUAL, name
 
 
+@pytest.mark.layout(tables.TRANSFORMERS_SWIGLU)
 def test_transformers_without_biases(tmp_path):
     theirs, state = transformers_model(True, tmp_path, query_bias=False, value_bias=False)
     config = TINY | {"classes": 0, "swiglu": True, "mlp_ratio": 6.0, "qkv_bias": False}
@@ -174,6 +181,7 @@ def authors_names(state, width=64, biases=True, swiglu=False):
     return renamed | {"rope_embed.periods": 100.0**exponents, "mask_token": torch.ones(1, 48)}
 
 
+@pytest.mark.layout(tables.ORIGINAL, tables.ORIGINAL_SWIGLU)
 @pytest.mark.parametrize("name", ["vit_small_patch16_dinov3", "vit_small_plus_patch16_dinov3"])
 def test_authors_files_as_timm_reads_them(name):
     theirs, config = tiny(name, embed_dim=128, num_classes=0)

@@ -55,6 +55,7 @@ def pair(request, tmp_path):
     return ours.eval(), theirs
 
 
+@pytest.mark.layout(tables.EOMT_DINOV2, tables.EOMT_DINOV3)
 @pytest.mark.parametrize("masked", [0.0, 1.0])
 def test_masks_and_classes(pair, masked):
     ours, theirs = pair

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import timm
 import torch
@@ -79,6 +81,7 @@ SMALL = {
 }
 
 
+@functools.lru_cache(maxsize=2)  # both sizes of a case follow each other
 def pair(case):
     """Their model and ours, with the same random weights."""
     build, table, config = SMALL[case]
@@ -121,18 +124,20 @@ def compare(ours, theirs, size):
 
 
 @pytest.mark.parametrize("size", [(64, 64), (57, 90)])
-@pytest.mark.parametrize("case", SMALL)
+@pytest.mark.parametrize("case", [pytest.param(case, marks=pytest.mark.layout(SMALL[case][1])) for case in SMALL])
 def test_small(case, size):
     theirs, ours, _ = pair(case)
     compare(ours, theirs, size)
 
 
+@pytest.mark.layout(tables.TIMM)
 @pytest.mark.parametrize("name", SIZES)
 def test_every_size_of_timm_at_reduced_depth(name):
     theirs = filled(lambda: timm.create_model(name, layers=(1, 1, 1, 1), num_classes=5))
     compare(converted(theirs, tables.TIMM, SIZES[name] | {"depths": (1, 1, 1, 1), "classes": 5}), theirs, (64, 64))
 
 
+@pytest.mark.layout(tables.TORCHVISION, tables.TIMM, tables.TRANSFORMERS)
 @pytest.mark.parametrize(
     ("build", "table", "name"),
     [
@@ -169,7 +174,7 @@ def test_every_entry_of_the_table_has_a_weight(case):
 
 @pytest.mark.parametrize("case", ["timm, bottleneck", "timm, two layers"])
 def test_gradients_and_running_statistics(case):
-    theirs, ours, table = pair(case)
+    theirs, ours, table = pair.__wrapped__(case)
     images = torch.randn(8, 3, 48, 48, dtype=torch.float64)
     for model in (theirs, ours):
         model.double().train()(images).square().sum().backward()

@@ -78,6 +78,7 @@ def stages_of_timm(model):
     return lambda images: model.forward_intermediates(images, intermediates_only=True)[1:]
 
 
+@pytest.mark.layout(TORCHVISION)
 @pytest.mark.parametrize("i", [0, 1])
 @pytest.mark.parametrize("column", STEPS)
 def test_the_first_steps_are_torchvisions_resnet(column, i):
@@ -87,6 +88,7 @@ def test_the_first_steps_are_torchvisions_resnet(column, i):
     compare_both_ways(ours, theirs, TORCHVISION)
 
 
+@pytest.mark.layout(TORCHVISION)
 def test_step_0_is_torchvisions_resnet50():
     theirs = filled(resnet.resnet50)
     ours = converted(theirs, TORCHVISION, STEPS["r50"][0].design)

@@ -106,6 +106,7 @@ def compare(ours, theirs, size=(64, 96)):
                 assert (ours_ - theirs_).abs().max() <= LARGEST
 
 
+@pytest.mark.layout(tables.UPERNET_CONVNEXT)
 @pytest.mark.parametrize("size", [(64, 96), (70, 101)])
 def test_upernet_on_convnext(tmp_path, size):
     theirs = upernet_convnext()
@@ -113,6 +114,7 @@ def test_upernet_on_convnext(tmp_path, size):
     compare(converted(state, tables.UPERNET_CONVNEXT, "convnext_tiny+upernet", **CONVNEXT, head=HEAD), theirs, size)
 
 
+@pytest.mark.layout(tables.UPERNET_SWIN)
 @pytest.mark.parametrize("size", [(128, 160), (136, 168)])  # the last map is larger than the windows of 3
 def test_upernet_on_swin(tmp_path, size):
     theirs = upernet_swin()
@@ -121,6 +123,7 @@ def test_upernet_on_swin(tmp_path, size):
     )
 
 
+@pytest.mark.layout(tables.SEGFORMER)
 @pytest.mark.parametrize("size", [(64, 96), (70, 101)])
 def test_segformer(tmp_path, size):
     theirs = segformer()
@@ -150,6 +153,7 @@ def convnext_names(depthwise, first, second):
     return renamed
 
 
+@pytest.mark.layout(tables.MM_UPERNET_CONVNEXT, tables.ORIGINAL_UPERNET_CONVNEXT)
 @pytest.mark.parametrize(
     ("table", "names"),
     [
@@ -170,6 +174,40 @@ def test_upernet_on_convnext_in_the_names_of_mmsegmentation(tmp_path, table, nam
     compare(converted(state, table, "convnext_tiny+upernet", **CONVNEXT, head=HEAD), theirs)
 
 
+@pytest.mark.layout(tables.ORIGINAL_UPERNET_SWIN)
+def test_upernet_on_swin_in_the_authors_names(tmp_path):
+    """SwinTransformer/Swin-Transformer-Semantic-Segmentation, mmseg/models/backbones/swin_transformer.py."""
+    theirs = upernet_swin()
+    names = {
+        "backbone.embeddings.patch_embeddings.projection": "backbone.patch_embed.proj",
+        "backbone.embeddings.norm": "backbone.patch_embed.norm",
+        "backbone.encoder.": "backbone.",
+        "attention.self.relative": "attn.relative",
+        "attention.output.dense": "attn.proj",
+        "layernorm_before": "norm1",
+        "layernorm_after": "norm2",
+        "intermediate.dense": "mlp.fc1",
+        "output.dense": "mlp.fc2",
+    }
+    state = {}
+    for key, tensor in saved(theirs, tmp_path).items():
+        if key.startswith("backbone.swin.layernorm"):  # of the classifier
+            continue
+        for old, new in names.items():
+            key = key.replace(old, new)
+        state[mm_head(key)] = tensor
+    for key in [key for key in state if ".self.query." in key]:
+        parts = [state.pop(key.replace("query", name)) for name in ("query", "key", "value")]
+        state[key.replace("attention.self.query", "attn.qkv")] = torch.cat(parts)
+    assert {
+        *("backbone.layers.1.blocks.1.attn.qkv.bias", "backbone.layers.0.downsample.reduction.weight"),
+        *("backbone.layers.3.blocks.0.mlp.fc2.weight", "backbone.norm3.weight", "decode_head.conv_seg.bias"),
+    } <= state.keys()
+    ours = converted(state, tables.ORIGINAL_UPERNET_SWIN, "swin_tiny+upernet", **SWIN, head=HEAD)
+    compare(ours, theirs, (128, 160))
+
+
+@pytest.mark.layout(tables.ORIGINAL_SEGFORMER)
 def test_segformer_in_the_authors_names(tmp_path):
     theirs = segformer()
     for module in theirs.segformer.modules():  # the authors' epsilon, but for the norms of patches and of keys

@@ -100,6 +100,7 @@ def compare_with_timm(ours, theirs):
         compare(ours, theirs(batch), tokens)
 
 
+@pytest.mark.layout(tables.TIMM, tables.TIMM_MEAN_NORM)
 @pytest.mark.parametrize("case", TIMM_CASES)
 def test_timm(case):
     changed, its_changed = TIMM_CASES[case]
@@ -107,6 +108,7 @@ def test_timm(case):
     compare_with_timm(converted(theirs.state_dict(), table_of(changed), TINY | changed), theirs)
 
 
+@pytest.mark.layout(tables.TIMM)
 @pytest.mark.parametrize("name", SIZES)
 def test_timm_every_size_at_reduced_depth(name):
     size = SIZES[name] | {"depth": 1, "classes": 10}
@@ -117,11 +119,13 @@ def test_timm_every_size_at_reduced_depth(name):
     compare_with_timm(converted(theirs.state_dict(), tables.TIMM, size), theirs)
 
 
+@pytest.mark.layout(tables.TIMM)
 def test_timm_full_size():
     theirs = timm_model("vit_small_patch16_224")
     compare_with_timm(converted(theirs.state_dict(), tables.TIMM, SIZES["vit_small"]), theirs)
 
 
+@pytest.mark.layout(tables.ORIGINAL_MAE)
 def test_mae_with_its_decoder():
     """The keys of facebookresearch/mae, models_mae.py; its encoder's are timm's."""
     theirs = timm_model("vit_tiny_patch16_224", **TINY_TIMM | {"num_classes": 0})
@@ -141,6 +145,7 @@ def test_mae_with_its_decoder():
     assert back.keys() == theirs.state_dict().keys()
 
 
+@pytest.mark.layout(tables.TORCHVISION, tables.TORCHVISION_REPRESENTATION)
 @pytest.mark.parametrize("representation", [0, 5])
 def test_torchvision(representation):
     theirs = torchvision.VisionTransformer(**TINY_TORCHVISION, representation_size=representation or None)
@@ -148,6 +153,7 @@ def test_torchvision(representation):
     compare_with_torchvision(random_weights(theirs), table, TINY | {"representation": representation})
 
 
+@pytest.mark.layout(tables.TORCHVISION)
 def test_torchvision_of_full_width():
     with torch.device("meta"):
         theirs = torchvision.vit_b_16()
@@ -181,6 +187,7 @@ def saved(model, folder):
     return load_file(folder / "model.safetensors")
 
 
+@pytest.mark.layout(tables.TRANSFORMERS)
 @pytest.mark.parametrize("epsilon", [1e-6, 1e-12])  # ours, and what the published configs say
 def test_transformers(epsilon, tmp_path):
     theirs = random_weights(
@@ -195,6 +202,7 @@ def test_transformers(epsilon, tmp_path):
             assert (weights - attention).abs().max() <= EQUAL, name
 
 
+@pytest.mark.layout(tables.TRANSFORMERS)
 def test_transformers_without_a_head(tmp_path):
     """ViTModel: no "vit." before the names, and a pooler that is left behind."""
     theirs = random_weights(transformers.ViTModel(transformers.ViTConfig(**TINY_TRANSFORMERS)))
@@ -204,6 +212,7 @@ def test_transformers_without_a_head(tmp_path):
     rename(state, tables.TRANSFORMERS)
 
 
+@pytest.mark.layout(tables.TRANSFORMERS)
 @pytest.mark.parametrize("pretraining", [False, True])
 def test_transformers_mae(pretraining, tmp_path):
     decoder = {"decoder_hidden_size": 16, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2}
@@ -255,6 +264,7 @@ def google_npz(dim, depth, hidden, patch, tokens, heads, classes, representation
     return {key: (0.3 * random.standard_normal(shape)).astype(np.float32) for key, shape in shapes.items()}
 
 
+@pytest.mark.layout(tables.ORIGINAL)
 @pytest.mark.parametrize(("dim", "heads"), [(128, 2), (1280, 16)])  # heads of 64, and ViT-H's of 80
 def test_google_npz_as_timm_reads_it(dim, heads, tmp_path):
     arrays = google_npz(dim, 2, 40, 8, 17, heads, 7)
@@ -270,6 +280,7 @@ def test_google_npz_as_timm_reads_it(dim, heads, tmp_path):
     compare_with_timm(converted(state, tables.ORIGINAL, TINY | sizes), theirs)
 
 
+@pytest.mark.layout(tables.ORIGINAL_REPRESENTATION)
 def test_google_npz_with_a_representation():
     """No timm model has the tanh layer any more: the head's equation on our own feature."""
     arrays = google_npz(64, 1, 40, 8, 17, 1, 7, representation=5)

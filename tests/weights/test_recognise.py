@@ -145,7 +145,7 @@ def test_the_order_of_the_keys_tells_nothing():
 def test_windows_of_swin_v2_are_in_the_name_or_in_a_buffer():
     state = of_timm("swinv2_tiny_window16_256", num_classes=3)
     found = recognise(state, "FILE")
-    assert found.line.endswith("swinv2_tiny, 3 classes; windows of 8 are taken, which these weights do not tell")
+    assert "swinv2_tiny, 3 classes; windows of 8 are taken, which these weights do not tell: a file name" in found.line
     assert recognise(state, "timm/swinv2_tiny_window16_256.ms_in1k").config["window"] == 16
     assert recognise(state, "FILE", "swinv2_tiny", {"window": 16}).config["window"] == 16
     found = recognise(state, "timm/swinv2_base_window12to24_192to384.ms_in22k_ft_in1k")

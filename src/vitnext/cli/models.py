@@ -19,7 +19,8 @@ def models(
     """List the models with their size and published accuracy.
 
     MACs are the multiply-adds for one image of the size shown. The accuracy is what the papers report for their own
-    weights; vitnext has not measured it. --json adds the exact numbers and the papers.
+    weights; vitnext has not measured it. The last column is the licence of the published weights that a run starts
+    from; --json names them all, and adds the exact numbers and the papers.
 
     \b
     Examples:
@@ -28,15 +29,18 @@ def models(
       vitnext models "vit_*" --json
     """
     from vitnext.models import listing
+    from vitnext.weights.sources import of_model
 
     rows = [row for row in listing.rows() if fnmatch.fnmatchcase(row["name"], pattern) or pattern in row["name"]]
+    for row in rows:
+        row["weights"] = [{"name": source.name, "licence": source.licence} for source in of_model(row["name"])]
     if not rows:
         raise InputError(f"no model matches {pattern}: `vitnext models` lists all of them")
     if as_json:
         print(json.dumps(rows, indent=2))
     else:
         print_table(
-            ["model", "parameters", "MACs", "image", "ImageNet top-1"],
+            ["model", "parameters", "MACs", "image", "ImageNet top-1", "published weights"],
             [
                 [
                     row["name"],
@@ -44,6 +48,7 @@ def models(
                     f"{row['macs'] / 1e9:.2f} G",
                     f"{row['image_size']} px",
                     f"{row['top1']:.1f}%" if row["top1"] else "-",
+                    row["weights"][0]["licence"] if row["weights"] else "-",
                 ]
                 for row in rows
             ],

@@ -68,16 +68,20 @@ def roadmap(
 
         print(json.dumps([dataclasses.asdict(point) for point in points], indent=2))
     else:
-        header = ["step", "parameters", "MACs", "paper's MACs", "paper's top-1"]
-        print_table(header + (["parameters here", "MACs here", "top-1 here"] if data else []), map(_cells, points))
+        header = ["step", "what changes"] if data is None else ["step"]
+        header += ["parameters", "MACs", "paper's MACs", "paper's top-1"]
+        header += ["parameters here", "MACs here", "top-1 here"] if data else []
+        print_table(header, map(_cells, points), texts=1 if data else 2)
         if data is None:
             print("MACs: convolutions and linear layers at 224 px; top-1: ImageNet-1k, as the paper prints it.")
 
 
 def _cells(point: Point) -> list[str]:
     """A line of the table; steps that the paper does not go on from stand indented."""
-    cells = [
-        point.name if point.kept else f"  {point.name}",
+    cells = [point.name if point.kept else f"  {point.name}"]
+    if point.own_top1 is None:
+        cells.append(point.change)
+    cells += [
         f"{point.parameters / 1e6:.2f} M",
         f"{point.macs / 1e9:.3f} G",
         f"{point.paper_gmacs:.2f} G",

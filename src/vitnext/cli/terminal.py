@@ -31,15 +31,16 @@ def progress_bar(description: str, console: Console) -> Iterator[Callable[[int, 
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print aligned columns to stdout: the first holds names, the others numbers, which stand right and stay whole."""
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1) -> None:
+    """Print aligned columns to stdout: the first ``texts`` hold words, the others numbers, which stand right."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(header[0], overflow="fold")
-    for name in header[1:]:
+    for name in header[:texts]:
+        table.add_column(name, overflow="fold")
+    for name in header[texts:]:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*map(Text, row))  # Text: a class may be called [red]

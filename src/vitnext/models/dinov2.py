@@ -161,6 +161,7 @@ class DINOv2(nn.Module):
         return self.head(self.pooled(images))
 
     def pyramid(self, images: Tensor) -> dict[str, Tensor]:
+        """The patches after the last norm, as a map: "grid" -> (B, dim, H / patch, W / patch)."""
         z = self.norm(self.encode(images)[:, 1 + self.config.registers :])
         return {"grid": as_map(z, self.config.grid)}
 

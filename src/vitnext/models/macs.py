@@ -18,8 +18,8 @@ from vitnext.models.attention import MultiHeadSelfAttention
 def count_macs(model: nn.Module, image_size: int) -> int:
     """Multiply-adds for one image of ``image_size`` x ``image_size`` pixels. Nothing is computed or allocated.
 
-    model: of a catalogue family, so that ``type(model)(model.config)`` is its twin. Raises ValueError if the model does
-    not take images of this size.
+    model: of a catalogue family, so that ``type(model)(model.config)`` is its twin; on the meta device it is counted
+    itself. Raises ValueError if the model does not take images of this size.
     """
     total = 0
 
@@ -40,8 +40,14 @@ def count_macs(model: nn.Module, image_size: int) -> int:
 
     config: Any = model.config
     with torch.device("meta"), torch.no_grad():
-        twin = type(model)(config).eval()  # shapes without values
-        for module in twin.modules():
-            module.register_forward_hook(count)
-        twin(torch.empty(1, config.channels, image_size, image_size))
+        shapes_alone = all(parameter.is_meta for parameter in model.parameters())
+        twin = model if shapes_alone else type(model)(config)
+        training = twin.training
+        hooks = [module.register_forward_hook(count) for module in twin.eval().modules()]
+        try:
+            twin(torch.empty(1, config.channels, image_size, image_size))
+        finally:
+            for hook in hooks:
+                hook.remove()
+            twin.train(training)
     return total

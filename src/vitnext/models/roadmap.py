@@ -95,11 +95,12 @@ class Design:
 
 
 def scaled(design: Design, *, width: float = 1.0, depth: float = 1.0, stages: int = 4, stem_stride: int = 4) -> Design:
-    """The same step at a fraction of the widths and depths, with the first ``stages`` alone: for small images."""
+    """The same step at a fraction of the widths and depths, with ``stages`` alone: for small images."""
+    first = max(0, 3 - stages)  # the blocks are those up to the third stage, the one that "stage ratio" makes deeper
     return replace(
         design,
         widths=tuple(max(1, round(width * w)) for w in design.widths[:stages]),
-        depths=tuple(max(1, round(depth * d)) for d in design.depths[:stages]),
+        depths=tuple(max(1, round(depth * d)) for d in design.depths[first : first + stages]),
         stem_stride=stem_stride,
     )
 

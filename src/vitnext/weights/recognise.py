@@ -73,7 +73,10 @@ def recognise(
     line = f"recognised: {' and '.join(whose)} layout of {found}, {_details(found, asked)}"
     if naming.family == "swinv2" and not windows and naming.source != OURS:
         window = getattr(network, "backbone", network).window
-        line += f"; windows of {window} are taken, which these weights do not tell"
+        line += (
+            f"; windows of {window} are taken, which these weights do not tell: "
+            'a file name with "window16" says 16, "window12to24" 24 after training with 12'
+        )
     if naming.head == "eomt" and "blocks" not in asked:
         line += f"; queries in the last {network.blocks} blocks are taken, which these weights do not tell"
     if left := naming.dropped(state):

@@ -1,7 +1,10 @@
 """Published weights: where they are, whose licence they have, how their images are prepared, what they score.
 
-Facts alone: an unknown number is not there. ``top1`` is the ImageNet-1k accuracy in percent of images prepared as
-stated. A model starts by default from the first of its rows whose licence allows any use.
+Facts alone: an unknown number is not there. Each is one file in its repository, the first of ``hub.FILES`` that is
+there; no hash stands here, because a repository's file may be replaced: ``hub.fetch`` compares what comes with the
+SHA-256 that the hub gives for it, and the card that `vitnext convert` writes keeps it. ``top1`` is the ImageNet-1k
+accuracy in percent of images prepared as stated. A model starts by default from the first of its rows whose licence
+allows any use.
 
 timm's rows: hub names, licences and preparation are those of timm 1.0.31's configurations; scores by TIMM are of its
 results/results-imagenet.csv, which measures some networks at more pixels than they were trained at. Scores by AUTHORS:
@@ -74,9 +77,14 @@ def find(name: str) -> Source | None:
     return next((source for source in SOURCES if source.name == name), None)
 
 
+def of_model(model: str) -> list[Source]:
+    """The weights of the catalog's ``model``, those whose licence allows any use first."""
+    return sorted((source for source in SOURCES if source.model == model), key=lambda source: not source.permissive)
+
+
 def default_for(model: str) -> Source | None:
     """What the catalog's ``model`` starts from by default."""
-    return next((source for source in SOURCES if source.model == model and source.permissive), None)
+    return next((source for source in of_model(model) if source.permissive), None)
 
 
 def _half(size: int, resize: int | None, interpolation: Literal["bicubic", "bilinear"] = "bicubic") -> Preprocess:

@@ -81,7 +81,9 @@ MM_UPERNET_CONVNEXT: Table = [
 
 # The authors' own files, trained with mmsegmentation: their backbone under their own names.
 ORIGINAL_UPERNET_CONVNEXT: Table = [*_inside(convnext.ORIGINAL, "", "backbone."), *_MM_NORMS, *_MM_UPERNET]
-ORIGINAL_UPERNET_SWIN: Table = [*_inside(swin.ORIGINAL, "", "backbone."), *_MM_NORMS, *_MM_UPERNET]
+# Their segmenter makes a window's mask anew for every image, and stores none.
+_SWIN = [entry for entry in swin.ORIGINAL if entry[1] is not swin.MASK]
+ORIGINAL_UPERNET_SWIN: Table = [*_inside(_SWIN, "", "backbone."), *_MM_NORMS, *_MM_UPERNET]
 
 SEGFORMER: Table = [
     *_inside(mit.TRANSFORMERS, "", ""),
@@ -143,6 +145,8 @@ EOMT_DINOV2: Table = [
     ("layers.{i}.mlp.fc2", "backbone.encoder.{i}.mlp.project"),
 ]
 
+# The norms' epsilon is timm's DINOv3's, 1e-5, on which the authors build; the default of transformers' config is 1e-6,
+# and no weight tells which of them a checkpoint was trained with.
 EOMT_DINOV3: Table = [
     *_EOMT,
     ("embeddings.patch_embeddings", "backbone.patch_embedding"),
