@@ -166,7 +166,7 @@ def test_the_page_lists_every_field_with_its_default():
 
 
 def test_the_page_lists_every_builtin_recipe():
-    assert set(re.findall(r"`(\w+_(?:convnext|vit|finetune|scenes|panoptic|eomt))`", PAGE)) == set(builtin_names())
+    assert set(re.findall(r"`(\w+_(?:convnext|vit|finetune|scenes|panoptic|queries))`", PAGE)) == set(builtin_names())
 
 
 # ---- the recipes that come with the package
@@ -177,6 +177,7 @@ def test_every_builtin_recipe_builds_and_takes_an_image_of_its_size(name):
     import torch
 
     from vitnext.models import create
+    from vitnext.models.names import answers_with_queries
     from vitnext.training.defaults import model_config
 
     recipe = read(name)
@@ -189,7 +190,7 @@ def test_every_builtin_recipe_builds_and_takes_an_image_of_its_size(name):
             assert built[key] == value
         size = recipe.data.image_size
         answers = model(torch.empty(2, config["channels"], size, size))
-    if create.is_eomt(recipe.model.name):
+    if answers_with_queries(recipe.model.name):
         assert answers[1].shape == (2, built["queries"], 8)
         return
     masks = (size, size) if create.is_segmenter(recipe.model.name) else ()

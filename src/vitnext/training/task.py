@@ -16,6 +16,7 @@ from vitnext.data.mask_folder import MaskSplit
 from vitnext.data.mask_loaders import MaskedImages
 from vitnext.errors import InputError
 from vitnext.models import create, segmenter
+from vitnext.models.names import answers_with_queries
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import Augment, Data, Loss, Recipe
 from vitnext.training.loop import Objective, Validate
@@ -57,7 +58,7 @@ def task_of(
     if dataset.task == "classification":
         batches = training_batches(train, preprocess, recipe)
         return Task(batches, LabelLoss(recipe.label_smoothing), Validator(held_out, preprocess))
-    panoptic, by_queries = task_name(dataset, name) == "panoptic", create.is_eomt(name)
+    panoptic, by_queries = task_name(dataset, name) == "panoptic", answers_with_queries(name)
     masked = MaskedImages(train, preprocess, recipe, objects=panoptic or by_queries)
     objective: Objective
     if by_queries:
@@ -118,7 +119,7 @@ def require_statistics(network: nn.Module, recipe: Recipe, images: int) -> None:
 
 def _require_loss(recipe: Recipe) -> None:
     loss, head = recipe.loss, create.head_of(recipe.model.name)
-    if head == "eomt":
+    if answers_with_queries(recipe.model.name):
         if loss != Loss() or recipe.label_smoothing:
             raise InputError(
                 f"{recipe.model.name} learns from its own loss of queries: leave loss.* and label_smoothing out"
@@ -148,7 +149,7 @@ def _require_useful(recipe: Recipe, task: str) -> None:
         "augment": (Augment(), ("crop_scale", "crop_padding", "trivial_augment", "erasing")),
     }
     useless, other = (of_masks, "segmentation") if task == "classification" else (of_labels, "classification")
-    if create.is_eomt(recipe.model.name):  # which of things sees whole images
+    if answers_with_queries(recipe.model.name):  # which of things sees whole images
         useless["data"] = (Data(), ("crop_fraction",))
     for section, (default, names) in useless.items():
         for name in names:
