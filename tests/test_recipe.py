@@ -56,6 +56,7 @@ OTHER = {
     "schedule.decay": "poly",
     "schedule.warmup_epochs": "0.5",
     "schedule.final_fraction": "0.01",
+    "schedule.validate_epochs": "2",
     "schedule.patience": "4",
     "loss.cross_entropy": "0",
     "loss.focal": "1",
@@ -120,6 +121,7 @@ WRONG = {
     "schedule.decay": ["linear", "2"],
     "schedule.warmup_epochs": ["-1", "true"],
     "schedule.final_fraction": ["1", "-0.1"],
+    "schedule.validate_epochs": ["0", "1.5"],
     "schedule.patience": ["-1", "0.5"],
     **{f"loss.{name}": ["-1", ".inf", "true"] for name in ("cross_entropy", "focal", "dice", "lovasz", "auxiliary")},
     "loss.hardest": ["0", "1.1", "true"],
@@ -186,9 +188,8 @@ def test_the_page_lists_every_field_with_its_default():
 
 
 def test_the_page_lists_every_builtin_recipe():
-    assert set(re.findall(r"`(\w+_(?:convnext|vit|finetune|scenes|panoptic|eomt|deit|swin))`", PAGE)) == set(
-        builtin_names()
-    )
+    kinds = "convnext|vit|finetune|scenes|panoptic|queries|deit|swin"
+    assert set(re.findall(rf"`(\w+_(?:{kinds}))`", PAGE)) == set(builtin_names())
 
 
 # ---- the recipes that come with the package
@@ -199,6 +200,7 @@ def test_every_builtin_recipe_builds_and_takes_an_image_of_its_size(name):
     import torch
 
     from vitnext.models import create
+    from vitnext.models.names import answers_with_queries
     from vitnext.training.defaults import model_config
 
     recipe = read(name)
@@ -211,7 +213,7 @@ def test_every_builtin_recipe_builds_and_takes_an_image_of_its_size(name):
             assert built[key] == value
         size = recipe.data.image_size
         answers = model(torch.empty(2, config["channels"], size, size))
-    if create.is_eomt(recipe.model.name):
+    if answers_with_queries(recipe.model.name):
         assert answers[1].shape == (2, built["queries"], 8)
         return
     masks = (size, size) if create.is_segmenter(recipe.model.name) else ()

@@ -25,7 +25,9 @@ NETWORK = "stem_stride: 2, depths: [1, 1], widths: [8, 12], layer_scale: 0.0, he
 DEEPLAB = (f"model.config={{{NETWORK}}}", "optimizer.name=adamw")
 QUERIES = ("model.config={patch_size: 4, dim: 16, depth: 2, heads: 2, queries: 6, blocks: 1}", "data.image_size=32")
 TINY = ("precision=fp32", "batch_size=4", "schedule.warmup_epochs=1", "optimizer.learning_rate=1e-2")
-MODELS = {"convnext+panoptic_deeplab": DEEPLAB, "vit+eomt": QUERIES}
+HEAD = "{width: 8, queries: 6, layers: 1, hidden: 8, pixel_layers: 1, pixel_hidden: 8, heads: 2}"
+MASKED = (f"model.config={{{NETWORK[: NETWORK.index('head')]}head: {HEAD}}}", "data.image_size=32")
+MODELS = {"convnext+panoptic_deeplab": DEEPLAB, "vit+eomt": QUERIES, "convnext+mask2former": MASKED}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,7 @@ def test_from_a_folder_to_segments(objects, tmp_path, model):
     result = train(objects, tmp_path / "run", model)
     card = read_card(result.artifact)
     assert (card.task, card.things, card.classes) == ("panoptic", (False, True, True), ("ground", "red", "blue"))
-    assert card.preprocess.resize == ("fit" if model == "vit+eomt" else "window")
+    assert card.preprocess.resize == ("window" if model.endswith("deeplab") else "fit")
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["task"] == "panoptic" and metrics["n"] == 2 and 0 <= metrics["pq"] <= 1
     assert {row["class"] for row in metrics["per_class"]} == set(card.classes)
@@ -103,14 +105,15 @@ def test_a_run_repeats_and_resumes_bit_for_bit(objects, tmp_path, model):
     assert same_weights(whole.artifact, resumed.artifact)
 
 
-def test_queries_learn_masks_of_classes_where_objects_are_not_told_apart(objects, tmp_path):
+@pytest.mark.parametrize("model", ["vit+eomt", "convnext+mask2former"])
+def test_queries_learn_masks_of_classes_where_objects_are_not_told_apart(objects, tmp_path, model):
     plain = tmp_path / "plain"
     for folder in ("images", "masks"):
         (plain / folder).mkdir(parents=True)
         for file in (objects / folder).iterdir():
             (plain / folder / file.name).symlink_to(file)
     (plain / "classes.txt").write_text("0 ground\n1 red\n2 blue\n")
-    result = train(plain, tmp_path / "run", "vit+eomt")
+    result = train(plain, tmp_path / "run", model)
     assert read_card(result.artifact).task == "semantic" and result.metrics["task"] == "semantic"
     assert isinstance(load(result.artifact).predict(plain / "images" / "03.png"), Segmentation)
     said = mistake(lambda: train(plain, tmp_path / "no", "convnext+panoptic_deeplab"))
@@ -125,6 +128,8 @@ def test_queries_learn_masks_of_classes_where_objects_are_not_told_apart(objects
         ("vit+eomt", "loss.dice=1", "its own loss of queries"),
         ("vit+eomt", "data.window=[32, 32]", "sees whole images"),
         ("vit+eomt", "data.short_side=16", "sees whole images"),
+        ("convnext+mask2former", "loss.dice=1", "its own loss of queries"),
+        ("convnext+mask2former", "data.window=[32, 32]", "sees whole images"),
         ("convnext+panoptic_deeplab", "loss.auxiliary=0.1", "panoptic_deeplab has none"),
         ("convnext+panoptic_deeplab", "data.resize=fit", "data.resize is for classification"),
     ],

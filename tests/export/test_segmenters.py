@@ -21,6 +21,7 @@ pytest.importorskip("onnx")
 from vitnext.export.onnx import export_onnx  # noqa: E402
 from vitnext.inference.engines import OnnxRuntimeEngine, TorchEngine  # noqa: E402
 from vitnext.models import create  # noqa: E402
+from vitnext.models.names import answers_with_queries  # noqa: E402
 from vitnext.weights.artifact import save_artifact  # noqa: E402
 
 CONVNEXT = {"stem_stride": 2, "depths": [1, 1], "widths": [8, 12], "layer_scale": 0.0}
@@ -32,6 +33,10 @@ MODELS = {
 PANOPTIC = {
     "convnext+panoptic_deeplab": {**CONVNEXT, "head": {"width": 8}},
     "vit+eomt": {**MODELS["vit+linear"], "queries": 4, "blocks": 1},
+    "convnext+mask2former": {
+        **CONVNEXT,
+        "head": {"width": 8, "queries": 4, "layers": 2, "hidden": 8, "pixel_layers": 1, "pixel_hidden": 8, "heads": 2},
+    },
 }
 CLASSES = ("road", "sky", "tree")
 
@@ -46,7 +51,7 @@ def save(name, path, task="semantic"):
             buffer.uniform_(0.5, 1.5)
     window = (16, 16) if name.startswith("vit") else (16, 20)
     preprocess, config = Preprocess(window, "window", short_side=24), create.config_dict(model)
-    if name.endswith("eomt") and task == "panoptic":
+    if answers_with_queries(name) and task == "panoptic":
         preprocess = Preprocess(window, "fit")
     things = (False, True, True) if task == "panoptic" else ()
     card = Card(task, name, config, CLASSES, preprocess, {}, {}, {}, {}, "CC0-1.0", things=things)

@@ -12,8 +12,9 @@ from vitnext.data.mask_loaders import SegmentTargets
 from vitnext.evaluation.panoptic import PanopticQuality
 from vitnext.inference.queries import segments
 from vitnext.models import create
+from vitnext.models.eomt import annealed
 from vitnext.training import mask_classification as mc
-from vitnext.training.mask_classification import MaskClassificationLoss, annealed, matching_cost
+from vitnext.training.mask_classification import MaskClassificationLoss, matching_cost
 from vitnext.types import Segments
 
 
@@ -90,7 +91,27 @@ def test_points_gather_where_a_mask_is_unsure():
     assert near[:, :300].float().mean() > 0.95 and 0.2 < near[:, 300:].float().mean() < 0.6
 
 
-def test_an_eomt_learns_its_images():
+LEARNERS = {
+    "vit+eomt": {"image_size": 32, "patch_size": 4, "dim": 32, "depth": 3, "heads": 4, "queries": 6, "blocks": 2},
+    "convnext+mask2former": {
+        "stem_stride": 2,
+        "depths": [1, 1, 1],
+        "widths": [16, 24, 32],
+        "head": {
+            "width": 32,
+            "queries": 6,
+            "layers": 2,
+            "hidden": 64,
+            "pixel_layers": 1,
+            "pixel_hidden": 32,
+            "heads": 4,
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_model_of_queries_learns_its_images(name):
     """Loss, matching, targets, inference and metric together: two scenes to a panoptic quality above 0.9."""
     torch.manual_seed(0)
     ids = torch.ones(2, 32, 32, dtype=torch.long)  # ground, and things of two kinds
@@ -99,8 +120,7 @@ def test_an_eomt_learns_its_images():
     labels = torch.tensor([[0, 1, 1], [0, 1, 2]])
     colours = torch.tensor([[0.0, 0, 0], [1, 0, -1], [-1, 1, 0]])
     images = torch.stack([colours[labels[i][ids[i] - 1]] for i in range(2)]).permute(0, 3, 1, 2)
-    config = {"image_size": 32, "patch_size": 4, "dim": 32, "depth": 3, "heads": 4, "queries": 6, "blocks": 2}
-    model = create.build("vit+eomt", **config, classes=3)
+    model = create.build(name, **LEARNERS[name], classes=3)
     objective, steps = MaskClassificationLoss(3), 120
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     for step in range(steps):

@@ -97,6 +97,29 @@ def eomt_dinov3():
     return transformers.EomtDinov3ForUniversalSegmentation(config)
 
 
+MASK2FORMER = {"width": 32, "queries": 5, "layers": 4, "hidden": 40, "pixel_layers": 2, "pixel_hidden": 24, "heads": 4}
+
+
+def mask2former_swin():
+    swin = transformers.SwinConfig(
+        embed_dim=8, depths=[1, 2, 1, 2], num_heads=[1, 2, 2, 4], window_size=3, out_features=STAGES
+    )
+    config = transformers.Mask2FormerConfig(
+        backbone_config=swin,
+        feature_size=32,
+        mask_feature_size=32,
+        hidden_dim=32,
+        num_queries=5,
+        decoder_layers=5,  # predictions
+        dim_feedforward=40,
+        encoder_layers=2,
+        encoder_feedforward_dim=24,
+        num_attention_heads=4,
+        num_labels=7,
+    )
+    return transformers.Mask2FormerForUniversalSegmentation(config)
+
+
 def agree(ours, theirs, *size):
     images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
@@ -132,11 +155,12 @@ QUERIES = "5 queries, in the last 2 blocks"
     [
         (upernet_convnext, "convnext+upernet", CONVNEXT, (64, 96), HEADS),
         (upernet_swin, "swin+upernet", SWIN, (128, 160), HEADS.replace("head", "windows of 3, head", 1)),
+        (mask2former_swin, "swin+mask2former", SWIN, (128, 160), "7 classes, windows of 3, head of 32, 5 queries"),
         (segformer, "segformer_b0", MIT, (64, 96), "7 classes, head of 16"),
         (eomt_dinov2, "dinov2+eomt", EOMT, (64, 64), f"7 classes, 64 px, patches of 16 px, {QUERIES}"),
         (eomt_dinov3, "dinov3+eomt", EOMT, (64, 64), f"7 classes, {QUERIES}"),
     ],
-    ids=["upernet-convnext", "upernet-swin", "segformer", "eomt-dinov2", "eomt-dinov3"],
+    ids=["upernet-convnext", "upernet-swin", "mask2former-swin", "segformer", "eomt-dinov2", "eomt-dinov3"],
 )
 def test_transformers_files(tmp_path, caplog, make, name, config, size, line):
     theirs = filled(make(), tmp_path)
@@ -200,6 +224,7 @@ def test_checkpoints_of_mmsegmentation(tmp_path, caplog, make, theirs, source, n
         ("upernet", "convnext", "transformers", "convnext_small+upernet"),
         ("upernet", "convnext", "mmsegmentation", "convnext_atto+upernet"),
         ("upernet", "swin", "original", "swin_tiny+upernet"),
+        ("mask2former", "swin", "transformers", "swin_tiny+mask2former"),
         ("segformer", "mit", "transformers", "segformer_b0"),
         ("segformer", "mit", "original", "segformer_b0"),
         ("eomt", "dinov2", "transformers", "vit_large_patch14_reg4_dinov2+eomt"),

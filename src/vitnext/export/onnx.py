@@ -18,8 +18,8 @@ from vitnext.card import METADATA_KEY, Card
 from vitnext.errors import InputError, WorkError, require
 from vitnext.export.verify import synthetic_images, verify
 from vitnext.inference.engines import OnnxRuntimeEngine, TorchEngine
-from vitnext.inference.panoptic import answers_with_queries
 from vitnext.inference.predictor import TASKS
+from vitnext.models.names import answers_with_queries
 from vitnext.preprocess import Source
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import numpy as np
 
 from vitnext.errors import ImageError, InputError, WorkError
 from vitnext.inference.engines import Engine
-from vitnext.inference.panoptic import answers_with_queries
 from vitnext.inference.predictor import softmax
 from vitnext.inference.windows import cut
+from vitnext.models.names import answers_with_queries
 from vitnext.preprocess import Preprocess, Source
 
 TOLERANCE = 1e-4  # on a probability

@@ -9,15 +9,11 @@ from PIL import Image
 
 from vitnext.inference import centers, queries
 from vitnext.inference.windows import bands
+from vitnext.models.names import answers_with_queries
 from vitnext.preprocess import Preprocess
 from vitnext.types import Segments
 
 Run = Callable[[np.ndarray], tuple[np.ndarray, ...]]  # normalised float32 (B, C, h, w) -> what the network gives
-
-
-def answers_with_queries(architecture: str) -> bool:
-    """Whether a network of this name gives masks and classes of queries, for whole images."""
-    return architecture.endswith("+eomt")
 
 
 def segment_objects(

@@ -19,8 +19,9 @@ from vitnext.decode import decode
 from vitnext.errors import ImageError, InputError, WorkError
 from vitnext.inference import queries
 from vitnext.inference.engines import Engine, OnnxRuntimeEngine, OpenVinoEngine, TorchEngine
-from vitnext.inference.panoptic import answers_with_queries, segment_objects
+from vitnext.inference.panoptic import segment_objects
 from vitnext.inference.windows import segment
+from vitnext.models.names import answers_with_queries
 from vitnext.preprocess import Source
 from vitnext.types import Classification, Failure, PanopticSegmentation, Prediction, Segmentation
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from vitnext.errors import InputError
 from vitnext.models import catalog, eomt, segmenter
+from vitnext.models.names import answers_with_queries
 
 
 def is_segmenter(name: str) -> bool:
@@ -16,14 +17,9 @@ def is_segmenter(name: str) -> bool:
     return "+" in name or name.startswith("segformer")
 
 
-def is_eomt(name: str) -> bool:
-    """Whether a model of this name answers with masks and classes of queries."""
-    return name.endswith("+eomt")
-
-
 def tells_objects_apart(name: str) -> bool:
     """Whether a model of this name can keep the objects of a class apart."""
-    return head_of(name) in ("eomt", "panoptic_deeplab")
+    return answers_with_queries(name) or head_of(name) == "panoptic_deeplab"
 
 
 def task_of(name: str) -> str:
@@ -35,7 +31,7 @@ def task_of(name: str) -> str:
 
 def build(name: str, /, **config: Any) -> nn.Module:
     """A freshly initialised model. Raises InputError for an unknown name, field or value."""
-    if is_eomt(name):
+    if head_of(name) == "eomt":
         return eomt.build(name, **config)
     if is_segmenter(name):
         return segmenter.build(name, **config)
@@ -44,7 +40,7 @@ def build(name: str, /, **config: Any) -> nn.Module:
 
 def resolve(name: str, /, **config: Any) -> Any:
     """The full config of a name. Raises InputError for an unknown name, field or value."""
-    if is_eomt(name):
+    if head_of(name) == "eomt":
         return eomt.resolve(name, **config)
     if is_segmenter(name):
         return segmenter.resolve(name, **config)
@@ -69,10 +65,10 @@ def composed(backbone: str, head: str) -> str:
 
 def family_of(name: str) -> str:
     """The family of its backbone. Raises InputError for an unknown name."""
-    if is_segmenter(name) and not is_eomt(name) and head_of(name) not in segmenter.HEADS:
+    if is_segmenter(name) and head_of(name) not in ("eomt", *segmenter.HEADS):
         segmenter.resolve(name)  # says which there are
     family = catalog.family_of(backbone_of(name))
-    if is_eomt(name) and family not in eomt.PLAIN:
+    if head_of(name) == "eomt" and family not in eomt.PLAIN:
         raise InputError(f"{name}: EoMT is for plain ViTs ({', '.join(eomt.PLAIN)}), {family} is none")
     return family
 

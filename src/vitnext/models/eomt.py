@@ -27,7 +27,9 @@ from torch.nn import functional as F
 from vitnext.errors import InputError
 from vitnext.models import catalog
 from vitnext.models.layers import ChannelLayerNorm, check_at_least, initialize
+from vitnext.models.queries import semantic
 
+ANNEALING_POWER = 0.9  # section 3.4
 PLAIN = ("vit", "deit3", "dinov2", "dinov3")  # families whose blocks see every token; DeiT's second token is its own
 
 
@@ -113,12 +115,13 @@ class EoMT(nn.Module):
             z = block(z, *positions, mask=mask)
         return [*found, self._predict(z, height, width)]
 
+    def training_predictions(self, images: Tensor, done: float) -> list[tuple[Tensor, Tensor]]:
+        """As `QuerySegmenter` wants them: attention is masked with probabilities that fall during the run."""
+        return self.predictions(images, annealed(done, self.config.blocks))
+
     def semantic(self, images: Tensor) -> Tensor:
-        """Scores of each class at each pixel (B, classes, H, W): the sum over queries of class times mask (Cheng et al.
-        2021, arXiv:2107.06278, section 3.4)."""
-        masks, classes = self(images)
-        masks = F.interpolate(masks, size=images.shape[-2:], mode="bilinear", align_corners=False)
-        return torch.einsum("bqc,bqhw->bchw", classes.softmax(dim=-1)[..., :-1], masks.sigmoid())
+        """Scores of each class at each pixel (B, classes, H, W)."""
+        return semantic(self(images), images)
 
     def _embed(self, images: Tensor) -> tuple[Tensor, ...]:
         """z_0, and of DINOv3 the cosines and sines of its angles."""
@@ -149,6 +152,16 @@ class EoMT(nn.Module):
 def _before(position: Tensor, queries: int) -> Tensor:
     """cos or sin of tokens (N, d), behind those of ``queries`` tokens that are not turned, as the first is not."""
     return torch.cat([position[:1].expand(queries, -1), position])
+
+
+def annealed(done: float, blocks: int) -> list[float]:
+    """Probability of masked attention before each of the last blocks: 1 at first, then falling to 0 one block after
+    the other, so that the last part of a run, like inference, has none (Kerssies et al. 2025, section 3.4).
+
+    Of a run divided in blocks + 2 parts, block i falls during part i + 1, as (1 - t)^0.9.
+    """
+    parts = blocks + 2
+    return [max(0.0, 1 - max(0.0, done * parts - (i + 1))) ** ANNEALING_POWER for i in range(blocks)]
 
 
 def resolve(name: str, /, **overrides: Any) -> EoMTConfig:

@@ -25,17 +25,20 @@ from vitnext.errors import InputError
 from vitnext.models import catalog
 from vitnext.models.heads.feature_pyramid import SimpleFeaturePyramid
 from vitnext.models.heads.linear import LinearConfig, LinearHead
+from vitnext.models.heads.mask2former import Mask2FormerConfig, Mask2FormerHead
 from vitnext.models.heads.panoptic_deeplab import PanopticDeepLabConfig, PanopticDeepLabHead
 from vitnext.models.heads.segformer import SegFormerConfig, SegFormerHead, upsample
 from vitnext.models.heads.upernet import FCNHead, UPerNetConfig, UPerNetHead
 from vitnext.models.layers import ChannelLayerNorm, initialize
+from vitnext.models.queries import semantic
 
-HeadConfig = LinearConfig | UPerNetConfig | SegFormerConfig | PanopticDeepLabConfig
+HeadConfig = LinearConfig | UPerNetConfig | SegFormerConfig | PanopticDeepLabConfig | Mask2FormerConfig
 HEADS: dict[str, tuple[type[HeadConfig], type[nn.Module]]] = {
     "linear": (LinearConfig, LinearHead),
     "upernet": (UPerNetConfig, UPerNetHead),
     "segformer": (SegFormerConfig, SegFormerHead),
     "panoptic_deeplab": (PanopticDeepLabConfig, PanopticDeepLabHead),
+    "mask2former": (Mask2FormerConfig, Mask2FormerHead),
 }
 
 STAGE_NORMS = {"convnext": 1e-6, "convnextv2": 1e-6, "swin": 1e-5, "swinv2": 1e-5}  # epsilon, as in the authors' code
@@ -126,6 +129,34 @@ class Segmenter(nn.Module):
         return upsample(self.head(maps), images), auxiliary
 
 
+class Mask2Former(Segmenter):
+    """Images (B, channels, H, W), normalised floats -> masks (B, K, H_1, W_1), at the resolution of the finest map (a
+    quarter of H and W), and classes (B, K, classes + 1), logits of K queries."""
+
+    head: Mask2FormerHead
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        self.head.reset_own_parameters()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        queries, pixels = self.head(self.maps(images))
+        return self.head.masks_and_classes(queries[-1], pixels)
+
+    def predictions(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """(masks, classes) before the first layer and after each."""
+        queries, pixels = self.head(self.maps(images))
+        return [self.head.masks_and_classes(of_layer, pixels) for of_layer in queries]
+
+    def training_predictions(self, images: Tensor, done: float) -> list[tuple[Tensor, Tensor]]:
+        """As `QuerySegmenter` wants them: attention is masked at any time."""
+        return self.predictions(images)
+
+    def semantic(self, images: Tensor) -> Tensor:
+        """Scores of each class at each pixel (B, classes, H, W)."""
+        return semantic(self(images), images)
+
+
 def head_name(config: HeadConfig) -> str:
     """ "upernet" of an UPerNetConfig."""
     return next(name for name, (kind, _) in HEADS.items() if isinstance(config, kind))
@@ -157,4 +188,5 @@ def resolve(name: str, /, **overrides: Any) -> SegmenterConfig:
 
 def build(name: str, /, **overrides: Any) -> Segmenter:
     """A freshly initialised segmenter. Raises InputError for an unknown name, field or value."""
-    return Segmenter(resolve(name, **overrides))
+    config = resolve(name, **overrides)
+    return Mask2Former(config) if isinstance(config.head, Mask2FormerConfig) else Segmenter(config)

@@ -1,10 +1,10 @@
 """Mask classification: queries that each answer with a class and a mask learn from the segments of an image.
 
-"Masked-attention Mask Transformer" (Cheng et al. 2022, arXiv:2112.01527, section 3), as EoMT (Kerssies et al. 2025)
-trains with it. Every true segment is given to one query, the assignment with the lowest total cost (Carion et al. 2020,
+"Masked-attention Mask Transformer" (Cheng et al. 2022, arXiv:2112.01527, section 3); EoMT (Kerssies et al. 2025) trains
+with it too. Every true segment is given to one query, the assignment with the lowest total cost (Carion et al. 2020,
 eq. 1); the others shall say "no object". Masks are compared at random points instead of everywhere, and the loss
-prefers points where the prediction is unsure (Kirillov et al. 2020, PointRend, section 3.1). What is said before each
-of the last blocks is trained alike.
+prefers points where the prediction is unsure (Kirillov et al. 2020, PointRend, section 3.1). What a model says
+after each of its layers is trained alike.
 
 Deviation: points in void count neither in the cost nor in the loss of masks.
 """
@@ -12,6 +12,7 @@ Deviation: points in void count neither in the cost nor in the loss of masks.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -19,25 +20,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vitnext.data.mask_loaders import SegmentTargets
-from vitnext.models.eomt import EoMT
+from vitnext.models.queries import QuerySegmenter
 
 POINTS = 12_544  # 112 x 112, section 4.1 of Cheng et al. 2022; below, its other numbers
 OVERSAMPLED, UNSURE = 3, 0.75  # times as many candidates; share of the points that are the most unsure of them
 CLASS, MASK, DICE = 2.0, 5.0, 5.0
 NO_OBJECT = 0.1  # weight of "no object" in the cross-entropy
-ANNEALING_POWER = 0.9  # Kerssies et al. 2025, section 3.4
 
 
 class MaskClassificationLoss:
-    """(EoMT, images, targets, share of the run that is done) -> loss."""
+    """(model that answers with queries, images, targets, share of the run that is done) -> loss."""
 
     def __init__(self, classes: int) -> None:
         self.weights = torch.ones(classes + 1)
         self.weights[-1] = NO_OBJECT
 
     def __call__(self, model: nn.Module, images: Tensor, targets: SegmentTargets, done: float) -> Tensor:
-        assert isinstance(model, EoMT)
-        predictions = model.predictions(images, annealed(done, model.config.blocks))
+        predictions = cast(QuerySegmenter, model).training_predictions(images, done)
         losses = [self.of(masks.float(), classes.float(), targets) for masks, classes in predictions]
         return torch.stack(losses).sum()
 
@@ -77,16 +76,6 @@ class MaskClassificationLoss:
         shared, sizes = (probabilities * wanted).sum(1), (probabilities + wanted).sum(1)
         dice = 1 - (2 * shared + 1) / (sizes + 1)
         return (MASK * binary + DICE * dice).mean()
-
-
-def annealed(done: float, blocks: int) -> list[float]:
-    """Probability of masked attention before each of the last blocks: 1 at first, then falling to 0 one block after
-    the other, so that the last part of a run, like inference, has none (Kerssies et al. 2025, section 3.4).
-
-    Of a run divided in blocks + 2 parts, block i falls during part i + 1, as (1 - t)^0.9.
-    """
-    parts = blocks + 2
-    return [max(0.0, 1 - max(0.0, done * parts - (i + 1))) ** ANNEALING_POWER for i in range(blocks)]
 
 
 def matching_cost(logits: Tensor, classes: Tensor, ids: Tensor, labels: Tensor) -> Tensor:

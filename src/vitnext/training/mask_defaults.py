@@ -9,6 +9,7 @@ from dataclasses import replace
 from vitnext.data.facts import Facts
 from vitnext.errors import InputError
 from vitnext.models import catalog, create
+from vitnext.models.names import answers_with_queries
 from vitnext.recipe import Model, Recipe, override, read
 from vitnext.training.defaults import Choice
 
@@ -44,10 +45,12 @@ def choose_segmenter(
     machine = "gpu" if gpu else "cpu"
     band = "scenes" if facts.short_side <= SMALL and not pretrained else "masks"
     name = "masks_finetune" if pretrained else "digit_scenes" if band == "scenes" else "masks_convnext"
-    if (head := create.head_of(model or "")) in ("eomt", "panoptic_deeplab"):
-        name = "masks_eomt" if head == "eomt" else name if pretrained else f"{name}_panoptic"
+    if answers_with_queries(model or ""):
+        name = "masks_queries"
+    elif create.head_of(model or "") == "panoptic_deeplab" and not pretrained:
+        name = f"{name}_panoptic"
     chosen = _with_model(read(name), model)
-    whole = objects and create.is_eomt(chosen.model.name)
+    whole = objects and answers_with_queries(chosen.model.name)
     short = SHORT_SIDE[machine] if facts.short_side > SHORT_SIDE[machine] and not whole else 0
     side = short or facts.short_side
     crop = max(GRAIN, min(CROP[machine], side // GRAIN * GRAIN))
@@ -136,7 +139,7 @@ def _with_window(recipe: Recipe, facts: Facts, objects: bool) -> Recipe:
     """The window of prediction: that of the recipe, the crop where the backbone takes no other, else whole images of
     the common size, if they are not too large. Queries that tell objects apart see whole images, made to fit."""
     size = recipe.data.image_size
-    if create.is_eomt(recipe.model.name) and objects:
+    if answers_with_queries(recipe.model.name) and objects:
         if recipe.data.window is not None or recipe.data.short_side:
             raise InputError(
                 f"{recipe.model.name} sees whole images, made to fit into data.image_size: leave data.window and "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import torch
 from torch import nn
@@ -11,7 +13,7 @@ from vitnext.data.mask_loaders import pair
 from vitnext.data.mask_values import VOID
 from vitnext.inference.queries import probabilities
 from vitnext.inference.windows import bands
-from vitnext.models.eomt import EoMT
+from vitnext.models.queries import QuerySegmenter
 from vitnext.preprocess import Preprocess
 from vitnext.training.hardware import Precision
 from vitnext.training.loop import Metrics
@@ -29,13 +31,13 @@ class MaskValidator:
     def __init__(self, split: MaskSplit, preprocess: Preprocess, *, by_queries: bool = False) -> None:
         """``by_queries``: the model answers with masks and classes of queries."""
         self.split, self.preprocess = split, preprocess
-        self.activate = probabilities if by_queries else None
+        self.by_queries, self.activate = by_queries, probabilities if by_queries else None
 
     def __call__(self, model: nn.Module, precision: Precision) -> Metrics:
         device, count = next(model.parameters()).device, len(self.split.classes)
 
         def run(batch: np.ndarray) -> np.ndarray:
-            network = model.semantic if isinstance(model, EoMT) else model
+            network = cast(QuerySegmenter, model).semantic if self.by_queries else model
             with torch.inference_mode(), precision.autocast(device):
                 answers: np.ndarray = network(torch.from_numpy(batch).to(device)).float().cpu().numpy()
             return answers

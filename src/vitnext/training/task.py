@@ -17,6 +17,7 @@ from vitnext.data.mask_loaders import MaskedImages
 from vitnext.data.mixing import Mixing
 from vitnext.errors import InputError
 from vitnext.models import create, segmenter
+from vitnext.models.names import answers_with_queries
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import Augment, Data, Loss, Recipe
 from vitnext.training.loop import Mix, Objective, Validate
@@ -63,7 +64,7 @@ def task_of(
         loss = LabelLoss(recipe.label_smoothing, binary=recipe.loss.binary, weights=weights)
         mix = Mixing(recipe.augment, classes) if recipe.augment.mixup or recipe.augment.cutmix else None
         return Task(batches, loss, Validator(held_out, preprocess), mix)
-    panoptic, by_queries = task_name(dataset, name) == "panoptic", create.is_eomt(name)
+    panoptic, by_queries = task_name(dataset, name) == "panoptic", answers_with_queries(name)
     masked = MaskedImages(train, preprocess, recipe, objects=panoptic or by_queries)
     objective: Objective
     if by_queries:
@@ -127,7 +128,7 @@ def require_statistics(network: nn.Module, recipe: Recipe, images: int) -> None:
 
 def _require_loss(recipe: Recipe) -> None:
     loss, head = recipe.loss, create.head_of(recipe.model.name)
-    if head == "eomt":
+    if answers_with_queries(recipe.model.name):
         if loss != Loss() or recipe.label_smoothing:
             raise InputError(
                 f"{recipe.model.name} learns from its own loss of queries: leave loss.* and label_smoothing out"
@@ -174,8 +175,8 @@ def _require_useful(recipe: Recipe, task: str) -> None:
         "loss": (Loss(), ("binary",)),
     }
     useless, other = (of_masks, "segmentation") if task == "classification" else (of_labels, "classification")
-    if create.is_eomt(recipe.model.name):  # which of things sees whole images
-        useless["data"] = (Data(), ("crop_fraction",))
+    if answers_with_queries(recipe.model.name):  # which of things sees whole images
+        useless["data"] = (Data(), ("crop_fraction", "class_sampling"))
     for section, (default, names) in useless.items():
         for name in names:
             if getattr(getattr(recipe, section), name) != getattr(default, name):

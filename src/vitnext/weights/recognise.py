@@ -206,8 +206,8 @@ def _details(name: str, asked: Mapping[str, Any]) -> str:
     if "auxiliary_width" in widths:
         auxiliary = widths["auxiliary_width"]
         details.append(f"auxiliary head of {auxiliary}" if auxiliary else "no auxiliary head")
-    if "queries" in asked:
-        details.append(f"{whole.queries} queries")
+    if "queries" in asked or "queries" in widths:
+        details.append(f"{widths.get('queries', asked.get('queries'))} queries")
     details += [f"in the last {whole.blocks} blocks"] if "blocks" in asked else []
     return ", ".join(details)
 

@@ -11,16 +11,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from vitnext.models.heads.mask2former import POINTS
 from vitnext.models.segmenter import ONLY_POOLED
 from vitnext.weights.adapt import Resize, State, adapt, classes_of, head_of
 
 BACKBONE = "backbone."
 AUXILIARY = "auxiliary."
 
-# What only a segmenter's names begin with: transformers' and mmsegmentation's, transformers' EoMT's, our own.
+# What only a segmenter's names begin with: transformers' and mmsegmentation's, transformers' of queries, our own.
 MARKS = ("decode_head.", "class_predictor.", "head.classifier.", "queries")
 
-# The layers with a row for each class; of EoMT "head", with one row more for "no object".
+# The layers with a row for each class, and of queries one more for "no object"; EoMT's is "head".
 CLASSIFIERS = tuple(
     f"{layer}.{part}" for layer in ("head.classifier", "auxiliary.classifier", "head") for part in ("weight", "bias")
 )
@@ -43,6 +44,8 @@ def seen(head: str, ours: Mapping[str, Tensor]) -> dict[str, Any]:
     if head == "eomt":
         return {"classes": len(ours["head.weight"]) - 1, "queries": ours["queries"].shape[1]}
     classifier = ours["head.classifier.weight"]
+    if head == "mask2former":
+        return {"classes": len(classifier) - 1, "head": _of_mask2former(ours)}
     fields: dict[str, Any] = {"classes": len(classifier)}
     if head != "linear":
         fields["head"] = {"width": classifier.shape[1]}
@@ -50,6 +53,21 @@ def seen(head: str, ours: Mapping[str, Tensor]) -> dict[str, Any]:
         auxiliary = ours.get("auxiliary.classifier.weight")
         fields["head"]["auxiliary_width"] = 0 if auxiliary is None else auxiliary.shape[1]
     return fields
+
+
+def _of_mask2former(ours: Mapping[str, Tensor]) -> dict[str, int]:
+    pixels = "head.pixel_decoder"
+    queries, width = ours["head.queries"].shape
+    points = len(ours[f"{pixels}.scales"]) * POINTS  # of a head
+    return {
+        "width": width,
+        "queries": queries,
+        "layers": sum(key.startswith("head.layers.") and key.endswith(".norm1.weight") for key in ours),
+        "hidden": len(ours["head.layers.0.mlp.0.weight"]),
+        "pixel_layers": sum(key.startswith(f"{pixels}.layers.") and key.endswith(".norm1.weight") for key in ours),
+        "pixel_hidden": len(ours[f"{pixels}.layers.0.mlp.0.weight"]),
+        "heads": len(ours[f"{pixels}.layers.0.attention.weights.weight"]) // points,
+    }
 
 
 def masked_blocks(state: Mapping[str, Tensor]) -> dict[str, int]:
@@ -82,8 +100,8 @@ def adapt_segmenter(state: State, model: nn.Module, resize: Resize = "antialias"
     fresh = {key: wanted[key] for key in CLASSIFIERS if key in wanted}
     old = {key: state[key] for key in fresh if key in state}
     if len({len(tensor) for tensor in (*fresh.values(), *old.values())}) > 1 or not old:
-        before = f"those of {_classes(old)} are left out" if old else "the weights have none"
-        lines.append(f"head: new classifiers for {_classes(fresh)} classes; {before}")
+        before = f"those of {_classes(old, model)} are left out" if old else "the weights have none"
+        lines.append(f"head: new classifiers for {_classes(fresh, model)} classes; {before}")
         state |= fresh
     return state, lines
 
@@ -100,7 +118,7 @@ def under_new_head(state: State, model: nn.Module, resize: Resize = "antialias")
     inside, lines = adapt(inside, backbone, resize)
     before = f"; their head of {classes_of(state)} classes is left out" if head_of(state) else ""
     rest = _beside(model.state_dict())
-    lines.append(f"head: new, for {_classes(rest)} classes, on the backbone of these weights{before}")
+    lines.append(f"head: new, for {_classes(rest, model)} classes, on the backbone of these weights{before}")
     return rest | _below(inside), lines
 
 
@@ -112,5 +130,7 @@ def _below(state: Mapping[str, Tensor]) -> State:
     return {BACKBONE + key: tensor for key, tensor in state.items()}
 
 
-def _classes(state: Mapping[str, Tensor]) -> int:
-    return len(state["head.weight"]) - 1 if "head.weight" in state else len(state["head.classifier.weight"])
+def _classes(state: Mapping[str, Tensor], model: nn.Module) -> int:
+    """Of the classifier's rows, of which one of queries is for "no object"."""
+    by_queries = any(name.endswith("queries") for name, _ in model.named_parameters())
+    return len(state["head.weight" if "head.weight" in state else "head.classifier.weight"]) - by_queries

@@ -144,6 +144,9 @@ SEGMENTERS: dict[str, dict[str, dict[str, tuple[Stored, ...]]]] = {
             "original": (Stored(segmenter.ORIGINAL_SEGFORMER),),
         },
     },
+    "mask2former": {
+        "swin": {"transformers": (Stored(segmenter.MASK2FORMER_SWIN),)},
+    },
     "eomt": {
         "dinov2": {"transformers": (Stored(segmenter.EOMT_DINOV2),)},
         "dinov3": {"transformers": (Stored(segmenter.EOMT_DINOV3),)},

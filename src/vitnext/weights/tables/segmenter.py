@@ -162,3 +162,48 @@ EOMT_DINOV3: Table = [
     ("layers.{i}.mlp.up_proj", "backbone.encoder.{i}.mlp.expand"),
     ("layers.{i}.mlp.down_proj", "backbone.encoder.{i}.mlp.project"),
 ]
+
+_PIXELS = "model.pixel_level_module.decoder"
+_PIXEL_LAYER, _DECODER_LAYER = f"{_PIXELS}.encoder.layers.{{i}}", "model.transformer_module.decoder.layers.{i}"
+
+# transformers' Mask2FormerForUniversalSegmentation, on Swin: of three coarser maps and one finer.
+MASK2FORMER_SWIN: Table = [
+    *_inside(swin.TRANSFORMERS, "swin.", "model.pixel_level_module.encoder."),
+    ("model.pixel_level_module.encoder.swin.layernorm", DROPPED),  # of the classifier; transformers 5 writes it
+    *((f"model.pixel_level_module.encoder.hidden_states_norms.stage{i + 1}", f"norms.{i}") for i in range(4)),
+    (f"{_PIXELS}.input_projections.{{i}}.{{j}}", "head.pixel_decoder.inputs.{i}.{j}"),
+    (f"{_PIXELS}.level_embed", "head.pixel_decoder.scales"),
+    (f"{_PIXEL_LAYER}.self_attn.sampling_offsets", "head.pixel_decoder.layers.{i}.attention.offsets"),
+    (f"{_PIXEL_LAYER}.self_attn.attention_weights", "head.pixel_decoder.layers.{i}.attention.weights"),
+    (f"{_PIXEL_LAYER}.self_attn.value_proj", "head.pixel_decoder.layers.{i}.attention.value"),
+    (f"{_PIXEL_LAYER}.self_attn.output_proj", "head.pixel_decoder.layers.{i}.attention.output"),
+    (f"{_PIXEL_LAYER}.self_attn_layer_norm", "head.pixel_decoder.layers.{i}.norm1"),
+    (f"{_PIXEL_LAYER}.fc1", "head.pixel_decoder.layers.{i}.mlp.0"),
+    (f"{_PIXEL_LAYER}.fc2", "head.pixel_decoder.layers.{i}.mlp.2"),
+    (f"{_PIXEL_LAYER}.final_layer_norm", "head.pixel_decoder.layers.{i}.norm2"),
+    (f"{_PIXELS}.adapter_1.{{i}}", "head.pixel_decoder.lateral.{i}"),
+    (f"{_PIXELS}.layer_1.{{i}}", "head.pixel_decoder.smooth.{i}"),
+    (f"{_PIXELS}.mask_projection", "head.pixel_decoder.output"),
+    ("model.transformer_module.level_embed.weight", "head.scales"),
+    ("model.transformer_module.queries_features.weight", "head.queries"),
+    ("model.transformer_module.queries_embedder.weight", "head.positions"),
+    *(
+        (f"{_DECODER_LAYER}.cross_attn.in_proj_{part}", f"head.layers.{{i}}.masked_attention.qkv.{part}")
+        for part in ("weight", "bias")
+    ),
+    (f"{_DECODER_LAYER}.cross_attn.out_proj", "head.layers.{i}.masked_attention.output"),
+    (f"{_DECODER_LAYER}.cross_attn_layer_norm", "head.layers.{i}.norm1"),
+    (
+        tuple(f"{_DECODER_LAYER}.self_attn.{part}_proj" for part in "qkv"),
+        "head.layers.{i}.self_attention.qkv",
+    ),
+    (f"{_DECODER_LAYER}.self_attn.out_proj", "head.layers.{i}.self_attention.output"),
+    (f"{_DECODER_LAYER}.self_attn_layer_norm", "head.layers.{i}.norm2"),
+    (f"{_DECODER_LAYER}.fc1", "head.layers.{i}.mlp.0"),
+    (f"{_DECODER_LAYER}.fc2", "head.layers.{i}.mlp.2"),
+    (f"{_DECODER_LAYER}.final_layer_norm", "head.layers.{i}.norm3"),
+    ("model.transformer_module.decoder.layernorm", "head.norm"),
+    *((f"model.transformer_module.decoder.mask_predictor.mask_embedder.{i}.0", f"head.mask.{2 * i}") for i in range(3)),
+    ("class_predictor", "head.classifier"),
+    ("criterion.empty_weight", DERIVED(lambda numbers, ours: None)),  # of the loss
+]
