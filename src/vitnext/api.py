@@ -37,7 +37,7 @@ HEADLINES = {  # of the metrics, what the card repeats
     "classification": ("n", "top1", "top1_interval", "top5", "macro_f1", "ece"),
     "semantic": ("n", "miou", "pixel_accuracy", "boundary_iou", "ece"),
 }
-UNREADABLE = ("unreadable", "unreadable_mask", "size")  # findings that --skip-unreadable leaves out
+UNREADABLE = ("unreadable", "unreadable_mask", "size", "no_file")  # findings that --skip-unreadable leaves out
 ENDLESS = 100_000  # epochs, where steps or minutes end a run
 BEGUN = "card.json"  # of a run: the card of its model before anything was measured
 
@@ -138,7 +138,7 @@ def train(
     from vitnext.weights.pretrained import load as load_weights
 
     say = _speaker(console)
-    folder = Path(out) if out is not None else Path("runs") / Path(data).resolve().name
+    folder = Path(out) if out is not None else Path("runs") / run_name(data)
     said = list(overrides)
     said += [f"schedule.epochs={epochs}"] if epochs is not None else []
     said += [f"schedule.steps={steps}"] if steps is not None else []
@@ -542,6 +542,12 @@ def _class_names(
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise InputError(f'two classes are called "{twice}": give each a name of its own')
     return names
+
+
+def run_name(data: str | Path) -> str:
+    """What a run on ``data`` is called if nothing is said: a folder's name, or a table's without its extension."""
+    path = Path(data).resolve()
+    return path.stem if path.is_file() else path.name
 
 
 def _recipe_of_run(folder: Path, model: str | None, recipe: str | None, overrides: Sequence[str]) -> Recipe:

@@ -12,7 +12,9 @@ from vitnext.cli.terminal import progress_bar, progress_console
 
 
 def check(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="A folder, or digits, fashion-mnist, digit-scenes.")],
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="A folder, a table, or digits, fashion-mnist, digit-scenes.")
+    ],
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for check.html, a page that shows masks over images.")
     ] = None,

@@ -15,7 +15,9 @@ WORST = 5  # classes shown; the report has all
 
 def evaluate(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model.safetensors or an exported .onnx.")],
-    data: Annotated[str, typer.Argument(metavar="DATA", help="A folder, or digits, fashion-mnist, digit-scenes.")],
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="A folder, a table, or digits, fashion-mnist, digit-scenes.")
+    ],
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where the report goes: evaluation/ beside MODEL if not given.")
     ] = None,

@@ -1,4 +1,4 @@
-"""From what the user gave (a folder or a built-in name) to named splits of images with their truth. No torch."""
+"""From what the user gave (a folder, a table, a built-in name) to named splits of images with their truth. No torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 
-from vitnext.data import builtin, scenes
+from vitnext.data import builtin, scenes, stratification, table
 from vitnext.data.image_folder import LAYOUTS, read_image_folder
 from vitnext.data.mask_folder import MaskSplit, has_masks, read_mask_folder
 from vitnext.errors import InputError
@@ -31,7 +31,7 @@ class Split:
     """N labelled images, as files or as arrays in memory.
 
     classes: names of all the data set's classes
-    labels:  int64 (N,), indices into ``classes``
+    labels:  int64 (N,), indices into ``classes``; of multi-label data uint8 (N, C), 1 for each class of an image
     names:   bytes (N,); files: the path below ``root``
     sizes:   int64 (N,), bytes of each image
     root:    the folder the files lie in, or ""
@@ -50,7 +50,7 @@ class Split:
 
     @property
     def strata(self) -> np.ndarray:
-        """int64 (N,): what is divided evenly between splits."""
+        """int64 (N,), or of multi-label data uint8 (N, C): what is divided evenly between splits."""
         return self.labels
 
     def image(self, i: int) -> str | np.ndarray:
@@ -86,12 +86,12 @@ class Dataset(Generic[AnySplit]):
     line:        what was recognised, in one line
     ignored:     how many files in class folders are not images, and up to three of them
     loose:       images beside the class folders: they have no class; or images without a mask
-    unused:      folders beside train/, val/ and test/; or masks without an image
-    unlisted:    images with masks that no split's list names
+    unused:      folders beside train/, val/ and test/; or masks without an image; or columns of a table
+    unlisted:    images with masks that no split's list names; or images that a table has no row for
     """
 
     name: str
-    kind: Literal["image_folder", "mask_folder", "builtin"]
+    kind: Literal["image_folder", "mask_folder", "table", "builtin"]
     classes: tuple[str, ...]
     splits: dict[str, AnySplit]
     split_rule: dict[str, Any]
@@ -104,9 +104,11 @@ class Dataset(Generic[AnySplit]):
     unlisted: tuple[str, ...] = ()
 
     @property
-    def task(self) -> Literal["classification", "semantic"]:
-        masks = any(isinstance(split, MaskSplit) for split in self.splits.values())
-        return "semantic" if masks else "classification"
+    def task(self) -> Literal["classification", "multilabel", "semantic"]:
+        first = next(iter(self.splits.values()))
+        if isinstance(first, MaskSplit):
+            return "semantic"
+        return "multilabel" if first.labels.ndim == 2 else "classification"
 
 
 def open_dataset(
@@ -117,11 +119,13 @@ def open_dataset(
     val_fraction: float | None = None,
     whole: bool = False,
 ) -> Dataset[Any]:
-    """Recognise ``data`` by looking: a folder of images that exists, else a built-in: "digits", "fashion-mnist",
-    "digit-scenes". A folder with images/ and masks/ is for segmentation, one of class folders for classification.
+    """Recognise ``data`` by looking: a folder of images or a table that exists, else a built-in: "digits",
+    "fashion-mnist", "digit-scenes". A folder with images/ and masks/ is for segmentation, one of class folders for
+    classification; a table (.csv, .tsv, .parquet) for classification, with one label an image or several.
 
-    What comes undivided is split per class (stratified): one class-folder tree, or images with masks, into train, val
-    and test 80/10/10, digits 72/8/20; a train/ with test/ but no val/ gives 10% to val, Fashion-MNIST's train 5%.
+    What comes undivided is split per class (stratified): one class-folder tree, a table, or images with masks, into
+    train, val and test 80/10/10, digits 72/8/20; a train/ with test/ but no val/ gives 10% to val, Fashion-MNIST's
+    train 5%.
     ``val_fraction`` replaces that share of val; 0 means no val split. ``seed`` decides who goes where.
     ``whole`` divides nothing: the splits are those that were given, or the only one is "all".
 
@@ -133,7 +137,10 @@ def open_dataset(
     exists = os.path.exists(path)  # unlike Path.exists, False instead of an error for a name that cannot be looked up
     if fashion_mnist_dir is not None and (exists or str(data) != "fashion-mnist"):
         raise InputError(f"a folder for fashion-mnist was given, but the data is {data}; leave it out")
-    found = _folder(path) if exists else _builtin(str(data), fashion_mnist_dir)
+    if exists:
+        found = _table(path) if path.suffix.lower() in table.EXTENSIONS and path.is_file() else _folder(path)
+    else:
+        found = _builtin(str(data), fashion_mnist_dir)
     fractions = found.fractions
     if val_fraction is not None:
         if not 0 <= val_fraction <= 0.5:
@@ -143,7 +150,8 @@ def open_dataset(
         fractions = fractions | {"val": val_fraction}
     splits, split_rule, how = _divide(found, {} if whole else fractions, seed)
     counts = ", ".join(f"{split} {len(splits[split]):,}" for split in splits)
-    what = {"image_folder": "class folders", "mask_folder": "images and masks", "builtin": "built-in"}[found.kind]
+    known = {"image_folder": "class folders", "mask_folder": "images and masks", "builtin": "built-in"}
+    what = found.description or known[found.kind]
     return Dataset(
         name=found.name,
         kind=found.kind,
@@ -171,7 +179,7 @@ def regroup(dataset: Dataset[Any], merge: Mapping[str, Sequence[str]], ignore: S
     """
     if not merge and not ignore:
         return dataset
-    if dataset.task == "classification":
+    if dataset.task != "semantic":
         raise InputError(f"{dataset.name}: data.merge and data.ignore are for classes of masks; leave them out")
     splits = {name: split.regrouped(merge, ignore) for name, split in dataset.splits.items()}
     classes = next(iter(splits.values())).classes
@@ -183,21 +191,22 @@ class _Found:
     """A data set before it is divided: ``parts`` has the keys train, val, test as given, or only "all"."""
 
     name: str
-    kind: Literal["image_folder", "mask_folder", "builtin"]
+    kind: Literal["image_folder", "mask_folder", "table", "builtin"]
     classes: tuple[str, ...]
     parts: dict[str, Any]
     fractions: dict[str, float]
+    description: str = ""  # of a table
     left_out: dict[str, Any] = field(default_factory=dict)  # the fields of Dataset that say so
 
 
 def _folder(path: Path) -> _Found:
     if not path.is_dir():
-        raise InputError(f"{path}: is a file, not a folder; {LAYOUTS}")
+        raise InputError(f"{path}: is a file, not a folder; {LAYOUTS}, or a table: {', '.join(table.EXTENSIONS)}")
     if has_masks(path):
         masks = read_mask_folder(path)
         fractions = TREE_FRACTIONS if "all" in masks.parts else {"val": CARVED_VAL}
         left = {"loose": masks.unmasked, "unused": masks.orphans, "unlisted": masks.unlisted}
-        return _Found(path.resolve().name, "mask_folder", masks.values.classes, masks.parts, fractions, left)
+        return _Found(path.resolve().name, "mask_folder", masks.values.classes, masks.parts, fractions, left_out=left)
     listed = read_image_folder(path)
     parts = {
         part: Split(listed.classes, files.labels, files.names, files.sizes, root=str(path))
@@ -206,7 +215,18 @@ def _folder(path: Path) -> _Found:
     fractions = TREE_FRACTIONS if "all" in parts else {"val": CARVED_VAL}
     name = path.resolve().name
     left_out = {key: getattr(listed, key) for key in ("ignored", "ignored_examples", "loose", "unused")}
-    return _Found(name, "image_folder", listed.classes, parts, fractions, left_out)
+    return _Found(name, "image_folder", listed.classes, parts, fractions, left_out=left_out)
+
+
+def _table(path: Path) -> _Found:
+    listed = table.read_table(path)
+    parts = {
+        part: Split(listed.classes, files.labels, files.names, files.sizes, root=str(path.parent))
+        for part, files in listed.parts.items()
+    }
+    fractions = TREE_FRACTIONS if "all" in parts else {"val": CARVED_VAL}
+    left_out = {"unused": listed.unused, "unlisted": listed.unlisted}
+    return _Found(path.resolve().stem, "table", listed.classes, parts, fractions, listed.description, left_out)
 
 
 def _builtin(name: str, fashion_mnist_dir: Path | None) -> _Found:
@@ -221,6 +241,8 @@ def _builtin(name: str, fashion_mnist_dir: Path | None) -> _Found:
         drawn = scenes.splits()
         return _Found(name, "builtin", drawn["train"].classes, dict(drawn), {})
     path = Path(name)
+    if path.suffix.lower() in table.EXTENSIONS:
+        raise InputError(f"{name}: no such file")
     neighbours = [p.name for p in path.parent.glob("[!.]*") if os.path.isdir(p)]
     close = [str(path.parent / n) for n in difflib.get_close_matches(path.name, neighbours, n=2)]
     close += difflib.get_close_matches(name.lower(), BUILTIN, n=1)
@@ -245,19 +267,21 @@ def _divide(found: _Found, fractions: dict[str, float], seed: int) -> tuple[dict
         return given, rule, "split as given" if source == "train" else "not divided"
     whole = parts.pop(source)
     masks = found.kind == "mask_folder"
-    if masks and len(whole) <= len(shares):
+    several = masks or whole.strata.ndim == 2  # classes an image
+    if several and len(whole) <= len(shares):
+        what, where = ("with a mask", "train.txt, val.txt and test.txt") if masks else ("in it", "a column split")
         raise InputError(
-            f"{whole.root}: {len(whole)} image(s) with a mask, too few to split into train, {' and '.join(shares)}: "
-            "add some, or name those of each split in train.txt, val.txt and test.txt"
+            f"{whole.root}: {len(whole)} image(s) {what}, too few to split into train, {' and '.join(shares)}: "
+            f"add some, or name those of each split in {where}"
         )
-    if source == "all" and not masks:
+    if source == "all" and not several:
         counts = np.bincount(whole.strata, minlength=len(found.classes))
         few = [f"{found.classes[i]} ({counts[i]})" for i in np.flatnonzero(counts <= len(shares))]
         if few:
             named = ", ".join(few[:5]) + (", ..." if len(few) > 5 else "")
             raise InputError(
                 f"{whole.root}: {len(few)} class(es) with fewer than {len(shares) + 1} images, too few to split into "
-                f"train, {' and '.join(shares)}: {named}; add images, or give train/ and val/ folders"
+                f"train, {' and '.join(shares)}: {named}; add images, or give train/ and val/"
             )
     parts |= _stratified(whole, shares, seed)
     shares = {"train": round(1 - sum(shares.values()), 6), **shares}
@@ -275,7 +299,11 @@ def _stratified(whole: AnySplit, shares: Mapping[str, float], seed: int) -> dict
 
     Who goes where is the order of sha256("seed:name"), so it depends neither on the order of listing nor on a random
     generator's version, and adding images moves few of the others. A class too small to give to each stays in train.
+    Images of several labels are divided so that each label is: ``stratification.divide``.
     """
+    if whole.strata.ndim == 2:
+        divided = stratification.divide(whole.strata, whole.names, {"train": 1 - sum(shares.values()), **shares}, seed)
+        return {split: whole.subset(indices) for split, indices in divided.items()}
     chosen: dict[str, list[int]] = {"train": [], **{split: [] for split in shares}}
     by_class = np.argsort(whole.strata, kind="stable")
     for members in np.split(by_class, np.cumsum(np.bincount(whole.strata))[:-1]):
@@ -306,6 +334,9 @@ def _fingerprint(classes: tuple[str, ...], splits: Mapping[str, Split | MaskSpli
         elif split.arrays is not None:
             digest.update(split.labels.astype("<i8").tobytes())
             digest.update(np.ascontiguousarray(split.arrays).tobytes())
+        elif split.labels.ndim == 2:
+            for file, size, row in zip(split.names.tolist(), split.sizes.tolist(), split.labels, strict=True):
+                digest.update(b"%b\0%d\0%b\n" % (file, size, row.astype("u1").tobytes()))
         else:
             for entry in zip(split.names.tolist(), split.sizes.tolist(), split.labels.tolist(), strict=True):
                 digest.update(b"%b\0%d\0%d\n" % entry)

@@ -1,9 +1,9 @@
 """The dataset doctor: what is wrong with a data set, found before training instead of after.
 
-errors    files that cannot be read, classes without a training image
+errors    files that cannot be read, rows of a table without a file, classes without a training image
 warnings  the same image in two splits (measured numbers will be too good), with two labels, or twice in one split;
           classes missing from val or test; classes of very unequal size; very few images of a class; files, loose
-          images and folders that are passed over
+          images, folders, columns and images without a row that are passed over
 """
 
 from __future__ import annotations
@@ -67,9 +67,12 @@ def check(dataset: Dataset, *, decode: bool = True, progress: Callable[[int, int
         digests, problems = _read(dataset, progress)
         for split, index in problems:
             unreadable.setdefault(split, []).append(index)
-        reasons = list(problems.values())
+        reasons = [why for place, why in problems.items() if not _without_file(dataset, *place)]
         if reasons:
             findings.append(finding("error", "unreadable", f"{counted(reasons, 'image')} cannot be read", reasons))
+        names = [dataset.splits[split].name(i) for split, i in problems if _without_file(dataset, split, i)]
+        if names:
+            findings.append(finding("error", "no_file", f"{counted(names, 'row')} without a file", names))
         findings += _duplicates(dataset, digests)
     return Report(sorted(findings, key=lambda found: found.severity), unreadable)
 
@@ -86,12 +89,23 @@ def counted(items: list[Any] | int, noun: str) -> str:
     return f"{n:,} {noun}{plural}"
 
 
+def class_counts(dataset: Dataset) -> dict[str, np.ndarray]:
+    """Split -> images of each class, int64 (C,)."""
+    return {
+        name: split.labels.sum(0, np.int64)
+        if split.labels.ndim == 2
+        else np.bincount(split.labels, minlength=len(dataset.classes))
+        for name, split in dataset.splits.items()
+    }
+
+
 def _classes(dataset: Dataset) -> Iterator[Finding]:
-    counts = {name: np.bincount(split.labels, minlength=len(dataset.classes)) for name, split in dataset.splits.items()}
+    counts = class_counts(dataset)
     train = counts.get("train", np.zeros(len(dataset.classes), np.int64))
     empty = [dataset.classes[i] for i in np.flatnonzero(train == 0)]
     if empty:
-        what = f"{counted(empty, 'class')} without a training image (add some or remove the folder)"
+        place = "label" if dataset.kind == "table" else "folder"
+        what = f"{counted(empty, 'class')} without a training image (add some or remove the {place})"
         yield finding("error", "empty_class", what, empty)
     for name in counts:
         missing = [dataset.classes[i] for i in np.flatnonzero((counts[name] == 0) & (train > 0))]
@@ -119,9 +133,19 @@ def _ignored(dataset: Dataset) -> Iterator[Finding]:
     if dataset.loose:
         what = f"{counted(len(dataset.loose), 'image')} passed over: not in a class folder"
         yield finding("warning", "loose_images", what, list(dataset.loose))
-    if dataset.unused:
+    if dataset.unlisted:
+        what = f"{counted(len(dataset.unlisted), 'image')} passed over: the table has no row for them"
+        yield finding("warning", "no_row", what, list(dataset.unlisted))
+    if dataset.unused and dataset.kind == "table":
+        what = f"{counted(len(dataset.unused), 'column')} passed over: not of images, labels or splits"
+        yield finding("warning", "unused_columns", what, list(dataset.unused))
+    elif dataset.unused:
         what = f"{counted(len(dataset.unused), 'folder')} passed over: neither train, val nor test"
         yield finding("warning", "unused_folders", what, list(dataset.unused))
+
+
+def _without_file(dataset: Dataset, split: str, index: int) -> bool:
+    return dataset.kind == "table" and dataset.splits[split].sizes[index] < 0
 
 
 def _read(
@@ -169,6 +193,8 @@ def _duplicates(dataset: Dataset, digests: np.ndarray) -> Iterator[Finding]:
     split_of = np.repeat(np.arange(len(splits)), [len(split) for split in splits])
     index_of = np.concatenate([np.arange(len(split)) for split in splits])
     labels = np.concatenate([split.labels for split in splits])
+    if labels.ndim == 2:  # sets of labels, numbered
+        labels = np.unique(labels, axis=0, return_inverse=True)[1].reshape(-1)
     kinds: dict[str, tuple[str, list[str]]] = {
         "duplicate_across_splits": ("in more than one split, so scores will be too good", []),
         "conflicting_labels": ("under more than one label", []),
