@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 HEADLINES = {  # of the metrics, what the card repeats
     "classification": ("n", "top1", "top1_interval", "top5", "macro_f1", "ece"),
+    "multilabel": ("n", "map", "map_interval", "micro_f1", "macro_f1"),
     "semantic": ("n", "miou", "pixel_accuracy", "boundary_iou", "ece"),
 }
 UNREADABLE = ("unreadable", "unreadable_mask", "size", "no_file")  # findings that --skip-unreadable leaves out
@@ -127,6 +128,8 @@ def train(
     from rich.console import Console
 
     from vitnext.data.facts import look_at
+    from vitnext.evaluation.multilabel import choose_thresholds
+    from vitnext.inference.multilabel import UNDECIDED
     from vitnext.models import catalog, create
     from vitnext.training import defaults, mask_defaults
     from vitnext.training.console import SCORES, ConsoleWatcher
@@ -253,6 +256,7 @@ def train(
         versions=_versions(),
         licence=licence,
         colors=dataset.splits["train"].values.palette if dataset.task == "semantic" else (),
+        thresholds=(UNDECIDED,) * len(dataset.classes) if dataset.task == "multilabel" else (),
     )
 
     def keep(network: nn.Module, progress: Progress, metrics: Metrics) -> None:
@@ -298,6 +302,15 @@ def train(
         if patience and end.epoch - end.best_epoch >= patience and end.epoch < full.schedule.epochs:
             say(f"stopped early: no better validation {SCORES[score]} since epoch {end.best_epoch}")
 
+        trained, _ = load_artifact(artifact)
+        if dataset.task == "multilabel" and select:  # never on test images
+            chosen = choose_thresholds(load(artifact), dataset.splits["val"], full.data.skip_unreadable)
+            card = dataclasses.replace(card, thresholds=chosen)
+            keep(trained, end, {score: end.kept_score, "loss": end.kept_loss})
+            say("thresholds: of each class the one with the highest F1 on the validation images")
+        elif dataset.task == "multilabel":
+            say(f"thresholds: {UNDECIDED} for every class, as there are no validation images")
+
         # The measured thing is the served thing: the artifact is read back and predicts the held-out images.
         name, split = held_out(dataset)
         metrics = _evaluator(dataset.task)(
@@ -311,10 +324,12 @@ def train(
         measured: dict[str, Any] = {watched: {score: end.kept_score, "loss": end.kept_loss}}
         measured[name] = {key: metrics[key] for key in HEADLINES[dataset.task]}
         measured |= {"epoch": end.kept_epoch, "seconds": end.seconds}
-        trained, _ = load_artifact(artifact)
         save_artifact(artifact, trained, dataclasses.replace(card, metrics=measured))
     if dataset.task == "semantic":
         say(f"{name} mIoU {100 * metrics['miou']:.2f}% of {metrics['n']:,} images")
+    elif dataset.task == "multilabel":
+        found = "undefined, no label is true," if metrics["map"] is None else f"{100 * metrics['map']:.2f}%"
+        say(f"{name} mAP {found} of {metrics['n']:,} images")
     else:
         low, high = (100 * bound for bound in metrics["top1_interval"])
         say(f"{name} top-1 {100 * metrics['top1']:.2f}% (95%: {low:.1f}-{high:.1f}) of {metrics['n']:,} images")
@@ -389,19 +404,31 @@ def export(
 
 
 def _evaluator(task: str) -> Callable[..., dict[str, Any]]:
-    from vitnext.evaluation import classification, semantic
+    from vitnext.evaluation import classification, multilabel, semantic
 
-    return semantic.evaluate if task == "semantic" else classification.evaluate
+    of_task = {"classification": classification, "multilabel": multilabel, "semantic": semantic}
+    return of_task[task].evaluate
 
 
 def _require_task(predictor: Predictor, dataset: Dataset[Any]) -> None:
     """Raises InputError for a model that the data cannot measure."""
     if predictor.card.task == dataset.task:
         return
-    is_a, has, wanted = "classifier", "masks", "class folders"
-    if dataset.task == "classification":
-        is_a, has, wanted = "segmenter", "class folders", "images/ and masks/ with classes.txt"
-    raise InputError(f"{predictor.path} is a {is_a}, but {dataset.name} has {has}: give data with {wanted}")
+    models = {"classification": "classifier", "multilabel": "multi-label model", "semantic": "segmenter"}
+    holds = {
+        "classification": "one class an image" if dataset.kind == "table" else "class folders",
+        "multilabel": "several labels an image",
+        "semantic": "masks",
+    }
+    wanted = {
+        "classification": "class folders, or one label a row",
+        "multilabel": "a table of several labels an image",
+        "semantic": "images/ and masks/ with classes.txt",
+    }
+    task, has = predictor.card.task, holds[dataset.task]
+    raise InputError(
+        f"{predictor.path} is a {models[task]}, but {dataset.name} has {has}: give data with {wanted[task]}"
+    )
 
 
 def _regrouped_as(dataset: Dataset[Any], card: Card) -> Dataset[Any]:

@@ -20,7 +20,8 @@ METADATA_KEY = "vitnext"  # where the card stands in the metadata of .safetensor
 class Card:
     """What a model file says about itself.
 
-    task:         "classification", "semantic" or "panoptic" segmentation, or "features" of a network without a head
+    task:         "classification", "multilabel", "semantic" or "panoptic" segmentation, or "features" of a network
+                  without a head
     architecture: the name in the catalogue, such as "convnext_tiny"
     config:       the architecture's complete configuration
     classes:      class names in the order of the model's outputs
@@ -31,6 +32,7 @@ class Card:
     versions:     of the libraries it was trained with
     licence:      of the weights it started from, or of the result
     colors:       of a segmenter's classes, "#804080" each, as masks are drawn; else empty
+    thresholds:   of a multi-label model's classes, the probability from which an image has the label; else empty
     format:       version of this layout
     """
 
@@ -45,6 +47,7 @@ class Card:
     versions: dict[str, str]
     licence: str
     colors: tuple[str, ...] = ()
+    thresholds: tuple[float, ...] = ()
     format: int = FORMAT
 
     def to_json(self) -> str:
@@ -69,6 +72,7 @@ class Card:
                 f"the card has format {version}, this vitnext reads up to {FORMAT}: pip install --upgrade vitnext"
             )
         values.setdefault("colors", [])
+        values.setdefault("thresholds", [])
         names = {field.name for field in fields(cls)}
         if set(values) != names:
             wrong = ", ".join(sorted(names ^ set(values)))
@@ -87,8 +91,13 @@ class Card:
             raise InputError("the card's 'colors' is not a list of colours such as #804080")
         if len(colors) not in (0, len(classes)):
             raise InputError(f"the card has {len(colors)} colours for {len(classes)} classes")
-        preprocess = Preprocess.from_dict(values["preprocess"])
-        return cls(**values | {"classes": tuple(classes), "colors": tuple(colors), "preprocess": preprocess})
+        thresholds = values["thresholds"]
+        if not isinstance(thresholds, list) or not all(isinstance(t, int | float) and 0 <= t <= 1 for t in thresholds):
+            raise InputError("the card's 'thresholds' is not a list of numbers from 0 to 1")
+        if len(thresholds) != (len(classes) if values["task"] == "multilabel" else 0):
+            raise InputError(f"the card has {len(thresholds)} thresholds for {len(classes)} classes")
+        known = {"classes": tuple(classes), "colors": tuple(colors), "thresholds": tuple(map(float, thresholds))}
+        return cls(**values | known | {"preprocess": Preprocess.from_dict(values["preprocess"])})
 
 
 def read_card(path: str | Path) -> Card:

@@ -32,7 +32,8 @@ def evaluate(
     """Measure a model on labelled images.
 
     Writes DIR/metrics.json and DIR/report.html: accuracy with its 95% interval, precision, recall and F1 of every
-    class, the confusion matrix, calibration, and the most confident mistakes.
+    class, the confusion matrix, calibration, and the most confident mistakes. Of several labels an image: mean average
+    precision, F1 at the model's thresholds.
 
     \b
     Examples:
@@ -55,7 +56,8 @@ def evaluate(
             progress=progress,
             console=console,
         )
-    (print_masks if metrics["task"] == "semantic" else print_summary)(metrics)
+    show = {"classification": print_summary, "multilabel": print_labels, "semantic": print_masks}
+    show[metrics["task"]](metrics)
     print(f"\nreport  {out / 'report.html'}\nnumbers {out / 'metrics.json'}")
 
 
@@ -72,6 +74,34 @@ def print_summary(metrics: dict[str, Any]) -> None:
     print_table(
         ["lowest F1" if len(present) > len(worst) else "class", "images", "precision", "recall", "F1"],
         [[row["class"], str(row["n"]), *(share(row[key]) for key in ("precision", "recall", "f1"))] for row in worst],
+    )
+
+
+def print_labels(metrics: dict[str, Any]) -> None:
+    """Print the headline of a multi-label model and the classes with the lowest average precision."""
+    print(f"images           {metrics['n']:,}")
+    if metrics["map"] is not None:
+        low, high = metrics["map_interval"]
+        print(f"mAP              {metrics['map']:.2%}  (95% interval {low:.2%} to {high:.2%})")
+        print(f"micro F1         {metrics['micro_f1']:.4f}")
+        print(f"macro F1         {metrics['macro_f1']:.4f}")
+    print(f"all labels right {metrics['exact']:.2%}\n")
+    present = [row for row in metrics["per_class"] if row["n"]]
+    worst = sorted(present, key=lambda row: row["ap"])[:WORST]
+    print_table(
+        [
+            "lowest AP" if len(present) > len(worst) else "class",
+            "images",
+            "AP",
+            "threshold",
+            "precision",
+            "recall",
+            "F1",
+        ],
+        [
+            [row["class"], str(row["n"]), *(share(row[k]) for k in ("ap", "threshold", "precision", "recall", "f1"))]
+            for row in worst
+        ],
     )
 
 

@@ -31,7 +31,7 @@ def predict(
     batch: Annotated[int, typer.Option(metavar="N", min=1, help="Images predicted at once (at most 8 windows).")] = 32,
     engine: Annotated[str, typer.Option(metavar="NAME", help="auto, torch, onnxruntime or openvino.")] = "auto",
 ) -> None:
-    """Predict the class of images, or with a segmenter that of every pixel.
+    """Predict the class of images, with a multi-label model all of their labels, or with a segmenter every pixel's.
 
     The order of the images is kept. An image that cannot be read becomes a row with an error; the others are predicted.
     The exit code is 0 also if some images could not be read, and 1 if none could.
@@ -86,17 +86,26 @@ def print_predictions(
     files: list[str], predictions: Iterable[Prediction], classes: Sequence[str], task: str
 ) -> tuple[int, int]:
     """Print a row per image as it comes; return how many were predicted and how many failed."""
-    from vitnext.types import Failure, Segmentation
+    from vitnext.types import Failure, MultiLabel, Segmentation
 
     sources = max(map(len, ["source", *files]))
     labels = max(map(len, ["label", *classes]))
-    print(f"{'source':{sources}}  " + (f"{'label':{labels}}  score" if task == "classification" else "largest classes"))
+    heads = {
+        "classification": f"{'label':{labels}}  score",
+        "multilabel": "labels and scores",
+        "semantic": "largest classes",
+    }
+    print(f"{'source':{sources}}  " + heads[task])
     failed = 0
     for prediction in predictions:
         if isinstance(prediction, Failure):
             failed += 1
             reason = prediction.error.removeprefix(f"{prediction.source}: ")
             print(f"{prediction.source:{sources}}  error: {reason}", flush=True)
+        elif isinstance(prediction, MultiLabel):
+            scores = prediction.to_dict()["scores"]
+            held = ", ".join(f"{name} {scores[name]:.3f}" for name in prediction.labels)
+            print(f"{prediction.source:{sources}}  {held or '-'}", flush=True)
         elif isinstance(prediction, Segmentation):
             largest = sorted(prediction.shares.items(), key=lambda share: -share[1])[:LARGEST]
             named = ", ".join(f"{name} {share:.1%}" for name, share in largest if share)

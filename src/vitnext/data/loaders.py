@@ -34,7 +34,7 @@ class Batches(Protocol):
     description: str  # how the images are held and read, for the user
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """uint8 (B, C, H, W) and int64 (B,) of one epoch, from step ``start`` on."""
+        """uint8 (B, C, H, W) and int64 (B,), or uint8 (B, classes), of one epoch, from step ``start`` on."""
         ...
 
 
@@ -148,7 +148,7 @@ class Photographs:
         by = f"{workers} worker processes" if workers else "the training process"
         self.description = f"{len(split):,} images {held}, augmented by {by}"
 
-    def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, int]:
+    def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, int | Tensor]:
         """Image ``index`` as it looks in ``epoch``."""
         epoch, index = place
         if self.packed is not None:
@@ -157,7 +157,8 @@ class Photographs:
             image = open_image(self.split.image(index), color=self.preprocess.color, exif=self.preprocess.exif)
         torch.manual_seed(place_seed(self.recipe.seed, epoch, index))
         tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-        return self.augment(tensor), int(self.split.labels[index])
+        labels = self.split.labels[index]
+        return self.augment(tensor), torch.from_numpy(labels) if labels.ndim else int(labels)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         batches = batch_indices(len(self.split), self.recipe.batch_size, self.recipe.seed, epoch)[start:]

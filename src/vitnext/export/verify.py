@@ -10,6 +10,7 @@ import numpy as np
 
 from vitnext.errors import ImageError, InputError, WorkError
 from vitnext.inference.engines import Engine
+from vitnext.inference.multilabel import sigmoid
 from vitnext.inference.predictor import softmax
 from vitnext.inference.windows import cut
 from vitnext.preprocess import Preprocess, Source
@@ -50,13 +51,20 @@ def verify(reference: Engine, exported: Engine, sources: Iterable[Source]) -> Ag
             except ImageError as error:
                 errors.append(error)
 
+    several = reference.card.task == "multilabel"
+    probabilities, thresholds = sigmoid if several else softmax, np.array(reference.card.thresholds)
     prepared = readable()
     images, labels, changed, largest = 0, 0, 0, 0.0
     while batch := list(itertools.islice(prepared, BATCH)):
         trials = [batch] if images else [batch[:1], (batch * 3)[:BATCH]]  # a lone image is repeated to make a batch
         for trial in map(np.stack, trials):
-            p, q = softmax(reference.run(trial)), softmax(exported.run(trial))  # (B, classes) or (B, classes, H, W)
+            p, q = probabilities(reference.run(trial)), probabilities(exported.run(trial))  # (B, classes, [H, W])
             largest = np.maximum(largest, np.abs(p - q).max())  # unlike max(), keeps a NaN
+            if several:
+                far = np.abs(p - thresholds) > TIE
+                changed += int((((p >= thresholds) != (q >= thresholds)) & far).sum())
+                labels += p.size
+                continue
             theirs = np.take_along_axis(p, q.argmax(axis=1, keepdims=True), axis=1)
             lost = p.max(axis=1, keepdims=True) - theirs  # probability, by the other's choice
             changed += int((lost > (TIE if p.ndim == 2 else TIE_OF_PIXELS)).sum())

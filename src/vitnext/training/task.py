@@ -18,9 +18,9 @@ from vitnext.models import create, segmenter
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import Augment, Data, Loss, Recipe
 from vitnext.training.loop import Objective, Validate
-from vitnext.training.losses import LabelLoss, MaskLoss, balance
+from vitnext.training.losses import LabelLoss, MaskLoss, MultiLabelLoss, balance
 from vitnext.training.mask_validation import MaskValidator
-from vitnext.training.validation import Validator
+from vitnext.training.validation import MultiLabelValidator, Validator
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,9 @@ def task_of(dataset: Dataset[Any], watched: str, preprocess: Preprocess, recipe:
     if dataset.task == "classification":
         batches = training_batches(train, preprocess, recipe)
         return Task(batches, LabelLoss(recipe.label_smoothing), Validator(held_out, preprocess))
+    if dataset.task == "multilabel":
+        batches = training_batches(train, preprocess, recipe)
+        return Task(batches, MultiLabelLoss(recipe.label_smoothing), MultiLabelValidator(held_out, preprocess))
     masked = MaskedImages(train, preprocess, recipe)
     weights = balance(pixel_counts(masked, train)) if recipe.loss.balanced else None
     return Task(masked, MaskLoss(recipe, weights), MaskValidator(held_out, preprocess))
@@ -45,9 +48,10 @@ def task_of(dataset: Dataset[Any], watched: str, preprocess: Preprocess, recipe:
 
 def require_labels(name: str, dataset: Dataset[Any]) -> None:
     """Raises InputError for a segmenter on data without masks."""
-    if create.is_segmenter(name) and dataset.task == "classification":
+    if create.is_segmenter(name) and dataset.task in ("classification", "multilabel"):
+        has = "labels" if dataset.kind == "table" else "class folders"
         raise InputError(
-            f"{name} is a segmenter, but {dataset.name} has class folders, not masks: give images/ and masks/, or "
+            f"{name} is a segmenter, but {dataset.name} has {has}, not masks: give images/ and masks/, or "
             f"--model {create.backbone_of(name)}"
         )
 
@@ -104,7 +108,9 @@ def _require_useful(recipe: Recipe, task: str) -> None:
         "data": (Data(), ("resize", "crop_fraction")),
         "augment": (Augment(), ("crop_scale", "crop_padding", "trivial_augment", "erasing")),
     }
-    useless, other = (of_masks, "segmentation") if task == "classification" else (of_labels, "classification")
+    useless, other = (
+        (of_masks, "segmentation") if task in ("classification", "multilabel") else (of_labels, "classification")
+    )
     for section, (default, names) in useless.items():
         for name in names:
             if getattr(getattr(recipe, section), name) != getattr(default, name):
