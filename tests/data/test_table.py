@@ -146,7 +146,7 @@ def test_findings_about_several_labels(folder):
     path = csv(folder, "image,label,split", *rows(lambda i: f"{labels[i]},{'test' if i == 11 else 'train'}"))
     found = {found.kind: found for found in check(open_dataset(path, val_fraction=0)).findings}
     assert found["empty_class"].message == "1 class without a training image (add some or remove the label): c"
-    assert found["conflicting_labels"].items == ["img/02.png = img/00.png"]
+    assert found["conflicting_labels"].items == ["img/02.png = img/00.png = img/01.png"]
 
 
 def test_the_fingerprint_knows_each_label(folder):

@@ -19,9 +19,10 @@ import numpy as np
 from PIL import Image
 
 from vitnext.data.dataset import Dataset
-from vitnext.data.doctor import CHUNK, Finding, Report, counted, finding
+from vitnext.data.doctor import Finding, Report, counted, finding
 from vitnext.data.mask_folder import MaskSplit
 from vitnext.data.mask_values import UNKNOWN, VOID, MaskValues, pack_colors, read_indices
+from vitnext.data.survey import CHUNK
 from vitnext.decode import EXIF_ORIENTATION, open_image
 from vitnext.errors import ImageError
 
