@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 
 from vitnext.card import Card, read_card
-from vitnext.data import doctor, mask_doctor
+from vitnext.data import doctor, mask_doctor, table
 from vitnext.data.dataset import Dataset, Split, held_out, open_dataset, regroup
 from vitnext.errors import InputError, require
 from vitnext.files import atomic_write, held, writable_folder
@@ -384,7 +384,7 @@ def export(
 ) -> ExportReport:
     """Write an artifact as ONNX beside it, or to ``out``, after it has given the model's own answers on ``images``.
 
-    ``images`` is a folder, a data set or a built-in name; the data the model was trained on is the natural choice.
+    ``images`` is a folder, a table or a built-in name; the data the model was trained on is the natural choice.
     Without it, deterministic synthetic images are compared. Raises WorkError if the answers differ, InputError for
     wrong input.
     """
@@ -395,7 +395,7 @@ def export(
         raise InputError(f'cannot export to "{to}": give onnx')
     sources: list[Any] | None = None
     if images is not None:
-        if Path(images).exists():
+        if Path(images).exists() and Path(images).suffix.lower() not in table.EXTENSIONS:
             sources = list(find_images([images]))
         else:
             _, split = held_out(open_dataset(images))

@@ -117,6 +117,21 @@ def test_the_export_agrees(several, table, tmp_path):
     assert api.evaluate(exported, table)["map"] == pytest.approx(several.metrics["map"])
 
 
+def test_an_export_is_checked_on_the_held_out_images_of_a_table(several, table, tmp_path):
+    held_out = open_dataset(table).splits["test"]
+    assert api.export(several.artifact, out=tmp_path / "model.onnx", images=table).images == len(held_out)
+
+
+def test_rows_without_a_file_stop_the_training_unless_they_are_skipped(table, tmp_path, heard):
+    lines = table.read_text().replace("image,labels\n", "image,labels\ngone.png,red\n")
+    other = table.with_name("gone.csv")
+    other.write_text(lines)
+    assert "1 row without a file: gone.png; mend or remove them" in mistake(train, other, tmp_path / "a", epochs=1)
+    end = train(other, tmp_path / "b", epochs=1, skip_unreadable=True, console=heard)
+    assert "skipped: 1 row without a file: gone.png" in heard.file.getvalue()
+    assert sum(read_card(end.artifact).data["counts"].values()) == 60
+
+
 def test_the_same_seed_gives_the_same_model_and_smoothing_another(table, tmp_path):
     first = train(table, tmp_path / "a", epochs=1)
     assert same_weights(first.artifact, train(table, tmp_path / "b", epochs=1).artifact)

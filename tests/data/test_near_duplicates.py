@@ -9,8 +9,10 @@ import pytest
 from PIL import Image, ImageEnhance
 from scipy.fft import dctn
 
+from shared_data import shared_data
 from vitnext.data import near_duplicates
 from vitnext.data.near_duplicates import close_pairs, perceptual_hash, similar, small_pictures
+from vitnext.decode import open_image
 
 
 def photograph(seed, side=96):
@@ -95,3 +97,16 @@ def test_a_chain_is_one_group():
     assert similar(hashes, pictures).tolist() == [0, 0, 0]
     assert similar(hashes[[0, 2]], pictures[:2]).tolist() == [0, 1]
     assert similar(np.zeros(3, np.uint64), pictures).tolist() == [0, 1, 2]
+
+
+def test_real_photographs_that_were_published_twice():
+    """Two garments of clothing-dataset-small, each in two files that differ; the first under two labels."""
+    folder = shared_data("clothing10") / "train"
+    names = (
+        "shorts/6075b4a5-5b1a-4ce0-aea0-9dbfbca7c35c.jpg",
+        "skirt/637a56e4-7fa6-4f75-8859-0f8902461554.jpg",
+        "skirt/02341619-2fa3-42d4-bb5e-689518228e67.jpg",
+        "skirt/78b7da73-ca6c-4e99-b88d-a9f358e7f0f2.jpg",
+    )
+    assert len({(folder / name).read_bytes() for name in names}) == 4
+    assert similar(*seen([open_image(folder / name) for name in names])).tolist() == [0, 0, 2, 2]

@@ -14,7 +14,7 @@ FREQUENCIES = 8  # horizontal and vertical ones, 8 x 8 bits
 BITS = 6  # hashes that differ in so many bits at most are compared; up to 7 can be found
 ALIKE = 12.0  # of 255: largest mean difference of two small pictures that count as the same
 FLAT = 4.0  # standard deviation of grey values; below it the hash is of noise
-BLOCK = 2048  # hashes compared with each other at once
+BLOCK = 2048  # its square are the pairs of hashes that are compared at once
 
 _COSINES = np.cos(np.pi / SIDE * np.arange(1, FREQUENCIES + 1)[:, None] * (np.arange(SIDE) + 0.5))  # DCT-II, without 0
 _ONES = np.array([bin(value).count("1") for value in range(1 << 16)], np.uint8)
@@ -53,8 +53,9 @@ def close_pairs(hashes: np.ndarray, bits: int = BITS) -> Iterator[tuple[np.ndarr
         order = np.argsort(parts[:, byte], kind="stable")
         edges = np.flatnonzero(np.diff(parts[order, byte])) + 1
         for bucket in np.split(order, edges):
-            for start in range(0, len(bucket), BLOCK):
-                rows, columns = bucket[start : start + BLOCK], bucket[start:]
+            step = max(1, BLOCK * BLOCK // max(1, len(bucket)))
+            for start in range(0, len(bucket), step):
+                rows, columns = bucket[start : start + step], bucket[start:]
                 differ = hashes[rows, None] ^ hashes[None, columns]
                 a, b = np.nonzero((_ones(differ) <= bits) & (rows[:, None] < columns[None, :]))
                 i, j = rows[a], columns[b]

@@ -67,7 +67,8 @@ def look(dataset: Dataset[Split], *, progress: Callable[[int, int], None] | None
             for start in range(0, len(split), CHUNK):
                 indices = range(start, min(start + CHUNK, len(split)))
                 pictured, greys = [], []
-                for i, seen in zip(indices, pool.map(_see, [split.image(i) for i in indices]), strict=True):
+                each = map if split.arrays is not None else pool.map  # handing over small arrays takes longer
+                for i, seen in zip(indices, each(_see, [split.image(i) for i in indices]), strict=True):
                     if isinstance(seen, str):
                         problems[name, i] = seen
                     else:
@@ -92,11 +93,13 @@ def look(dataset: Dataset[Split], *, progress: Callable[[int, int], None] | None
 def _see(image: str | np.ndarray) -> _Seen | str:
     """What one image is, or in one line why it is none."""
     try:
+        if isinstance(image, np.ndarray):
+            size, digest = image.shape[:2], hashlib.sha256(image.tobytes()).digest()
+            small = near_duplicates.small_pictures(open_image(image)) if min(size) >= SMALLEST else (None, None)
+            return _Seen(digest, size, b"array", False, *small)
         pixels = open_image(image)
         size = pixels.shape[:2]
         small = near_duplicates.small_pictures(pixels) if min(size) >= SMALLEST else (None, None)
-        if isinstance(image, np.ndarray):
-            return _Seen(hashlib.sha256(image.tobytes()).digest(), size, b"array", False, *small)
         with open(image, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").digest()
             file.seek(0)
