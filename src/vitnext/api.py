@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 
 from vitnext.card import Card, read_card
-from vitnext.data import doctor, mask_doctor
+from vitnext.data import doctor, mask_doctor, table
 from vitnext.data.coco_folder import category_ids
 from vitnext.data.dataset import Dataset, Split, held_out, open_dataset, regroup
 from vitnext.errors import InputError, Terminated, WorkError, require
@@ -37,10 +37,11 @@ if TYPE_CHECKING:
 
 HEADLINES = {  # of the metrics, what the card repeats
     "classification": ("n", "top1", "top1_interval", "top5", "macro_f1", "ece"),
+    "multilabel": ("n", "map", "map_interval", "micro_f1", "macro_f1"),
     "semantic": ("n", "miou", "pixel_accuracy", "boundary_iou", "ece"),
     "panoptic": ("n", "pq", "sq", "rq", "miou", "ap", "ap50", "ap75"),
 }
-UNREADABLE = ("unreadable", "unreadable_mask", "size")  # findings that --skip-unreadable leaves out
+UNREADABLE = ("unreadable", "unreadable_mask", "size", "no_file")  # findings that --skip-unreadable leaves out
 ENDLESS = 100_000  # epochs, where steps or minutes end a run
 BEGUN = "card.json"  # of a run: the card of its model before anything was measured
 
@@ -131,7 +132,9 @@ def train(
     from rich.console import Console
 
     from vitnext.data.facts import look_at
+    from vitnext.evaluation.multilabel import choose_thresholds
     from vitnext.evaluation.panoptic import PanopticQuality
+    from vitnext.inference.multilabel import UNDECIDED
     from vitnext.models import catalog, create
     from vitnext.training import defaults, mask_defaults
     from vitnext.training.checkpoint import load_run
@@ -152,7 +155,7 @@ def train(
     from vitnext.weights.pretrained import load as load_weights
 
     say = _speaker(console)
-    folder = Path(out) if out is not None else Path("runs") / Path(data).resolve().name
+    folder = Path(out) if out is not None else Path("runs") / run_name(data)
     said = list(overrides)
     said += [f"schedule.epochs={epochs}"] if epochs is not None else []
     said += [f"schedule.steps={steps}"] if steps is not None else []
@@ -282,6 +285,7 @@ def train(
         licence=licence,
         colors=dataset.splits["train"].values.palette if dataset.task == "semantic" else (),
         things=things_of(dataset.splits["train"]) if learnt == "panoptic" else (),
+        thresholds=(UNDECIDED,) * len(dataset.classes) if dataset.task == "multilabel" else (),
     )
 
     def keep(network: nn.Module, progress: Progress, metrics: Metrics) -> None:
@@ -333,6 +337,15 @@ def train(
         if patience and end.epoch - end.best_epoch >= patience and end.epoch < full.schedule.epochs:
             say(f"stopped early: no better validation {SCORES[score]} since epoch {end.best_epoch}")
 
+        trained, _ = load_artifact(artifact)
+        if dataset.task == "multilabel" and select:  # never on test images
+            chosen = choose_thresholds(load(artifact), dataset.splits["val"], full.data.skip_unreadable)
+            card = dataclasses.replace(card, thresholds=chosen)
+            keep(trained, end, {score: end.kept_score, "loss": end.kept_loss})
+            say("thresholds: of each class the one with the highest F1 on the validation images")
+        elif dataset.task == "multilabel":
+            say(f"thresholds: {UNDECIDED} for every class, as there are no validation images")
+
         # The measured thing is the served thing: the artifact is read back and predicts the held-out images.
         name, split = held_out(dataset)
         metrics = _evaluator(learnt)(
@@ -346,12 +359,14 @@ def train(
         measured: dict[str, Any] = {watched: {score: end.kept_score, "loss": end.kept_loss}}
         measured[name] = {key: metrics[key] for key in HEADLINES[learnt]}
         measured |= {"epoch": end.kept_epoch, "seconds": end.seconds}
-        trained, _ = load_artifact(artifact)
         save_artifact(artifact, trained, dataclasses.replace(card, metrics=measured))
     if learnt == "panoptic":
         say(f"{name} PQ {100 * metrics['pq']:.2f}%, mIoU {100 * metrics['miou']:.2f}% of {metrics['n']:,} images")
     elif learnt == "semantic":
         say(f"{name} mIoU {100 * metrics['miou']:.2f}% of {metrics['n']:,} images")
+    elif dataset.task == "multilabel":
+        found = "undefined, no label is true," if metrics["map"] is None else f"{100 * metrics['map']:.2f}%"
+        say(f"{name} mAP {found} of {metrics['n']:,} images")
     else:
         low, high = (100 * bound for bound in metrics["top1_interval"])
         say(f"{name} top-1 {100 * metrics['top1']:.2f}% (95%: {low:.1f}-{high:.1f}) of {metrics['n']:,} images")
@@ -409,7 +424,7 @@ def export(
 ) -> ExportReport:
     """Write an artifact as ONNX beside it, or to ``out``, after it has given the model's own answers on ``images``.
 
-    ``images`` is a folder, a data set or a built-in name; the data the model was trained on is the natural choice.
+    ``images`` is a folder, a table or a built-in name; the data the model was trained on is the natural choice.
     Without it, deterministic synthetic images are compared. Raises WorkError if the answers differ, InputError for
     wrong input.
     """
@@ -420,7 +435,7 @@ def export(
         raise InputError(f'cannot export to "{to}": give onnx')
     sources: list[Any] | None = None
     if images is not None:
-        if Path(images).exists():
+        if Path(images).exists() and Path(images).suffix.lower() not in table.EXTENSIONS:
             sources = list(find_images([images]))
         else:
             _, split = held_out(open_dataset(images))
@@ -429,10 +444,15 @@ def export(
 
 
 def _evaluator(task: str) -> Callable[..., dict[str, Any]]:
-    from vitnext.evaluation import classification, panoptic, semantic
+    from vitnext.evaluation import classification, multilabel, panoptic, semantic
 
-    evaluators = {"semantic": semantic.evaluate, "panoptic": panoptic.evaluate}
-    return evaluators.get(task, classification.evaluate)
+    evaluators: dict[str, Callable[..., dict[str, Any]]] = {
+        "classification": classification.evaluate,
+        "multilabel": multilabel.evaluate,
+        "semantic": semantic.evaluate,
+        "panoptic": panoptic.evaluate,
+    }
+    return evaluators[task]
 
 
 def _require_task(predictor: Predictor, dataset: Dataset[Any]) -> None:
@@ -441,12 +461,24 @@ def _require_task(predictor: Predictor, dataset: Dataset[Any]) -> None:
         raise InputError(
             f"{predictor.path} tells objects apart, but the masks of {dataset.name} do not: give instances/ beside them"
         )
-    if (predictor.card.task == "classification") == (dataset.task == "classification"):
+    if dataset.task == ("semantic" if predictor.card.task == "panoptic" else predictor.card.task):
         return
-    is_a, has, wanted = "classifier", "masks", "class folders"
-    if dataset.task == "classification":
-        is_a, has, wanted = "segmenter", "class folders", "images/ and masks/ with classes.txt"
-    raise InputError(f"{predictor.path} is a {is_a}, but {dataset.name} has {has}: give data with {wanted}")
+    models = {"classification": "classifier", "multilabel": "multi-label model"}
+    holds = {
+        "classification": "one class an image" if dataset.kind == "table" else "class folders",
+        "multilabel": "several labels an image",
+        "semantic": "masks",
+    }
+    wanted = {
+        "classification": "class folders, or one label a row",
+        "multilabel": "a table of several labels an image",
+        "semantic": "images/ and masks/ with classes.txt",
+    }
+    task, has = predictor.card.task, holds[dataset.task]
+    raise InputError(
+        f"{predictor.path} is a {models.get(task, 'segmenter')}, but {dataset.name} has {has}: give data with "
+        f"{wanted.get(task, wanted['semantic'])}"
+    )
 
 
 def _regrouped_as(dataset: Dataset[Any], card: Card) -> Dataset[Any]:
@@ -605,6 +637,12 @@ def _class_names(
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise InputError(f'two classes are called "{twice}": give each a name of its own')
     return names
+
+
+def run_name(data: str | Path) -> str:
+    """What a run on ``data`` is called if nothing is said: a folder's name, or a table's without its extension."""
+    path = Path(data).resolve()
+    return path.stem if path.is_file() else path.name
 
 
 def _recipe_of_run(folder: Path, model: str | None, recipe: str | None, overrides: Sequence[str]) -> Recipe:

@@ -20,7 +20,8 @@ METADATA_KEY = "vitnext"  # where the card stands in the metadata of .safetensor
 class Card:
     """What a model file says about itself.
 
-    task:         "classification", "semantic" or "panoptic" segmentation, or "features" of a network without a head
+    task:         "classification", "multilabel", "semantic" or "panoptic" segmentation, or "features" of a network
+                  without a head
     architecture: the name in the catalogue, such as "convnext_tiny"
     config:       the architecture's complete configuration
     classes:      class names in the order of the model's outputs
@@ -32,6 +33,7 @@ class Card:
     licence:      of the weights it started from, or of the result
     colors:       of a segmenter's classes, "#804080" each, as masks are drawn; else empty
     things:       of a panoptic model's classes, whether their objects are kept apart; empty: all are
+    thresholds:   of a multi-label model's classes, the probability from which an image has the label; else empty
     format:       version of this layout
     """
 
@@ -47,6 +49,7 @@ class Card:
     licence: str
     colors: tuple[str, ...] = ()
     things: tuple[bool, ...] = ()
+    thresholds: tuple[float, ...] = ()
     format: int = FORMAT
 
     def to_json(self) -> str:
@@ -72,6 +75,7 @@ class Card:
             )
         values.setdefault("colors", [])
         values.setdefault("things", [])
+        values.setdefault("thresholds", [])
         names = {field.name for field in fields(cls)}
         if set(values) != names:
             wrong = ", ".join(sorted(names ^ set(values)))
@@ -95,8 +99,14 @@ class Card:
             raise InputError("the card's 'things' is not a list of true and false")
         if len(things) not in (0, len(classes)):
             raise InputError(f"the card says of {len(things)} of {len(classes)} classes whether they are things")
+        thresholds = values["thresholds"]
+        if not isinstance(thresholds, list) or not all(isinstance(t, int | float) and 0 <= t <= 1 for t in thresholds):
+            raise InputError("the card's 'thresholds' is not a list of numbers from 0 to 1")
+        if len(thresholds) != (len(classes) if values["task"] == "multilabel" else 0):
+            raise InputError(f"the card has {len(thresholds)} thresholds for {len(classes)} classes")
         values["preprocess"] = Preprocess.from_dict(values["preprocess"])
-        return cls(**values | {"classes": tuple(classes), "colors": tuple(colors), "things": tuple(things)})
+        lists = {"classes": classes, "colors": colors, "things": things, "thresholds": map(float, thresholds)}
+        return cls(**values | {name: tuple(items) for name, items in lists.items()})
 
 
 def read_card(path: str | Path) -> Card:

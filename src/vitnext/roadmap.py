@@ -88,6 +88,8 @@ def train(
     points = steps(column)
     folder = Path(out) if out is not None else Path("runs") / f"roadmap-{Path(data).resolve().name}"
     dataset = open_dataset(data, seed=seed or 0)
+    if dataset.task == "multilabel":
+        raise InputError(f"{dataset.name}: has several labels an image, the roadmap compares top-1: give data with one")
     facts = look_at(dataset.splits["train"])
     _same_question(
         folder,

@@ -1,7 +1,8 @@
 """What prediction returns, and what it is compared with.
 
-A ``Classification``, a ``Segmentation`` or a ``PanopticSegmentation`` for an image that was read, by the model's task,
-and a ``Failure`` for one that was not; ``Segments`` and ``Instances`` hold the objects of an image, predicted or true.
+A ``Classification``, a ``MultiLabel``, a ``Segmentation`` or a ``PanopticSegmentation`` for an image that was read, by
+the model's task, and a ``Failure`` for one that was not; ``Segments`` and ``Instances`` hold the objects of an image,
+predicted or true.
 """
 
 from __future__ import annotations
@@ -53,6 +54,42 @@ class Classification:
         """Plain values for JSON: source, label, score, error (None), and ``scores`` as {class: probability}."""
         scores = {name: float(score) for name, score in zip(self.classes, self.scores, strict=True)}
         return {"source": self.source, "label": self.label, "score": self.score, "error": None, "scores": scores}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MultiLabel:
+    """One image's labels, none or several.
+
+    source:     the path as given, or a name for an image that came as bytes or an array
+    classes:    C class names
+    scores:     float32 (C,), the probability of each class by itself
+    thresholds: C numbers; an image has the labels whose scores reach theirs
+    """
+
+    source: str
+    classes: tuple[str, ...]
+    scores: np.ndarray
+    thresholds: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if self.scores.shape != (len(self.classes),) or len(self.thresholds) != len(self.classes):
+            raise ValueError(
+                f"{len(self.classes)} classes, scores of shape {self.scores.shape}, {len(self.thresholds)} thresholds"
+            )
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes whose scores reach their thresholds, the most probable first."""
+        return tuple(name for name, score, threshold in self._ranked() if score >= threshold)
+
+    def _ranked(self) -> list[tuple[str, float, float]]:
+        rows = zip(self.classes, self.scores.tolist(), self.thresholds, strict=True)
+        return sorted(rows, key=lambda row: -row[1])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: source, labels, error (None), and ``scores`` as {class: probability}."""
+        scores = dict(zip(self.classes, self.scores.tolist(), strict=True))
+        return {"source": self.source, "labels": list(self.labels), "error": None, "scores": scores}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -200,7 +237,7 @@ class PanopticSegmentation:
         }
 
 
-Prediction = Classification | Segmentation | PanopticSegmentation | Failure
+Prediction = Classification | MultiLabel | Segmentation | PanopticSegmentation | Failure
 
 
 @dataclass(frozen=True, slots=True, eq=False)

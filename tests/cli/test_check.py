@@ -27,7 +27,14 @@ def test_clean_data(capsys, photos):
     assert main(["check", str(photos)]) == 0
     out, err = capsys.readouterr()
     assert "2 classes" in out.splitlines()[0]
-    assert out.splitlines()[1:] == ["no mistakes found"]
+    assert [line.split() for line in out.splitlines()[1:4]] == [
+        ["class", "train", "val", "test"], ["cat", "24", "3", "3"], ["dog", "24", "3", "3"],
+    ]  # fmt: skip
+    assert out.splitlines()[4:] == [
+        "sizes: median 8 x 8, 8 x 8 to 8 x 8 px (width x height, each by itself)",
+        "files: PNG RGB 60",
+        "no mistakes found",
+    ]
     assert err == ""
 
 

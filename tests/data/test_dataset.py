@@ -265,7 +265,9 @@ def test_the_name_of_a_folder_given_as_a_dot(tmp_path, monkeypatch):
         ("Fashion_MNIST", "did you mean fashion-mnist"),
         ("{}/flower", "did you mean {}/flowers"),
         ("{}/nothing/like/it", "no such folder, nor a built-in data set (digits, fashion-mnist, digit-scenes)"),
-        ("{}/a.csv", "is a file"),
+        ("{}/a.txt", "is a file"),
+        ("{}/a.csv", "is empty"),
+        ("{}/b.csv", "no such file"),
         ("", "is empty"),
         ("x" * 5000, "no such folder"),
         ("a\0b", "no such folder"),
@@ -275,6 +277,7 @@ def test_the_name_of_a_folder_given_as_a_dot(tmp_path, monkeypatch):
 def test_what_cannot_be_recognised(tmp_path, monkeypatch, data, says):
     (tmp_path / "flowers").mkdir()
     (tmp_path / "a.csv").touch()
+    (tmp_path / "a.txt").touch()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError) as caught:
         open_dataset(data.format(tmp_path))

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vitnext.data import survey
 from vitnext.data.dataset import open_dataset
 from vitnext.data.doctor import EXAMPLES, check
 
@@ -83,7 +84,14 @@ def test_a_file_that_vanishes_meanwhile(data):
 def test_a_file_that_vanishes_after_it_was_decoded(data, monkeypatch):
     dataset = open_dataset(data)
     gone = data / "val/a/000.png"
-    monkeypatch.setattr("vitnext.data.doctor.open_image", lambda path: gone.unlink(missing_ok=True))
+    opened = survey.open_image
+
+    def and_then_gone(path):
+        pixels = opened(path)
+        gone.unlink(missing_ok=True)
+        return pixels
+
+    monkeypatch.setattr(survey, "open_image", lambda path: and_then_gone(path) if path == str(gone) else opened(path))
     assert one(check(dataset), "unreadable").items == [f"{gone}: No such file or directory"]
 
 
@@ -205,7 +213,7 @@ def test_without_decoding_no_file_is_opened(data, monkeypatch):
 
 
 def test_progress_and_chunks(data, monkeypatch):
-    monkeypatch.setattr("vitnext.data.doctor.CHUNK", 5)
+    monkeypatch.setattr("vitnext.data.survey.CHUNK", 5)
     copy(data, "train/a/003.png", "test/b/000.png")
     calls = []
     report = check(open_dataset(data), progress=lambda done, total: calls.append((done, total)))

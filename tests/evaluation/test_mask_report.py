@@ -104,9 +104,3 @@ def test_the_command_writes_it(tmp_path, capsys):
     assert main(["check", str(tmp_path / "d"), "--out", str(tmp_path / "out" / "here")]) == 0
     assert capsys.readouterr().out.endswith(f"page: {tmp_path / 'out' / 'here' / 'check.html'}\n")
     assert "No mistakes found" in (tmp_path / "out" / "here" / "check.html").read_text(encoding="utf-8")
-
-
-def test_labels_have_no_page_yet(tmp_path, capsys):
-    assert main(["check", "digits", "--out", str(tmp_path / "out")]) == 2
-    assert capsys.readouterr().err == "vitnext: --out writes a page about masks, and digits has labels: leave it out\n"
-    assert not (tmp_path / "out").exists()

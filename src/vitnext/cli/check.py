@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from vitnext.cli.terminal import progress_bar, progress_console
+from vitnext.cli.terminal import print_table, progress_bar, progress_console
+
+CLASSES = 30  # that are listed one by one
 
 
 def check(
     data: Annotated[
-        str, typer.Argument(metavar="DATA", help="A folder, a COCO JSON file, or digits, fashion-mnist, digit-scenes.")
+        str, typer.Argument(metavar="DATA", help="A folder, a table, a COCO JSON file, or a built-in data set.")
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder for check.html, a page that shows masks over images.")
+        Path | None, typer.Option("--out", help="Folder for check.html, a page with counts, findings and the images.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything that was found as JSON.")] = False,
 ) -> None:
     """Find mistakes in a data set before training does.
 
-    Looks for files that cannot be read, empty classes, class lists that differ between splits, the same image in two
-    splits, and classes with very few images. Of masks: other sizes than their images', ids and colours that classes.txt
-    does not name, images without a mask, and classes that a split lacks. Of annotations: those outside the image, and
-    objects that overlap. Errors would stop training (exit code 2); warnings would not.
+    Looks for files that cannot be read, empty classes, class lists that differ between splits, the same image or nearly
+    the same one in two splits or under two labels, images much smaller or longer than the others, classes with very few
+    images, rows of a table without a file and files without a row. Of masks: other sizes than their images', ids and
+    colours that classes.txt does not name, images without a mask, and classes that a split lacks. Of annotations: those
+    outside the image, and objects that overlap. Errors would stop training (exit code 2); warnings would not.
 
     \b
     Examples:
@@ -34,33 +37,34 @@ def check(
       vitnext check annotations/instances_val.json
       vitnext check photos --json
     """
-    from vitnext.data import doctor, mask_doctor
+    from vitnext.data import doctor, mask_doctor, survey
     from vitnext.data.dataset import open_dataset
-    from vitnext.errors import InputError
     from vitnext.files import writable_folder
 
     dataset = open_dataset(data)
     masks = dataset.task == "semantic"
     if out is not None:
-        if not masks:
-            raise InputError(f"--out writes a page about masks, and {dataset.name} has labels: leave it out")
         writable_folder(out)
     with progress_bar("checking", progress_console()) as progress:
         if masks:
             looked = mask_doctor.look(dataset, progress=progress)
             report = mask_doctor.findings(dataset, looked)
         else:
-            report = doctor.check(dataset, progress=progress)
+            seen = survey.look(dataset, progress=progress)
+            report = doctor.findings(dataset, seen)
     if out is not None:
+        from vitnext.evaluation import data_report, mask_report
         from vitnext.evaluation.classification import write
-        from vitnext.evaluation.mask_report import render
 
         out.mkdir(parents=True, exist_ok=True)
-        write(out / "check.html", render(dataset, looked, report))
+        page = mask_report.render(dataset, looked, report) if masks else data_report.render(dataset, seen, report)
+        write(out / "check.html", page)
     if as_json:
         print(json.dumps(report.to_dict(), indent=2))
     else:
         print(dataset.line)
+        if not masks:
+            print_facts(report.facts)
         for finding in report.findings:
             print(f"{finding.severity}: {finding.message}")
         if not report.findings:
@@ -71,3 +75,22 @@ def check(
             print(f"page: {out / 'check.html'}")
     if report.errors:
         raise typer.Exit(2)
+
+
+def print_facts(facts: dict[str, Any]) -> None:
+    """Print how many images each class has, how large they are, and what the files are."""
+    counts = facts["classes"]
+    if len(counts) <= CLASSES:
+        rows = [[name, *(f"{n:,}" for n in of_split.values())] for name, of_split in counts.items()]
+        print_table(["class", *facts["images"]], rows)
+    else:
+        for name in facts["images"]:
+            held = sorted(of_split[name] for of_split in counts.values())
+            print(f"{name}: {held[0]:,} to {held[-1]:,} images of a class, median {held[len(held) // 2]:,}")
+    if facts["width"]:
+        width, height = facts["width"], facts["height"]
+        at = {key: f"{width[key]} x {height[key]}" for key in width}
+        print(f"sizes: median {at['median']}, {at['smallest']} to {at['largest']} px (width x height, each by itself)")
+    kinds = ", ".join(f"{kind} {n:,}" for kind, n in facts["kinds"].items())
+    turned = facts["turned_by_exif"]
+    print(f"files: {kinds}" + (f"; {turned:,} turned upright by their EXIF orientation" if turned else ""))

@@ -15,7 +15,9 @@ WORST = 5  # classes shown; the report has all
 
 def evaluate(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model.safetensors or an exported .onnx.")],
-    data: Annotated[str, typer.Argument(metavar="DATA", help="A folder, or digits, fashion-mnist, digit-scenes.")],
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="A folder, a table, or digits, fashion-mnist, digit-scenes.")
+    ],
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where the report goes: evaluation/ beside MODEL if not given.")
     ] = None,
@@ -33,8 +35,8 @@ def evaluate(
     """Measure a model on labelled images.
 
     Writes DIR/metrics.json and DIR/report.html: accuracy with its 95% interval, precision, recall and F1 of every
-    class, the confusion matrix, calibration, and the most confident mistakes; of a segmenter mean IoU, or panoptic
-    quality and mask AP.
+    class, the confusion matrix, calibration, and the most confident mistakes. Of several labels an image: mean average
+    precision, F1 at the model's thresholds; of a segmenter mean IoU, or panoptic quality and mask AP.
 
     \b
     Examples:
@@ -58,7 +60,13 @@ def evaluate(
             progress=progress,
             console=console,
         )
-    {"semantic": print_masks, "panoptic": print_segments}.get(metrics["task"], print_summary)(metrics)
+    show = {
+        "classification": print_summary,
+        "multilabel": print_labels,
+        "semantic": print_masks,
+        "panoptic": print_segments,
+    }
+    show[metrics["task"]](metrics)
     print(f"\nreport  {out / 'report.html'}\nnumbers {out / 'metrics.json'}")
 
 
@@ -75,6 +83,34 @@ def print_summary(metrics: dict[str, Any]) -> None:
     print_table(
         ["lowest F1" if len(present) > len(worst) else "class", "images", "precision", "recall", "F1"],
         [[row["class"], str(row["n"]), *(share(row[key]) for key in ("precision", "recall", "f1"))] for row in worst],
+    )
+
+
+def print_labels(metrics: dict[str, Any]) -> None:
+    """Print the headline of a multi-label model and the classes with the lowest average precision."""
+    print(f"images           {metrics['n']:,}")
+    if metrics["map"] is not None:
+        low, high = metrics["map_interval"]
+        print(f"mAP              {metrics['map']:.2%}  (95% interval {low:.2%} to {high:.2%})")
+        print(f"micro F1         {metrics['micro_f1']:.4f}")
+        print(f"macro F1         {metrics['macro_f1']:.4f}")
+    print(f"all labels right {metrics['exact']:.2%}\n")
+    present = [row for row in metrics["per_class"] if row["n"]]
+    worst = sorted(present, key=lambda row: row["ap"])[:WORST]
+    print_table(
+        [
+            "lowest AP" if len(present) > len(worst) else "class",
+            "images",
+            "AP",
+            "threshold",
+            "precision",
+            "recall",
+            "F1",
+        ],
+        [
+            [row["class"], str(row["n"]), *(share(row[k]) for k in ("ap", "threshold", "precision", "recall", "f1"))]
+            for row in worst
+        ],
     )
 
 

@@ -36,7 +36,7 @@ def predict(
         bool, typer.Option("--tta", help="Of a semantic segmenter: average three sizes and their mirror images.")
     ] = False,
 ) -> None:
-    """Predict the class of images, or with a segmenter that of every pixel.
+    """Predict the class of images, with a multi-label model all of their labels, or with a segmenter every pixel's.
 
     The order of the images is kept. An image that cannot be read becomes a row with an error; the others are predicted.
     The exit code is 0 also if some images could not be read, and 1 if none could.
@@ -94,11 +94,15 @@ def print_predictions(
     files: list[str], predictions: Iterable[Prediction], classes: Sequence[str], task: str
 ) -> tuple[int, int]:
     """Print a row per image as it comes; return how many were predicted and how many failed."""
-    from vitnext.types import Classification, Failure, PanopticSegmentation
+    from vitnext.types import Classification, Failure, MultiLabel, PanopticSegmentation
 
     sources = max(map(len, ["source", *files]))
     labels = max(map(len, ["label", *classes]))
-    titles = {"classification": f"{'label':{labels}}  score", "panoptic": "objects, largest classes"}
+    titles = {
+        "classification": f"{'label':{labels}}  score",
+        "multilabel": "labels and scores",
+        "panoptic": "objects, largest classes",
+    }
     print(f"{'source':{sources}}  {titles.get(task, 'largest classes')}")
     failed = 0
     for prediction in predictions:
@@ -106,6 +110,10 @@ def print_predictions(
             failed += 1
             reason = prediction.error.removeprefix(f"{prediction.source}: ")
             print(f"{prediction.source:{sources}}  error: {reason}", flush=True)
+        elif isinstance(prediction, MultiLabel):
+            scores = prediction.to_dict()["scores"]
+            held = ", ".join(f"{name} {scores[name]:.3f}" for name in prediction.labels)
+            print(f"{prediction.source:{sources}}  {held or '-'}", flush=True)
         elif isinstance(prediction, Classification):
             print(f"{prediction.source:{sources}}  {prediction.label:{labels}}  {prediction.score:.3f}", flush=True)
         else:

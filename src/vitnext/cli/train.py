@@ -12,7 +12,9 @@ from vitnext.errors import InputError
 
 
 def train(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="A folder, or digits, fashion-mnist, digit-scenes.")],
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="A folder, a table, or digits, fashion-mnist, digit-scenes.")
+    ],
     model: Annotated[
         str | None, typer.Option(metavar="NAME", help="A name from `vitnext models`; chosen to suit DATA if not given.")
     ] = None,
@@ -46,9 +48,10 @@ def train(
     """Train a classifier, or a segmenter if DATA has masks, and keep it as DIR/model.safetensors.
 
     DATA has one folder of images per class, either directly or inside train/, val/ and test/; or it has images/, masks/
-    and classes.txt. Without val/ and test/ some images are held out. The model and the recipe are chosen to suit the
-    images and this machine unless you name them; the choice is printed. Ctrl-C and SIGTERM save the run; continue it
-    with --resume, which may be given more --epochs or another device.
+    and classes.txt; or it is a .csv or .parquet file with a column of image paths and one of labels. Without val/ and
+    test/ some images are held out. The model and the recipe are chosen to suit the images and this machine unless you
+    name them; the choice is printed. Ctrl-C and SIGTERM save the run; continue it with --resume, which may be given
+    more --epochs or another device.
 
     Each epoch prints a line; "kept" in it means that its model was written to DIR/model.safetensors. All that --set can
     change stands in DIR/recipe.yaml; docs/recipe.md explains the fields and lists the built-in recipes.

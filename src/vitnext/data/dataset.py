@@ -1,4 +1,4 @@
-"""From what the user gave (a folder or a built-in name) to named splits of images with their truth. No torch."""
+"""From what the user gave (a folder, a table, a built-in name) to named splits of images with their truth. No torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 
-from vitnext.data import builtin, scenes
+from vitnext.data import builtin, scenes, stratification, table
 from vitnext.data.coco_folder import CocoFolder, read_coco_file, read_coco_folder
 from vitnext.data.image_folder import LAYOUTS, read_image_folder
 from vitnext.data.labelme import has_labelme, read_labelme_folder
@@ -21,7 +21,7 @@ from vitnext.data.mask_folder import has_both, has_masks, read_mask_folder
 from vitnext.data.mask_split import MaskSplit, fingerprint_parts
 from vitnext.errors import InputError
 
-Kind = Literal["image_folder", "mask_folder", "coco", "labelme", "builtin"]
+Kind = Literal["image_folder", "mask_folder", "table", "coco", "labelme", "builtin"]
 SPLITS = ("train", "val", "test")
 TREE_FRACTIONS = {"val": 0.1, "test": 0.1}  # of one class-folder tree
 DIGITS_FRACTIONS = {"val": 0.08, "test": 0.2}
@@ -35,7 +35,7 @@ class Split:
     """N labelled images, as files or as arrays in memory.
 
     classes: names of all the data set's classes
-    labels:  int64 (N,), indices into ``classes``
+    labels:  int64 (N,), indices into ``classes``; of multi-label data uint8 (N, C), 1 for each class of an image
     names:   bytes (N,); files: the path below ``root``
     sizes:   int64 (N,), bytes of each image
     root:    the folder the files lie in, or ""
@@ -54,7 +54,7 @@ class Split:
 
     @property
     def strata(self) -> np.ndarray:
-        """int64 (N,): what is divided evenly between splits."""
+        """int64 (N,), or of multi-label data uint8 (N, C): what is divided evenly between splits."""
         return self.labels
 
     def image(self, i: int) -> str | np.ndarray:
@@ -91,8 +91,9 @@ class Dataset(Generic[AnySplit]):
     line:        what was recognised, in one line
     ignored:     how many files in class folders are not images, and up to three of them
     loose:       images beside the class folders: they have no class; or images without a mask
-    unused:      folders beside train/, val/ and test/; or masks (or instance maps) without an image
-    unlisted:    images with masks that no split's list names
+    unused:      folders beside train/, val/ and test/; or masks (or instance maps) without an image; or columns of a
+                 table
+    unlisted:    images with masks that no split's list names; or images that a table has no row for
     """
 
     name: str
@@ -115,9 +116,11 @@ class Dataset(Generic[AnySplit]):
         return any(isinstance(split, MaskSplit) and split.has_instances for split in splits)
 
     @property
-    def task(self) -> Literal["classification", "semantic"]:
-        masks = any(isinstance(split, MaskSplit) for split in self.splits.values())
-        return "semantic" if masks else "classification"
+    def task(self) -> Literal["classification", "multilabel", "semantic"]:
+        first = next(iter(self.splits.values()))
+        if isinstance(first, MaskSplit):
+            return "semantic"
+        return "multilabel" if first.labels.ndim == 2 else "classification"
 
 
 def open_dataset(
@@ -128,12 +131,14 @@ def open_dataset(
     val_fraction: float | None = None,
     whole: bool = False,
 ) -> Dataset[Any]:
-    """Recognise ``data`` by looking: a folder or a COCO JSON file that exists, else a built-in: "digits",
+    """Recognise ``data`` by looking: a folder, a table or a COCO JSON file that exists, else a built-in: "digits",
     "fashion-mnist", "digit-scenes". A folder with images/ and masks/, with COCO's JSON or with labelme's is for
-    segmentation, one of class folders for classification.
+    segmentation, one of class folders for classification; a table (.csv, .tsv, .parquet) for classification, with one
+    label an image or several.
 
-    What comes undivided is split per class (stratified): one class-folder tree, or images with masks, into train, val
-    and test 80/10/10, digits 72/8/20; a train/ with test/ but no val/ gives 10% to val, Fashion-MNIST's train 5%.
+    What comes undivided is split per class (stratified): one class-folder tree, a table, or images with masks, into
+    train, val and test 80/10/10, digits 72/8/20; a train/ with test/ but no val/ gives 10% to val, Fashion-MNIST's
+    train 5%.
     ``val_fraction`` replaces that share of val; 0 means no val split. ``seed`` decides who goes where.
     ``whole`` divides nothing: the splits are those that were given, or the only one is "all".
 
@@ -145,7 +150,10 @@ def open_dataset(
     exists = os.path.exists(path)  # unlike Path.exists, False instead of an error for a name that cannot be looked up
     if fashion_mnist_dir is not None and (exists or str(data) != "fashion-mnist"):
         raise InputError(f"a folder for fashion-mnist was given, but the data is {data}; leave it out")
-    found = _folder(path) if exists else _builtin(str(data), fashion_mnist_dir)
+    if exists:
+        found = _table(path) if path.suffix.lower() in table.EXTENSIONS and path.is_file() else _folder(path)
+    else:
+        found = _builtin(str(data), fashion_mnist_dir)
     fractions = found.fractions
     if val_fraction is not None:
         if not 0 <= val_fraction <= 0.5:
@@ -182,7 +190,7 @@ def regroup(dataset: Dataset[Any], merge: Mapping[str, Sequence[str]], ignore: S
     """
     if not merge and not ignore:
         return dataset
-    if dataset.task == "classification":
+    if dataset.task != "semantic":
         raise InputError(f"{dataset.name}: data.merge and data.ignore are for classes of masks; leave them out")
     splits = {name: split.regrouped(merge, ignore) for name, split in dataset.splits.items()}
     classes = next(iter(splits.values())).classes
@@ -207,7 +215,7 @@ def _folder(path: Path) -> _Found:
     if path.is_file() and path.suffix.lower() == ".json":
         return _coco(path.stem, read_coco_file(path))
     if not path.is_dir():
-        raise InputError(f"{path}: is a file, not a folder; {LAYOUTS}")
+        raise InputError(f"{path}: is a file, not a folder; {LAYOUTS}, or a table: {', '.join(table.EXTENSIONS)}")
     if not has_both(path):
         if (listed := read_coco_folder(path)) is not None:
             return _coco(path.resolve().name, listed)
@@ -250,6 +258,18 @@ def _coco(name: str, found: CocoFolder) -> _Found:
     return _Found(name, "coco", found.values.classes, found.parts, fractions, what, note)
 
 
+def _table(path: Path) -> _Found:
+    listed = table.read_table(path)
+    parts = {
+        part: Split(listed.classes, files.labels, files.names, files.sizes, root=str(path.parent))
+        for part, files in listed.parts.items()
+    }
+    fractions = TREE_FRACTIONS if "all" in parts else {"val": CARVED_VAL}
+    left_out = {"unused": listed.unused, "unlisted": listed.unlisted}
+    name, what = path.resolve().stem, listed.description
+    return _Found(name, "table", listed.classes, parts, fractions, what, left_out=left_out)
+
+
 def _builtin(name: str, fashion_mnist_dir: Path | None) -> _Found:
     if name == "digits":
         parts = {"all": _in_memory(builtin.DIGITS, name, *builtin.digits())}
@@ -262,6 +282,8 @@ def _builtin(name: str, fashion_mnist_dir: Path | None) -> _Found:
         drawn = scenes.splits()
         return _Found(name, "builtin", drawn["train"].classes, dict(drawn), {}, "built-in")
     path = Path(name)
+    if path.suffix.lower() in table.EXTENSIONS:
+        raise InputError(f"{name}: no such file")
     neighbours = [p.name for p in path.parent.glob("[!.]*") if os.path.isdir(p)]
     close = [str(path.parent / n) for n in difflib.get_close_matches(path.name, neighbours, n=2)]
     close += difflib.get_close_matches(name.lower(), BUILTIN, n=1)
@@ -286,19 +308,21 @@ def _divide(found: _Found, fractions: dict[str, float], seed: int) -> tuple[dict
         return given, rule, "split as given" if source == "train" else "not divided"
     whole = parts.pop(source)
     masks = isinstance(whole, MaskSplit)
-    if masks and len(whole) <= len(shares):
+    several = masks or whole.strata.ndim == 2  # classes an image
+    if several and len(whole) <= len(shares):
+        what, where = ("with a mask", "train.txt, val.txt and test.txt") if masks else ("in it", "a column split")
         raise InputError(
-            f"{whole.root}: {len(whole)} image(s) with a mask, too few to split into train, {' and '.join(shares)}: "
-            "add some, or name those of each split in train.txt, val.txt and test.txt"
+            f"{whole.root}: {len(whole)} image(s) {what}, too few to split into train, {' and '.join(shares)}: "
+            f"add some, or name those of each split in {where}"
         )
-    if source == "all" and not masks:
+    if source == "all" and not several:
         counts = np.bincount(whole.strata, minlength=len(found.classes))
         few = [f"{found.classes[i]} ({counts[i]})" for i in np.flatnonzero(counts <= len(shares))]
         if few:
             named = ", ".join(few[:5]) + (", ..." if len(few) > 5 else "")
             raise InputError(
                 f"{whole.root}: {len(few)} class(es) with fewer than {len(shares) + 1} images, too few to split into "
-                f"train, {' and '.join(shares)}: {named}; add images, or give train/ and val/ folders"
+                f"train, {' and '.join(shares)}: {named}; add images, or give train/ and val/"
             )
     parts |= _stratified(whole, shares, seed)
     shares = {"train": round(1 - sum(shares.values()), 6), **shares}
@@ -316,7 +340,11 @@ def _stratified(whole: AnySplit, shares: Mapping[str, float], seed: int) -> dict
 
     Who goes where is the order of sha256("seed:name"), so it depends neither on the order of listing nor on a random
     generator's version, and adding images moves few of the others. A class too small to give to each stays in train.
+    Images of several labels are divided so that each label is: ``stratification.divide``.
     """
+    if whole.strata.ndim == 2:
+        divided = stratification.divide(whole.strata, whole.names, {"train": 1 - sum(shares.values()), **shares}, seed)
+        return {split: whole.subset(indices) for split, indices in divided.items()}
     chosen: dict[str, list[int]] = {"train": [], **{split: [] for split in shares}}
     by_class = np.argsort(whole.strata, kind="stable")
     for members in np.split(by_class, np.cumsum(np.bincount(whole.strata))[:-1]):
@@ -342,6 +370,9 @@ def _fingerprint(classes: tuple[str, ...], splits: Mapping[str, Split | MaskSpli
         elif split.arrays is not None:
             digest.update(split.labels.astype("<i8").tobytes())
             digest.update(np.ascontiguousarray(split.arrays).tobytes())
+        elif split.labels.ndim == 2:
+            for file, size, row in zip(split.names.tolist(), split.sizes.tolist(), split.labels, strict=True):
+                digest.update(b"%b\0%d\0%b\n" % (file, size, row.astype("u1").tobytes()))
         else:
             for entry in zip(split.names.tolist(), split.sizes.tolist(), split.labels.tolist(), strict=True):
                 digest.update(b"%b\0%d\0%d\n" % entry)

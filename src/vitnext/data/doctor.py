@@ -1,29 +1,42 @@
 """The dataset doctor: what is wrong with a data set, found before training instead of after.
 
-errors    files that cannot be read, classes without a training image
-warnings  the same image in two splits (measured numbers will be too good), with two labels, or twice in one split;
+errors    files that cannot be read, rows of a table without a file, classes without a training image
+warnings  the same image, or nearly the same, in two splits (measured numbers will be too good), with two labels, or
+          twice in one split; images much smaller or longer than the others, or of one grey value;
           classes missing from val or test; classes of very unequal size; very few images of a class; files, loose
-          images and folders that are passed over
+          images, folders, columns and images without a row that are passed over
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
-from vitnext.data.dataset import Dataset
-from vitnext.decode import open_image
-from vitnext.errors import ImageError
+from vitnext.data.dataset import Dataset, Split
+from vitnext.data.survey import Survey, look
 
 FEW_IMAGES = 5  # fewer training images of a class than this, and what is learnt is those images
 IMBALANCE = 50  # largest class / smallest class; ImageNet-LT (Liu et al. 2019) calls 256 extreme, CIFAR-LT 10 to 100
 EXAMPLES = 3
-CHUNK = 256  # images in flight, so that memory stays bounded however large the data set
+SMALL = 4  # times smaller than the median short side: a thumbnail among photographs
+LONG = 3  # times wider or taller than the median shape: of such an image little is left after a crop
+SCORES = "so scores will be too good"
+REPEATED = {
+    "duplicate_across_splits": f"in more than one split, {SCORES}",
+    "conflicting_labels": "under more than one label",
+    "duplicate_within_split": "more than once in one split",
+    "near_duplicate_across_splits": f"of nearly the same image in more than one split, {SCORES}",
+    "near_conflicting_labels": "of nearly the same image under more than one label",
+    "near_duplicate_within_split": "of nearly the same image in one split",
+}
+ODD = {
+    "small": "with a short side under a quarter of the median ({short:.0f} px)",
+    "odd_shape": "three times as wide or as tall as the others",
+    "flat": "of nearly one grey value",
+}
 
 
 @dataclass(frozen=True)
@@ -38,10 +51,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """Findings, errors first, and the indices of the images that cannot be read, for each split that has any."""
+    """Findings, errors first; the indices of the images that cannot be read, for each split that has any; and what the
+    images are (``facts``)."""
 
     findings: list[Finding] = field(default_factory=list)
     unreadable: dict[str, list[int]] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
 
     @property
     def errors(self) -> list[Finding]:
@@ -58,20 +73,62 @@ class Report:
 def check(dataset: Dataset, *, decode: bool = True, progress: Callable[[int, int], None] | None = None) -> Report:
     """Look for what goes wrong in practice. ``progress(done, total)`` is called as images are read.
 
-    ``decode=True`` reads and decodes every image, which finds unreadable files and identical ones (sha256 of the
-    contents); ``decode=False`` opens no file and looks only at classes and counts.
+    ``decode=True`` reads and decodes every image; ``decode=False`` opens no file and looks only at classes and counts.
     """
-    findings = [*_classes(dataset), *_ignored(dataset)]
+    return findings(dataset, look(dataset, progress=progress) if decode else None)
+
+
+def findings(dataset: Dataset, survey: Survey | None) -> Report:
+    """What is wrong with the classes and counts and, if the images were looked at, with them; errors first."""
+    found = [*_classes(dataset), *_ignored(dataset)]
+    if survey is None:
+        return Report(sorted(found, key=lambda finding: finding.severity))
     unreadable: dict[str, list[int]] = {}
-    if decode:
-        digests, problems = _read(dataset, progress)
-        for split, index in problems:
-            unreadable.setdefault(split, []).append(index)
-        reasons = list(problems.values())
-        if reasons:
-            findings.append(finding("error", "unreadable", f"{counted(reasons, 'image')} cannot be read", reasons))
-        findings += _duplicates(dataset, digests)
-    return Report(sorted(findings, key=lambda found: found.severity), unreadable)
+    for split, index in survey.problems:
+        unreadable.setdefault(split, []).append(index)
+    reasons = [why for place, why in survey.problems.items() if not _without_file(dataset, *place)]
+    if reasons:
+        found.append(finding("error", "unreadable", f"{counted(reasons, 'image')} cannot be read", reasons))
+    names = [dataset.splits[split].name(i) for split, i in survey.problems if _without_file(dataset, split, i)]
+    if names:
+        found.append(finding("error", "no_file", f"{counted(names, 'row')} without a file", names))
+    places = Places(dataset)
+    for kind, groups in repeated(dataset, survey).items():
+        near, what = kind.startswith("near_"), REPEATED[kind]
+        items = [places.line(group, " ~ " if near else " = ") for group in groups]
+        noun = "group" if near else "image"
+        if items:
+            found.append(finding("warning", kind, f"{counted(items, noun)} {what}", items))
+    for kind, odd in odd_ones(survey).items():
+        what, short = ODD[kind], np.median(survey.sizes[survey.sizes[:, 0] > 0].min(1)) if len(odd) else 0
+        items = [f"{places.name(p)} ({survey.sizes[p, 1]}x{survey.sizes[p, 0]})" for p in odd]
+        if items:
+            found.append(finding("warning", kind, f"{counted(items, 'image')} {what.format(short=short)}", items))
+    return Report(sorted(found, key=lambda finding: finding.severity), unreadable, facts(dataset, survey))
+
+
+class Places:
+    """Images numbered over the splits in their order, as a ``Survey`` does."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.splits = list(dataset.splits.values())
+        self.split_of = np.repeat(np.arange(len(self.splits)), [len(split) for split in self.splits])
+        self.index_of = np.concatenate([np.arange(len(split)) for split in self.splits])
+        self.labels = np.concatenate([split.labels for split in self.splits])
+        if self.labels.ndim == 2:  # sets of labels, numbered
+            self.labels = np.unique(self.labels, axis=0, return_inverse=True)[1].reshape(-1)
+
+    def split(self, place: int) -> Split:
+        return self.splits[self.split_of[place]]
+
+    def name(self, place: int) -> str:
+        return self.split(place).name(int(self.index_of[place]))
+
+    def line(self, group: np.ndarray, between: str) -> str:
+        """The first images of a group by name, and how many there are."""
+        shown = [self.name(place) for place in group[:EXAMPLES]]
+        more = f"{between}... ({len(group):,} in all)" if len(group) > len(shown) else ""
+        return between.join(shown) + more
 
 
 def finding(severity: Literal["error", "warning"], kind: str, what: str, items: list[str], count: int = 0) -> Finding:
@@ -86,12 +143,23 @@ def counted(items: list[Any] | int, noun: str) -> str:
     return f"{n:,} {noun}{plural}"
 
 
+def class_counts(dataset: Dataset) -> dict[str, np.ndarray]:
+    """Split -> images of each class, int64 (C,)."""
+    return {
+        name: split.labels.sum(0, np.int64)
+        if split.labels.ndim == 2
+        else np.bincount(split.labels, minlength=len(dataset.classes))
+        for name, split in dataset.splits.items()
+    }
+
+
 def _classes(dataset: Dataset) -> Iterator[Finding]:
-    counts = {name: np.bincount(split.labels, minlength=len(dataset.classes)) for name, split in dataset.splits.items()}
+    counts = class_counts(dataset)
     train = counts.get("train", np.zeros(len(dataset.classes), np.int64))
     empty = [dataset.classes[i] for i in np.flatnonzero(train == 0)]
     if empty:
-        what = f"{counted(empty, 'class')} without a training image (add some or remove the folder)"
+        place = "label" if dataset.kind == "table" else "folder"
+        what = f"{counted(empty, 'class')} without a training image (add some or remove the {place})"
         yield finding("error", "empty_class", what, empty)
     for name in counts:
         missing = [dataset.classes[i] for i in np.flatnonzero((counts[name] == 0) & (train > 0))]
@@ -119,77 +187,80 @@ def _ignored(dataset: Dataset) -> Iterator[Finding]:
     if dataset.loose:
         what = f"{counted(len(dataset.loose), 'image')} passed over: not in a class folder"
         yield finding("warning", "loose_images", what, list(dataset.loose))
-    if dataset.unused:
+    if dataset.unlisted:
+        what = f"{counted(len(dataset.unlisted), 'image')} passed over: the table has no row for them"
+        yield finding("warning", "no_row", what, list(dataset.unlisted))
+    if dataset.unused and dataset.kind == "table":
+        what = f"{counted(len(dataset.unused), 'column')} passed over: not of images, labels or splits"
+        yield finding("warning", "unused_columns", what, list(dataset.unused))
+    elif dataset.unused:
         what = f"{counted(len(dataset.unused), 'folder')} passed over: neither train, val nor test"
         yield finding("warning", "unused_folders", what, list(dataset.unused))
 
 
-def _read(
-    dataset: Dataset, progress: Callable[[int, int], None] | None
-) -> tuple[np.ndarray, dict[tuple[str, int], str]]:
-    """sha256 of every image's contents, bytes (N,) over the splits in their order and empty for those that cannot be
-    read; and why they cannot, by (split, index)."""
-    digests = np.zeros(sum(map(len, dataset.splits.values())), "S32")
-    problems: dict[tuple[str, int], str] = {}
-    done = 0
-    with ThreadPoolExecutor() as pool:  # Pillow decodes and hashlib digests without the interpreter's lock
-        for name, split in dataset.splits.items():
-            for start in range(0, len(split), CHUNK):
-                indices = range(start, min(start + CHUNK, len(split)))
-                if split.arrays is None:
-                    answers = list(pool.map(_examine, [str(split.image(i)) for i in indices]))
-                else:
-                    answers = [hashlib.sha256(split.arrays[i].tobytes()).digest() for i in indices]
-                for i, answer in zip(indices, answers, strict=True):
-                    if isinstance(answer, bytes):
-                        digests[done] = answer
-                    else:
-                        problems[name, i] = answer
-                    done += 1
-                if progress is not None:
-                    progress(done, len(digests))
-    return digests, problems
+def _without_file(dataset: Dataset, split: str, index: int) -> bool:
+    return dataset.kind == "table" and dataset.splits[split].sizes[index] < 0
 
 
-def _examine(path: str) -> bytes | str:
-    """sha256 of the file's contents, or in one line why it is no image."""
-    try:
-        open_image(path)
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
-    except ImageError as error:
-        return str(error)
-    except OSError as error:  # gone between the two
-        return f"{path}: {error.strerror}"
+def repeated(dataset: Dataset, survey: Survey) -> dict[str, list[np.ndarray]]:
+    """Kind -> groups of images that are the same, or (near_) look the same, by what they do: leak between splits,
+    contradict each other, or merely repeat. Those that make the difference come first, of each split or label one."""
+    places = Places(dataset)
+    kinds: dict[str, list[np.ndarray]] = {kind: [] for kind in REPEATED}
+    readable = np.flatnonzero(survey.sizes[:, 0] > 0)
+    for prefix, key in (("", survey.digests), ("near_", survey.alike)):
+        order = readable[np.argsort(key[readable], kind="stable")]
+        edges = np.flatnonzero(key[order[1:]] != key[order[:-1]]) + 1
+        groups = [group for group in np.split(order, edges) if len(group) > 1]
+        for group in sorted(groups, key=lambda group: int(group[0])):
+            of_split = group[np.unique(places.split_of[group], return_index=True)[1]]
+            of_label = group[np.unique(places.labels[group], return_index=True)[1]]
+            if len(of_split) > 1:
+                kinds[f"{prefix}duplicate_across_splits"].append(_first(of_split, group))
+            if len(of_label) > 1:
+                kinds[f"{prefix}conflicting_labels"].append(_first(of_label, group))
+            if len(of_split) < len(group):
+                kinds[f"{prefix}duplicate_within_split"].append(group)
+    return kinds
 
 
-def _duplicates(dataset: Dataset, digests: np.ndarray) -> Iterator[Finding]:
-    """Groups of identical images, by what they do: leak between splits, contradict each other, or merely repeat."""
-    splits = list(dataset.splits.values())
-    split_of = np.repeat(np.arange(len(splits)), [len(split) for split in splits])
-    index_of = np.concatenate([np.arange(len(split)) for split in splits])
-    labels = np.concatenate([split.labels for split in splits])
-    kinds: dict[str, tuple[str, list[str]]] = {
-        "duplicate_across_splits": ("in more than one split, so scores will be too good", []),
-        "conflicting_labels": ("under more than one label", []),
-        "duplicate_within_split": ("more than once in one split", []),
+def _first(these: np.ndarray, group: np.ndarray) -> np.ndarray:
+    return np.concatenate([these, np.setdiff1d(group, these)])
+
+
+def odd_ones(survey: Survey) -> dict[str, np.ndarray]:
+    """Kind -> images whose size or shape is far from the others'."""
+    readable = survey.sizes[:, 0] > 0
+    if not readable.any():
+        return {kind: np.zeros(0, np.int64) for kind in ODD}
+    sizes = np.where(readable[:, None], survey.sizes, 1).astype(np.float64)
+    short, shape = sizes.min(1), np.log(sizes[:, 1] / sizes[:, 0])
+    small = short * SMALL < np.median(short[readable])
+    long = np.abs(shape - np.median(shape[readable])) > np.log(LONG)
+    return {
+        "small": np.flatnonzero(readable & small),
+        "odd_shape": np.flatnonzero(readable & long),
+        "flat": np.flatnonzero(survey.flat),
     }
-    order = np.argsort(digests, kind="stable")
-    edges = np.flatnonzero(digests[order[1:]] != digests[order[:-1]]) + 1
-    groups = [places for places in np.split(order, edges) if len(places) > 1 and digests[places[0]]]
-    for places in sorted(groups, key=lambda places: int(places[0])):
-        first_of_split = places[np.unique(split_of[places], return_index=True)[1]]
-        first_of_label = places[np.unique(labels[places], return_index=True)[1]]
-        shown = {
-            "duplicate_across_splits": first_of_split if len(first_of_split) > 1 else places[:0],
-            "conflicting_labels": first_of_label if len(first_of_label) > 1 else places[:0],
-            "duplicate_within_split": places if len(first_of_split) < len(places) else places[:0],
-        }
-        for kind, chosen in shown.items():
-            if len(chosen):
-                names = [splits[split_of[p]].name(index_of[p]) for p in chosen[:EXAMPLES]]
-                more = f" = ... ({len(places):,} in all)" if len(places) > len(names) else ""
-                kinds[kind][1].append(" = ".join(names) + more)
-    for kind, (what, items) in kinds.items():
-        if items:
-            yield finding("warning", kind, f"{counted(items, 'image')} {what}", items)
+
+
+def facts(dataset: Dataset, survey: Survey) -> dict[str, Any]:
+    """What the images are, in numbers for JSON: per class and split how many, sizes, file formats and modes."""
+    sizes = survey.sizes[survey.sizes[:, 0] > 0]
+    kinds, counts = np.unique(survey.kinds[survey.kinds != b""], return_counts=True)
+    held = class_counts(dataset)
+    heights, widths = (
+        (np.percentile(column, (0, 50, 100)).round().astype(int).tolist() for column in sizes.T)
+        if len(sizes)
+        else ([], [])
+    )
+    return {
+        "images": {name: len(split) for name, split in dataset.splits.items()},
+        "classes": {
+            label: {name: int(counts[i]) for name, counts in held.items()} for i, label in enumerate(dataset.classes)
+        },
+        "width": dict(zip(("smallest", "median", "largest"), widths, strict=False)),
+        "height": dict(zip(("smallest", "median", "largest"), heights, strict=False)),
+        "kinds": {kind.decode(): int(n) for kind, n in sorted(zip(kinds, counts, strict=True), key=lambda k: -k[1])},
+        "turned_by_exif": int(survey.turned.sum()),
+    }

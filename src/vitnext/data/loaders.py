@@ -36,7 +36,8 @@ class Batches(Protocol):
     description: str  # how the images are held and read, for the user
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Any]]:
-        """uint8 (B, C, H, W) and their truth (of labels int64 (B,)) of one epoch, from step ``start`` on."""
+        """uint8 (B, C, H, W) and their truth (of labels int64 (B,), or uint8 (B, classes)) of one epoch, from step
+        ``start`` on."""
         ...
 
 
@@ -170,7 +171,7 @@ class Photographs:
         by = f"{workers} worker processes" if workers else "the training process"
         self.description = f"{len(split):,} images {held}, augmented by {by}"
 
-    def __getitem__(self, place: tuple[int, ...]) -> tuple[Tensor, int]:
+    def __getitem__(self, place: tuple[int, ...]) -> tuple[Tensor, int | Tensor]:
         """Image ``index`` as it looks in ``epoch``, a third number telling how often it was in it before."""
         index = place[1]
         if self.packed is not None:
@@ -179,7 +180,8 @@ class Photographs:
             image = open_image(self.split.image(index), color=self.preprocess.color, exif=self.preprocess.exif)
         torch.manual_seed(place_seed(self.recipe.seed, *place))
         tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-        return self.augment(tensor), int(self.split.labels[index])
+        labels = self.split.labels[index]
+        return self.augment(tensor), torch.from_numpy(labels) if labels.ndim else int(labels)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         batches = label_batches(self.split.labels, self.recipe, epoch)

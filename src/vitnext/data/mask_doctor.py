@@ -22,10 +22,11 @@ from PIL import Image
 
 from vitnext.data import object_doctor
 from vitnext.data.dataset import Dataset
-from vitnext.data.doctor import CHUNK, Finding, Report, counted, finding
+from vitnext.data.doctor import Finding, Report, counted, finding
 from vitnext.data.mask_split import MaskSplit
 from vitnext.data.mask_values import UNKNOWN, VOID, MaskValues, pack_colors, read_indices
 from vitnext.data.object_doctor import Objects
+from vitnext.data.survey import CHUNK
 from vitnext.decode import EXIF_ORIENTATION, open_image
 from vitnext.errors import ImageError
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ import numpy as np
 from vitnext.errors import InputError, WorkError
 from vitnext.evaluation import report
 from vitnext.files import atomic_write, writable_folder
-from vitnext.types import Classification, Failure
+from vitnext.types import Classification, Failure, MultiLabel
 
 if TYPE_CHECKING:
     from vitnext.data.dataset import Split
@@ -61,8 +62,8 @@ def classification_metrics(
     confusion = np.bincount(labels * count + predicted, minlength=count * count).reshape(count, count)
 
     per_class = _per_class(confusion, classes)
-    reliability = _reliability(scores[rows, predicted].astype(np.float64), correct)
-    gaps = [b["count"] * abs(b["accuracy"] - b["confidence"]) for b in reliability if b["count"]]
+    bins = reliability(scores[rows, predicted].astype(np.float64), correct)
+    gaps = [b["count"] * abs(b["accuracy"] - b["confidence"]) for b in bins if b["count"]]
     probability = np.maximum(of_truth[:, 0].astype(np.float64), np.finfo(np.float32).tiny)
     return {
         "task": "classification",
@@ -74,7 +75,7 @@ def classification_metrics(
         "ece": float(sum(gaps) / n),
         "nll": float(-np.log(probability).mean()),
         "per_class": per_class,
-        "reliability": reliability,
+        "reliability": bins,
         "confusion": confusion.tolist(),
     }
 
@@ -106,33 +107,13 @@ def evaluate(
         raise InputError(
             f"{predictor.path}: this is a {card.task} model; only classification models can be evaluated here"
         )
-    truth = _labels_by_name(split, card.classes, name)
+    truth = labels_by_name(split, card.classes, name)
     if out is not None:  # nobody should wait an hour for a result that has no place to go
         writable_folder(out).mkdir(parents=True, exist_ok=True)
 
-    total = len(split)
-    scores = np.empty((total, len(card.classes)), dtype=np.float32)
-    kept: list[int] = []
-    skipped: list[dict[str, str]] = []
-    start = time.perf_counter()
-    predictions = predictor.predict_many(split.image(index) for index in range(total))
-    for index, prediction in zip(range(total), predictions, strict=True):
-        if isinstance(prediction, Failure):
-            skipped.append({"file": split.name(index), "error": prediction.error})
-        else:
-            assert isinstance(prediction, Classification)
-            if not np.isfinite(prediction.scores).all():
-                raise WorkError(
-                    f"{split.name(index)}: the model gives a score that is not finite; its weights may be broken"
-                )
-            scores[len(kept)] = prediction.scores
-            kept.append(index)
-        if progress is not None:
-            progress(index + 1, total)
-    seconds = time.perf_counter() - start
-    require_readable(skipped, total, skip_unreadable)
-
-    scores, truth = scores[: len(kept)], truth[kept]
+    answers = predict_all(predictor, split, skip_unreadable, progress)
+    scores, kept, skipped, seconds = answers.scores, answers.kept, answers.skipped, answers.seconds
+    truth = truth[kept]
     measured = classification_metrics(scores, truth, card.classes)
     wrong = _confident_mistakes(scores, truth)
     metrics = {
@@ -161,6 +142,46 @@ def evaluate(
         thumbnails = [report.thumbnail(split.image(kept[row]), exif=card.preprocess.exif) for row in wrong]
         write(out / "report.html", report.render(metrics, card, thumbnails))
     return metrics
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a model says of a split's images: scores float32 (n, C) of those at the indices ``kept``, and the rest."""
+
+    scores: np.ndarray
+    kept: list[int]
+    skipped: list[dict[str, str]]  # file, error
+    seconds: float
+
+
+def predict_all(
+    predictor: Predictor,
+    split: Split,
+    skip_unreadable: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Answers:
+    """Predict every image of a split. Raises as `evaluate`."""
+    total = len(split)
+    scores = np.empty((total, len(predictor.card.classes)), dtype=np.float32)
+    kept: list[int] = []
+    skipped: list[dict[str, str]] = []
+    start = time.perf_counter()
+    predictions = predictor.predict_many(split.image(index) for index in range(total))
+    for index, prediction in zip(range(total), predictions, strict=True):
+        if isinstance(prediction, Failure):
+            skipped.append({"file": split.name(index), "error": prediction.error})
+        else:
+            assert isinstance(prediction, Classification | MultiLabel)
+            if not np.isfinite(prediction.scores).all():
+                raise WorkError(
+                    f"{split.name(index)}: the model gives a score that is not finite; its weights may be broken"
+                )
+            scores[len(kept)] = prediction.scores
+            kept.append(index)
+        if progress is not None:
+            progress(index + 1, total)
+    require_readable(skipped, total, skip_unreadable)
+    return Answers(scores[: len(kept)], kept, skipped, time.perf_counter() - start)
 
 
 def _require_probabilities(scores: np.ndarray, labels: np.ndarray, count: int) -> None:
@@ -197,7 +218,7 @@ def _per_class(confusion: np.ndarray, classes: Sequence[str]) -> list[dict[str, 
     ]
 
 
-def _reliability(confidence: np.ndarray, correct: np.ndarray) -> list[dict[str, Any]]:
+def reliability(confidence: np.ndarray, correct: np.ndarray) -> list[dict[str, Any]]:
     """Mean confidence and accuracy in the confidence bins ((m - 1) / 15, m / 15] (Guo et al. 2017, section 2)."""
     edges = np.arange(RELIABILITY_BINS + 1) / RELIABILITY_BINS
     # A confidence may exceed 1 by a rounding error.
@@ -235,8 +256,8 @@ def _confident_mistakes(scores: np.ndarray, truth: np.ndarray) -> list[int]:
     return [int(row) for row in wrong[order[:MISTAKES]]]
 
 
-def _labels_by_name(split: Split, classes: Sequence[str], name: str) -> np.ndarray:
-    """The split's labels (N,) as indices into the model's classes."""
+def labels_by_name(split: Split, classes: Sequence[str], name: str) -> np.ndarray:
+    """The split's labels, (N,) as indices into the model's classes, or (N, C) in their order."""
     index = {label: i for i, label in enumerate(classes)}
     missing = [label for label in split.classes if label not in index]
     if missing:
@@ -245,8 +266,12 @@ def _labels_by_name(split: Split, classes: Sequence[str], name: str) -> np.ndarr
             "rename the data's classes, or evaluate a model trained on them"
         )
     position = np.array([index[label] for label in split.classes], dtype=np.int64)
-    labels: np.ndarray = position[split.labels]
-    return labels
+    if split.labels.ndim == 1:
+        labels: np.ndarray = position[split.labels]
+        return labels
+    several = np.zeros((len(split), len(classes)), split.labels.dtype)
+    several[:, position] = split.labels
+    return several
 
 
 def require_readable(skipped: list[dict[str, str]], total: int, skip_unreadable: bool) -> None:

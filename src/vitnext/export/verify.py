@@ -10,6 +10,7 @@ import numpy as np
 
 from vitnext.errors import ImageError, InputError, WorkError
 from vitnext.inference.engines import Engine
+from vitnext.inference.multilabel import sigmoid
 from vitnext.inference.predictor import softmax
 from vitnext.inference.windows import cut
 from vitnext.models.names import answers_with_queries
@@ -51,6 +52,8 @@ def verify(reference: Engine, exported: Engine, sources: Iterable[Source]) -> Ag
             except ImageError as error:
                 errors.append(error)
 
+    several = reference.card.task == "multilabel"
+    thresholds = np.array(reference.card.thresholds)
     prepared = readable()
     images, labels, changed, largest = 0, 0, 0, 0.0
     while batch := list(itertools.islice(prepared, BATCH)):
@@ -60,6 +63,11 @@ def verify(reference: Engine, exported: Engine, sources: Iterable[Source]) -> Ag
             largest = np.maximum(largest, np.abs(p - q).max())  # unlike max(), keeps a NaN
             if of_objects is not None and exported_objects is not None:
                 largest = np.maximum(largest, np.abs(of_objects - exported_objects).max())
+            if several:
+                far = np.abs(p - thresholds) > TIE
+                changed += int((((p >= thresholds) != (q >= thresholds)) & far).sum())
+                labels += p.size
+                continue
             theirs = np.take_along_axis(p, q.argmax(axis=1, keepdims=True), axis=1)
             lost = p.max(axis=1, keepdims=True) - theirs  # probability, by the other's choice
             changed += int((lost > (TIE if p.ndim == 2 else TIE_OF_PIXELS)).sum())
@@ -79,6 +87,8 @@ def verify(reference: Engine, exported: Engine, sources: Iterable[Source]) -> Ag
 def _answers(engine: Engine, images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Probabilities of classes (B, classes, ...), and what else a panoptic network says: the centres' heat and offsets,
     or the probabilities of queries' masks."""
+    if engine.card.task == "multilabel":
+        return sigmoid(engine.run(images)), None
     if engine.card.task == "classification" or (engine.card.task == "semantic" and not _by_queries(engine)):
         return softmax(engine.run(images)), None
     given = engine.outputs(images)

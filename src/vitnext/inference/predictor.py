@@ -19,15 +19,17 @@ from vitnext.decode import decode
 from vitnext.errors import ImageError, InputError, WorkError
 from vitnext.inference import queries
 from vitnext.inference.engines import Engine, OnnxRuntimeEngine, OpenVinoEngine, TorchEngine
+from vitnext.inference.multilabel import sigmoid
 from vitnext.inference.panoptic import segment_objects
 from vitnext.inference.windows import segment
 from vitnext.models.names import answers_with_queries
 from vitnext.preprocess import Source
-from vitnext.types import Classification, Failure, PanopticSegmentation, Prediction, Segmentation
+from vitnext.types import Classification, Failure, MultiLabel, PanopticSegmentation, Prediction, Segmentation
 
 ENGINES = {"torch": TorchEngine, "onnxruntime": OnnxRuntimeEngine, "openvino": OpenVinoEngine}
 ENGINES_FOR = {".safetensors": ("torch",), ".onnx": ("onnxruntime", "openvino")}  # the first is what "auto" takes
-TASKS = ("classification", "semantic", "panoptic")
+SEGMENTING = ("semantic", "panoptic")
+TASKS = ("classification", "multilabel", "semantic", "panoptic")
 SMALL_ARRAY = 128 * 128 * 3  # values; up to here, handing an array to a thread costs more than preparing it
 
 
@@ -71,7 +73,7 @@ def load(
 def _check_task(path: Path, card: Card, tta: bool) -> None:
     if card.task not in TASKS:
         raise InputError(f'{path}: a model for the task "{card.task}"; this version predicts {", ".join(TASKS)}')
-    if card.task != "classification" and len(card.classes) > MOST_CLASSES:
+    if card.task in SEGMENTING and len(card.classes) > MOST_CLASSES:
         raise InputError(f"{path}: a segmenter of {len(card.classes)} classes; masks hold up to {MOST_CLASSES}")
     if tta and card.task != "semantic":
         raise InputError(
@@ -99,20 +101,20 @@ class Predictor:
         classes = f"{len(card.classes)} classes ({names})"
         return f"<Predictor {self.path}: {card.architecture}, {card.task}, {classes}, {engine}>"
 
-    def predict(self, source: Source) -> Classification | Segmentation | PanopticSegmentation:
-        """Classify or segment one image: a path, an encoded file's bytes, uint8 pixels (H, W) or (H, W, 3), or a Pillow
-        image.
+    def predict(self, source: Source) -> Classification | MultiLabel | Segmentation | PanopticSegmentation:
+        """Classify, label or segment one image: a path, an encoded file's bytes, uint8 pixels (H, W) or (H, W, 3), or
+        a Pillow image.
 
         Raises ImageError when it cannot be read.
         """
-        if self.card.task != "classification":
+        if self.card.task in SEGMENTING:
             return self._segment(_name(source), *self._whole(source))
         [classification] = self._classify([_name(source)], [self.card.preprocess.pixels(source)])
         return classification
 
     def predict_many(self, sources: Iterable[Source], batch: int = 32) -> Iterator[Prediction]:
-        """Predict a stream of images: each gives a Classification, a Segmentation or a PanopticSegmentation, by the
-        model's task, or a Failure if it cannot be read, in order.
+        """Predict a stream of images: each gives a Classification, a MultiLabel, a Segmentation or a
+        PanopticSegmentation, by the model's task, or a Failure if it cannot be read, in order.
 
         Lazy, with bounded memory: at most ``2 * batch`` sources are taken ahead of the predictions. While the network
         runs on one batch, threads decode the next; an array must stay as it is until its prediction has come. What is
@@ -125,7 +127,7 @@ class Predictor:
         """
         if batch < 1:
             raise InputError(f"batch is {batch}; it must be 1 or more")
-        if self.card.task != "classification":
+        if self.card.task in SEGMENTING:
             return self._segment_stream(enumerate(sources), batch)
         return self._stream(enumerate(sources), batch)
 
@@ -229,8 +231,8 @@ class Predictor:
         for _, outcome in decoded:
             yield outcome if isinstance(outcome, Failure) else next(classified)
 
-    def _classify(self, names: Sequence[str], pixels: Sequence[np.ndarray]) -> list[Classification]:
-        """Pixels, uint8 (H, W, C) each, as the network takes them -> one Classification each."""
+    def _classify(self, names: Sequence[str], pixels: Sequence[np.ndarray]) -> Sequence[Classification | MultiLabel]:
+        """Pixels, uint8 (H, W, C) each, as the network takes them -> one prediction each."""
         classes = self.card.classes
         images = self.card.preprocess.normalize(np.stack(pixels))  # (B, C, H, W)
         logits = self.engine.run(images)
@@ -241,6 +243,9 @@ class Predictor:
         if not np.isfinite(logits).all():
             bad = names[int(np.argmin(np.isfinite(logits).all(axis=1)))]
             raise WorkError(f"{self.path}: gave a logit that is not a finite number for {bad}")
+        if self.card.task == "multilabel":
+            thresholds = self.card.thresholds
+            return [MultiLabel(name, classes, s, thresholds) for name, s in zip(names, sigmoid(logits), strict=True)]
         return [Classification(name, classes, scores) for name, scores in zip(names, softmax(logits), strict=True)]
 
 

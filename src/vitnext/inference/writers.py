@@ -1,9 +1,10 @@
 """Write predictions as they come, to CSV, JSON Lines or Parquet, so that a stream of any length fits in memory.
 
-CSV and Parquet have the columns ``source, label, score, error`` and one ``p_<class>`` per class; of a segmenter
-``source, width, height, confidence, error`` and one ``share_<class>``, the share of the image's pixels, and of a
-panoptic model the number of ``segments`` in place of the confidence; JSON Lines have the segments themselves. An image
-that could not be read keeps its place: its ``error`` is filled in and the others are empty.
+CSV and Parquet have the columns ``source, label, score, error`` and one ``p_<class>`` per class; of a multi-label model
+``source, labels, error`` and the same, the labels with ";" between them (or "|", if a class has ";" in its name); of a
+segmenter ``source, width, height, confidence, error`` and one ``share_<class>``, the share of the image's pixels, and
+of a panoptic model the number of ``segments`` in place of the confidence; JSON Lines have the segments themselves. An
+image that could not be read keeps its place: its ``error`` is filled in and the others are empty.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 
 from vitnext.errors import InputError, require
 from vitnext.files import atomic_write
-from vitnext.types import Classification, Failure, PanopticSegmentation, Prediction, Segmentation
+from vitnext.types import Classification, Failure, MultiLabel, PanopticSegmentation, Prediction, Segmentation
 
 PARQUET_ROWS = 2048  # rows in one row group, the unit that Parquet holds in memory
 
@@ -85,6 +86,9 @@ LAYOUTS: dict[str, Callable[[Sequence[str]], Layout]] = {
     "classification": lambda classes: Layout(
         (("source", str), ("label", str), ("score", float)), tuple(f"p_{name}" for name in classes), "scores"
     ),
+    "multilabel": lambda classes: Layout(
+        (("source", str), ("labels", str)), tuple(f"p_{name}" for name in classes), "scores"
+    ),
     "semantic": lambda classes: Layout(
         (("source", str), ("width", int), ("height", int), ("confidence", float)),
         tuple(f"share_{name}" for name in classes),
@@ -102,12 +106,15 @@ def _facts(prediction: Prediction) -> dict[str, Any]:
     """Of a table's row what is not a number for each class."""
     if isinstance(prediction, Classification):
         return {"source": prediction.source, "label": prediction.label, "score": prediction.score}
+    if isinstance(prediction, MultiLabel):
+        between = "|" if any(";" in name for name in prediction.classes) else ";"
+        return {"source": prediction.source, "labels": between.join(prediction.labels)}
     facts = prediction.to_dict()
     return facts | {"segments": len(facts["segments"])} if isinstance(prediction, PanopticSegmentation) else facts
 
 
-def _per_class(prediction: Classification | Segmentation | PanopticSegmentation) -> list[float]:
-    if isinstance(prediction, Classification):
+def _per_class(prediction: Classification | MultiLabel | Segmentation | PanopticSegmentation) -> list[float]:
+    if isinstance(prediction, Classification | MultiLabel):
         scores: list[float] = prediction.scores.tolist()
         return scores
     return list(prediction.shares.values())

@@ -11,7 +11,7 @@ from rich.progress import Progress as Bar
 
 from vitnext.training.loop import Metrics, Progress
 
-SCORES = {"top1": "top-1", "miou": "mIoU", "pq": "PQ"}  # how a metric is called in print
+SCORES = {"top1": "top-1", "map": "mAP", "miou": "mIoU", "pq": "PQ"}  # how a metric is called in print
 
 
 class ConsoleWatcher:

@@ -1,4 +1,5 @@
-"""What training minimises: cross-entropy of a classifier, and a sum of losses of a segmenter.
+"""What training minimises: cross-entropy of a classifier, of each label by itself if an image has several, and a sum
+of losses of a segmenter.
 
 Of a segmenter logits are (B, C, H, W) and truth is int64 (B, H, W), 255 where void: such pixels count in no loss, and a
 batch of nothing else has a loss of 0.
@@ -42,6 +43,21 @@ class LabelLoss:
         if self.weights is not None:
             losses = losses * (targets @ self.weights.to(targets))
         return losses.mean()
+
+
+class MultiLabelLoss:
+    """Binary cross-entropy, mean over images and classes: (model, images, uint8 truth (B, C)) -> loss.
+
+    ``smoothing`` is the share of a target that is given to all classes alike, as in ``LabelLoss``; of a single class to
+    yes and no.
+    """
+
+    def __init__(self, smoothing: float) -> None:
+        self.smoothing = smoothing
+
+    def __call__(self, model: nn.Module, images: Tensor, truth: Tensor, done: float) -> Tensor:
+        target = truth.float() * (1 - self.smoothing) + self.smoothing / max(2, truth.shape[1])
+        return F.binary_cross_entropy_with_logits(model(images).float(), target)
 
 
 class MaskLoss:

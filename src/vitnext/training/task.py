@@ -21,12 +21,12 @@ from vitnext.models.names import answers_with_queries
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import Augment, Data, Loss, Recipe
 from vitnext.training.loop import Mix, Objective, Validate
-from vitnext.training.losses import LabelLoss, MaskLoss, balance
+from vitnext.training.losses import LabelLoss, MaskLoss, MultiLabelLoss, balance
 from vitnext.training.mask_classification import MaskClassificationLoss
 from vitnext.training.mask_validation import MaskValidator
 from vitnext.training.panoptic_deeplab import PanopticDeepLabLoss
 from vitnext.training.panoptic_validation import PanopticValidator, Quality
-from vitnext.training.validation import Validator
+from vitnext.training.validation import MultiLabelValidator, Validator
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Task:
     mix: Mix | None = None
 
 
-def task_name(dataset: Dataset[Any], model: str) -> Literal["classification", "semantic", "panoptic"]:
+def task_name(dataset: Dataset[Any], model: str) -> Literal["classification", "multilabel", "semantic", "panoptic"]:
     """What ``model`` learns of the data, as its card says: "panoptic" if the data and the model tell objects apart."""
     if dataset.task == "semantic" and create.tells_objects_apart(model) and dataset.has_instances:
         return "panoptic"
@@ -64,6 +64,9 @@ def task_of(
         loss = LabelLoss(recipe.label_smoothing, binary=recipe.loss.binary, weights=weights)
         mix = Mixing(recipe.augment, classes) if recipe.augment.mixup or recipe.augment.cutmix else None
         return Task(batches, loss, Validator(held_out, preprocess), mix)
+    if dataset.task == "multilabel":
+        batches = training_batches(train, preprocess, recipe)
+        return Task(batches, MultiLabelLoss(recipe.label_smoothing), MultiLabelValidator(held_out, preprocess))
     panoptic, by_queries = task_name(dataset, name) == "panoptic", answers_with_queries(name)
     masked = MaskedImages(train, preprocess, recipe, objects=panoptic or by_queries)
     objective: Objective
@@ -84,9 +87,10 @@ def things_of(split: MaskSplit) -> tuple[bool, ...]:
 
 def require_labels(name: str, dataset: Dataset[Any]) -> None:
     """Raises InputError for a segmenter on data without masks."""
-    if create.is_segmenter(name) and dataset.task == "classification":
+    if create.is_segmenter(name) and dataset.task in ("classification", "multilabel"):
+        has = "labels" if dataset.kind == "table" else "class folders"
         raise InputError(
-            f"{name} is a segmenter, but {dataset.name} has class folders, not masks: give images/ and masks/, or "
+            f"{name} is a segmenter, but {dataset.name} has {has}, not masks: give images/ and masks/, or "
             f"--model {create.backbone_of(name)}"
         )
 
@@ -174,7 +178,9 @@ def _require_useful(recipe: Recipe, task: str) -> None:
         ),
         "loss": (Loss(), ("binary",)),
     }
-    useless, other = (of_masks, "segmentation") if task == "classification" else (of_labels, "classification")
+    useless, other = (
+        (of_masks, "segmentation") if task in ("classification", "multilabel") else (of_labels, "classification")
+    )
     if answers_with_queries(recipe.model.name):  # which of things sees whole images
         useless["data"] = (Data(), ("crop_fraction", "class_sampling"))
     for section, (default, names) in useless.items():

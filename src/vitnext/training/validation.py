@@ -1,4 +1,5 @@
-"""Top-1, its standard error and cross-entropy on held-out images after each epoch, on the pixels of ``Preprocess``."""
+"""Top-1 (or mAP, of several labels an image) and the loss on held-out images after each epoch, on the pixels of
+``Preprocess``."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from vitnext.data.dataset import Split
 from vitnext.data.loaders import cache_limit
+from vitnext.inference.multilabel import average_precision, sigmoid
 from vitnext.preprocess import Preprocess
 from vitnext.training.hardware import Precision
 from vitnext.training.loop import Metrics, Normalize
@@ -31,22 +33,25 @@ class Validator:
         self._pixels: list[np.ndarray] = []  # uint8 (B, H, W, C), one array a batch
 
     def __call__(self, model: nn.Module, precision: Precision) -> Metrics:
-        device = next(model.parameters()).device
-        normalize = Normalize(self.preprocess, device)
         correct, loss, start = 0, 0.0, 0
-        with torch.inference_mode():
-            for batch in self._batches():
-                labels = torch.from_numpy(self.split.labels[start : start + len(batch)]).to(device)
-                images: Tensor = torch.from_numpy(batch).to(device).permute(0, 3, 1, 2)
-                with precision.autocast(device):
-                    logits = model(normalize(images))
-                logits = logits.float()
-                correct += int((logits.argmax(1) == labels).sum())
-                loss += float(F.cross_entropy(logits, labels, reduction="sum"))
-                start += len(batch)
+        for logits in self._logits(model, precision):
+            labels = torch.from_numpy(self.split.labels[start : start + len(logits)]).to(logits.device)
+            correct += int((logits.argmax(1) == labels).sum())
+            loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+            start += len(logits)
         likely = (correct + 1) / (start + 2)  # Laplace's rule: all right among few is not certain to stay so
         error = (likely * (1 - likely) / (start + 2)) ** 0.5
         return {"top1": correct / start, "score_error": error, "loss": loss / start}
+
+    def _logits(self, model: nn.Module, precision: Precision) -> Iterator[Tensor]:
+        """float32 (B, classes) of one batch after the other."""
+        device = next(model.parameters()).device
+        normalize = Normalize(self.preprocess, device)
+        for batch in self._batches():
+            images: Tensor = torch.from_numpy(batch).to(device).permute(0, 3, 1, 2)
+            with torch.inference_mode(), precision.autocast(device):
+                logits = model(normalize(images))
+            yield logits.float()
 
     def _batches(self) -> Iterator[np.ndarray]:
         if self._pixels:
@@ -59,3 +64,17 @@ class Validator:
                 if self._keep:
                     self._pixels.append(batch)
                 yield batch
+
+
+class MultiLabelValidator(Validator):
+    """Mean average precision over the classes that the held-out images show, and binary cross-entropy."""
+
+    score = "map"
+
+    def __call__(self, model: nn.Module, precision: Precision) -> Metrics:
+        logits = torch.cat([batch.cpu() for batch in self._logits(model, precision)])
+        loss = float(F.binary_cross_entropy_with_logits(logits, torch.from_numpy(self.split.labels).float()))
+        precisions = average_precision(sigmoid(logits.numpy()), self.split.labels)
+        shown = precisions[~np.isnan(precisions)]
+        # Epochs are compared on the same images, which rank alike: the best one is kept.
+        return {"map": float(shown.mean()) if len(shown) else 0.0, "score_error": 0.0, "loss": loss}

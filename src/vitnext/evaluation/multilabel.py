@@ -1,0 +1,181 @@
+"""Measure a model that gives an image several labels: how it ranks, and what it says at its thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vitnext.errors import InputError
+from vitnext.evaluation import multilabel_report, report
+from vitnext.evaluation.classification import MISTAKES, labels_by_name, predict_all, reliability, to_json, write
+from vitnext.files import writable_folder
+from vitnext.inference.multilabel import average_precision, best_thresholds
+
+if TYPE_CHECKING:
+    from vitnext.data.dataset import Split
+    from vitnext.inference.predictor import Predictor
+
+RESAMPLES = 500  # of the bootstrap; each ranks all images anew
+
+
+def multilabel_metrics(
+    scores: np.ndarray, truth: np.ndarray, thresholds: Sequence[float], classes: Sequence[str], *, seed: int = 0
+) -> dict[str, Any]:
+    """Score N predictions over C classes against the truth.
+
+    ``scores`` (N, C) are probabilities, ``truth`` (N, C) is 1 for each label of an image, ``thresholds`` (C,) decide.
+    Returns what JSON holds; an undefined number is None:
+
+    - ``task``, ``n``
+    - ``map``: mean average precision, over the classes that at least one image has; the others are left out
+    - ``map_interval``: 95% percentile bootstrap over images, 500 resamples
+    - ``micro_f1``: 2 TP / (2 TP + FP + FN) of all decisions together; ``macro_f1``: mean of the classes' F1, of those
+      that at least one image has
+    - ``exact``: share of images of which every label is right and none is missing
+    - ``labels_per_image``: {truth, predicted}, mean numbers
+    - ``ece``, ``reliability``: calibration of all N x C probabilities, as in `classification_metrics`; accuracy is the
+      share that are true
+    - ``nll``: mean binary cross-entropy in nats; a probability of 0 counts as float32's smallest
+    - ``per_class``: {class, n, ap, threshold, precision, recall, f1}; precision is None for a class never predicted,
+      ap, recall and F1 are None for a class that no image has
+
+    Raises InputError when shapes disagree, nothing is given, or a score is no probability.
+    """
+    scores, truth, limits = np.asarray(scores), np.asarray(truth).astype(bool), np.asarray(thresholds, np.float64)
+    count = (len(classes),)
+    if scores.ndim != 2 or scores.shape != truth.shape or scores.shape[1:] != count or limits.shape != count:
+        raise InputError(
+            f"scores {scores.shape}, truth {truth.shape}, {len(limits)} thresholds: {len(classes)} classes"
+        )
+    if not len(scores):
+        raise InputError("there is no image to measure: the split is empty")
+    if not (scores.min() >= 0 and scores.max() <= 1):
+        raise InputError("scores must be probabilities, the sigmoid of the logits")
+    precisions = average_precision(scores, truth)
+    predicted = scores >= limits
+    hits, guesses, truths = (predicted & truth).sum(0), predicted.sum(0), truth.sum(0)
+    per_class = [
+        {
+            "class": name,
+            "n": int(truths[c]),
+            "ap": float(precisions[c]) if truths[c] else None,
+            "threshold": float(limits[c]),
+            "precision": float(hits[c] / guesses[c]) if guesses[c] else None,
+            "recall": float(hits[c] / truths[c]) if truths[c] else None,
+            "f1": float(2 * hits[c] / (truths[c] + guesses[c])) if truths[c] else None,
+        }
+        for c, name in enumerate(classes)
+    ]
+    shown = [row for row in per_class if row["n"]]
+    bins = reliability(scores.reshape(-1).astype(np.float64), truth.reshape(-1))
+    gaps = [b["count"] * abs(b["accuracy"] - b["confidence"]) for b in bins if b["count"]]
+    right = np.where(truth, scores, 1 - scores.astype(np.float64))
+    return {
+        "task": "multilabel",
+        "n": len(scores),
+        "map": float(np.mean([row["ap"] for row in shown])) if shown else None,
+        "map_interval": _bootstrap_interval(scores, truth, seed) if shown else None,
+        "micro_f1": float(2 * hits.sum() / max(1, truths.sum() + guesses.sum())) if shown else None,
+        "macro_f1": float(np.mean([row["f1"] for row in shown])) if shown else None,
+        "exact": float((predicted == truth).all(axis=1).mean()),
+        "labels_per_image": {
+            "truth": float(truths.sum() / len(scores)),
+            "predicted": float(guesses.sum() / len(scores)),
+        },
+        "ece": float(sum(gaps) / scores.size),
+        "nll": float(-np.log(np.maximum(right, np.finfo(np.float32).tiny)).mean()),
+        "per_class": per_class,
+        "reliability": bins,
+    }
+
+
+def choose_thresholds(predictor: Predictor, split: Split, skip_unreadable: bool = False) -> tuple[float, ...]:
+    """Of each class the threshold with the highest F1 on a validation split. Raises as `evaluate`."""
+    answers = predict_all(predictor, split, skip_unreadable)
+    truth = labels_by_name(split, predictor.card.classes, str(predictor.path))[answers.kept]
+    return tuple(best_thresholds(answers.scores, truth).tolist())
+
+
+def evaluate(
+    predictor: Predictor,
+    split: Split,
+    *,
+    out: Path | None = None,
+    name: str,
+    split_name: str,
+    skip_unreadable: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Predict every image of a split and return its metrics; with ``out``, write metrics.json and report.html too.
+
+    The keys are those of `multilabel_metrics` and: data, split, model, architecture, date, seconds,
+    images_per_second (decoding included), mistakes (24 images, the most confident: file, class, truth, score, labels,
+    predicted), skipped (file, error). Classes are matched by name. Raises as `classification.evaluate`.
+    """
+    card = predictor.card
+    if card.task != "multilabel":
+        raise InputError(
+            f"{predictor.path}: this is a {card.task} model; data with several labels an image is not for it"
+        )
+    truth = labels_by_name(split, card.classes, name)
+    if out is not None:
+        writable_folder(out).mkdir(parents=True, exist_ok=True)
+    answers = predict_all(predictor, split, skip_unreadable, progress)
+    scores, truth = answers.scores, truth[answers.kept]
+    measured = multilabel_metrics(scores, truth, card.thresholds, card.classes)
+    predicted = scores >= np.asarray(card.thresholds)
+    worst = _confident_mistakes(scores, truth, predicted)
+    metrics = {
+        "task": measured.pop("task"),
+        "data": name,
+        "split": split_name,
+        "model": Path(predictor.path).name,
+        "architecture": card.architecture,
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "seconds": round(answers.seconds, 3),
+        "images_per_second": round(len(answers.kept) / max(answers.seconds, 1e-9), 1),
+        **measured,
+        "mistakes": [
+            {
+                "file": split.name(answers.kept[row]),
+                "class": card.classes[c],
+                "truth": bool(truth[row, c]),
+                "score": float(scores[row, c]),
+                "labels": [card.classes[i] for i in np.flatnonzero(truth[row])],
+                "predicted": [card.classes[i] for i in np.flatnonzero(predicted[row])],
+            }
+            for row, c in worst
+        ],
+        "skipped": answers.skipped,
+    }
+    if out is not None:
+        write(out / "metrics.json", to_json(metrics))
+        files = [split.image(answers.kept[row]) for row, _ in worst]
+        thumbnails = [report.thumbnail(file, exif=card.preprocess.exif) for file in files]
+        write(out / "report.html", multilabel_report.render(metrics, card, thumbnails))
+    return metrics
+
+
+def _confident_mistakes(scores: np.ndarray, truth: np.ndarray, predicted: np.ndarray) -> list[tuple[int, int]]:
+    """(row, class) of each image's wrong decision furthest from the truth, the furthest first, at most MISTAKES."""
+    distance = np.where(predicted != truth.astype(bool), np.abs(scores - truth), -1.0)
+    worst = distance.argmax(axis=1)
+    furthest = distance.max(axis=1)
+    order = np.argsort(-furthest, kind="stable")[:MISTAKES]
+    return [(int(row), int(worst[row])) for row in order if furthest[row] >= 0]
+
+
+def _bootstrap_interval(scores: np.ndarray, truth: np.ndarray, seed: int) -> list[float]:
+    """95% percentile bootstrap interval of the mean average precision (Efron 1979)."""
+    random, n = np.random.default_rng(seed), len(scores)
+    values = []
+    for _ in range(RESAMPLES):
+        weights = np.bincount(random.integers(0, n, n), minlength=n).astype(np.float64)
+        precisions = average_precision(scores, truth, weights)
+        shown = precisions[~np.isnan(precisions)]
+        values += [shown.mean()] if len(shown) else []
+    return [float(bound) for bound in np.percentile(values, [2.5, 97.5])] if values else [0.0, 1.0]
