@@ -69,7 +69,7 @@ def initialize(model: nn.Module, head: nn.Module) -> None:
     (0.0228 for an MLP of 768) but so small at a width of 64 that training loses many epochs. ``head`` starts at a std
     of 0.02. A family's own parameters (tokens, positions, layer scale) are set by the family after this call.
     """
-    if next(model.parameters()).is_meta:  # shapes alone, for counting and recognising: these steps take half its time
+    if any(parameter.is_meta for parameter in model.parameters()):  # shapes alone, to be counted or compared
         return
     for module in model.modules():
         if isinstance(module, nn.Linear):
