@@ -69,7 +69,7 @@ def initialize(model: nn.Module, head: nn.Module) -> None:
     (0.0228 for an MLP of 768) but so small at a width of 64 that training loses many epochs. ``head`` starts at a std
     of 0.02. A family's own parameters (tokens, positions, layer scale) are set by the family after this call.
     """
-    if any(p.is_meta for p in model.parameters()):  # shapes alone, to count and recognise: this takes half of the time
+    if any(parameter.is_meta for parameter in model.parameters()):  # shapes alone, to be counted or compared
         return
     for module in model.modules():
         if isinstance(module, nn.Linear):
@@ -78,7 +78,7 @@ def initialize(model: nn.Module, head: nn.Module) -> None:
             nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
         elif isinstance(module, nn.ConvTranspose2d):  # (in, out, k, k): an output of stride k sees one of k x k
             nn.init.normal_(module.weight, std=module.in_channels**-0.5)
-        elif isinstance(module, nn.LayerNorm | nn.GroupNorm | nn.BatchNorm2d):
+        elif isinstance(module, nn.LayerNorm | nn.BatchNorm2d):
             nn.init.ones_(module.weight)
             if isinstance(module, nn.BatchNorm2d):
                 module.reset_running_stats()
