@@ -73,8 +73,8 @@ def create_model(
     ``logging.getLogger("vitnext")`` at level INFO, and at WARNING what restricts the use of the weights.
 
     The model maps normalised float images (B, C, H, W) to logits (B, classes); a segmenter, "convnext_tiny+upernet" or
-    "segformer_b0", to logits (B, classes, H, W); "vit_small+eomt" to masks and classes of queries. A segmenter takes a
-    segmenter's weights, or a classifier's for its backbone alone.
+    "segformer_b0", to logits (B, classes, H, W); "vit_small+eomt" and "swin_tiny+mask2former" to masks and
+    classes of queries. A segmenter takes a segmenter's weights, or a classifier's for its backbone alone.
 
     Raises InputError for an unknown name, field or value and for weights that cannot be read or do not fit, and
     WorkError when they cannot be downloaded.
