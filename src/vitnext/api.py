@@ -532,8 +532,8 @@ def _workers_may_die(folder: Path, again: str) -> Iterator[None]:
     """Raises WorkError if a process that decodes images is killed; ``again`` is the command that goes on."""
     try:
         yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, ConnectionError, EOFError) as error:  # the last two where it died in handing a batch over
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
         go_on = f", and go on from the last checkpoint with: {again}" if (folder / "last.pt").exists() else ""
         raise WorkError(

@@ -185,7 +185,7 @@ def test_the_loss_is_binary_cross_entropy():
     truth = torch.tensor([[0, 1, 1, 0]] * 5, dtype=torch.uint8)
     p = logits.sigmoid()
     expected = -(truth * p.log() + (1 - truth.float()) * (1 - p).log()).mean()
-    assert MultiLabelLoss(0.0)(torch.nn.Identity(), logits, truth) == pytest.approx(float(expected), rel=1e-5)
+    assert MultiLabelLoss(0.0)(torch.nn.Identity(), logits, truth, 0.0) == pytest.approx(float(expected), rel=1e-5)
     target = truth * 0.8 + 0.05
     expected = -(target * p.log() + (1 - target) * (1 - p).log()).mean()
-    assert MultiLabelLoss(0.2)(torch.nn.Identity(), logits, truth) == pytest.approx(float(expected), rel=1e-5)
+    assert MultiLabelLoss(0.2)(torch.nn.Identity(), logits, truth, 0.0) == pytest.approx(float(expected), rel=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
@@ -16,6 +17,7 @@ SWIN = {"dim": 8, "depths": (1, 2, 1, 2), "heads": (1, 2, 2, 4), "window": 3}
 HEAD = {"width": 32, "queries": 5, "layers": 4, "hidden": 40, "pixel_layers": 2, "pixel_hidden": 24, "heads": 4}
 
 
+@pytest.mark.layout(MASK2FORMER_SWIN)
 def test_masks_and_classes_of_every_layer(tmp_path):
     swin = transformers.SwinConfig(
         embed_dim=8,

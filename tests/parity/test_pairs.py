@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,7 @@ def test_so_many_pairs(compared):
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1]))  # as pytest does
     for (family, source), tables in LAYOUTS.items():
         print(f"{family:20} {source:16} {len(tables)}")
     cases = list(marked())
