@@ -67,6 +67,7 @@ def short(monkeypatch):
 
 
 def test_every_step_is_trained_read_back_and_drawn(short, tmp_path):
+    tmp_path = tmp_path / "new" / "folder"
     points = roadmap.train("digits", out=tmp_path, epochs=1, overrides=FAST)
     assert [point.model for point in points] == ["roadmap_r50_00", "roadmap_r50_01", "roadmap_r50_16"]
     plain, modern, convnext = points

@@ -180,7 +180,8 @@ def _measure(
 
 def _same_question(folder: Path, asked: dict[str, Any]) -> None:
     """Write down what was asked of ``folder``. Raises InputError if its steps were trained for something else."""
-    path = writable_folder(folder) / "asked.json"
+    writable_folder(folder).mkdir(parents=True, exist_ok=True)
+    path = folder / "asked.json"
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
         if changed := [f"{key} {before.get(key)!r}" for key in asked if before.get(key) != asked[key]]:
