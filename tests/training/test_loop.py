@@ -444,6 +444,14 @@ def test_patience_stops_a_run_that_no_longer_improves(run):
     assert again.progress == end.progress
 
 
+def test_patience_ends_no_run_without_a_look(run):
+    sets = ("run", "schedule.epochs=9", "schedule.patience=2", "schedule.validate_epochs=5")
+    end = run(*sets, validate=validation((0.5, 1.0), (0.6, 1.0), (0.6, 1.1), (0.6, 1.2)))
+    validated = [state.epoch for state, values, _ in end.watcher.epochs if "top1" in values]
+    assert validated == [2, 4, 5, 6]  # after two epochs without a better one, and every five
+    assert (end.progress.epoch, end.progress.best_epoch) == (6, 4)
+
+
 def test_without_patience_it_never_stops_early(run):
     assert run("run", "schedule.epochs=5", validate=validation(*[(0.5, 1.0)] * 5)).progress.epoch == 5
 

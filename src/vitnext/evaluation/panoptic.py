@@ -105,7 +105,6 @@ class PanopticQuality:
           a labelled pixel that no predicted segment covers is missed
         - ``per_class``: {class, thing, n, pq, sq, rq, iou, tp, fp, fn}; n = tp + fn true segments. Where nothing
           matched, SQ counts as 0, as in COCO's own evaluation. A class that does not occur has None.
-        - ``confusion``: C x C pairs of segments with an IoU above 0.5, rows = truth, columns = predicted
         - ``confusion``: C x C pairs of segments whose IoU exceeds 0.5, rows = truth, columns = predicted
         """
         rows = []

@@ -71,7 +71,8 @@ def segments(bands: Iterable[tuple[int, np.ndarray]], size: tuple[int, int], thi
 
 
 def _centers(heat: np.ndarray) -> np.ndarray:
-    """int64 (n, 2): row and column of the peaks."""
+    """int64 (n, 2): row and column of the peaks; of those of one height in a square the first alone, since what is
+    rounded to bfloat16 is level around a peak."""
     from scipy.ndimage import maximum_filter
 
     found, margin = [], AROUND // 2
@@ -79,8 +80,13 @@ def _centers(heat: np.ndarray) -> np.ndarray:
         first = max(0, rows.start - margin)
         part = heat[first : rows.stop + margin]
         peak = (part == maximum_filter(part, AROUND, mode="constant")) & (part > PEAK)
-        inner = peak[rows.start - first : rows.stop - first]
-        found.append(np.add(np.argwhere(inner), (rows.start, 0)))
+        peak[: rows.start - first] = peak[rows.stop - first :] = False
+        y, x = np.nonzero(peak)
+        around, again = np.pad(part, margin), np.zeros(len(y), bool)
+        for i, j in np.ndindex(AROUND, AROUND):
+            if (i, j) < (margin, margin):
+                again |= around[y + i, x + j] == part[y, x]
+        found.append(np.stack([y + first, x], axis=1)[~again])
     return np.concatenate(found)
 
 

@@ -243,7 +243,8 @@ def fit(
             # Validate and keep.
             progress, kept = replace(progress, epoch=progress.epoch + 1), False
             summary = {"train_loss": sum(epoch_losses) / max(1, len(epoch_losses))}
-            if progress.epoch % recipe.schedule.validate_epochs == 0 or over():
+            due = progress.epoch % recipe.schedule.validate_epochs == 0
+            if due or over() or _ended(progress, steps, recipe):  # none is to end, for impatience, without a look
                 trained = average.model if average is not None else model
                 metrics = validate(trained.eval(), precision)
                 _finite([metrics["loss"]], progress.step, optimizers[0].param_groups[0]["lr"])
