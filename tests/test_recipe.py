@@ -171,6 +171,12 @@ def mistake(call, *arguments):
     return message
 
 
+def test_fields_of_a_head_are_set_one_by_one():
+    recipe = override(Recipe(), ["model.config.head.width=64", "model.config.head.dropout=0"])
+    assert recipe.model.config == {"head": {"width": 64, "dropout": 0}}
+    assert "model.config.dim has no fields" in mistake(override, recipe, ["model.config.dim.x=1"])
+
+
 def test_the_tables_of_this_test_are_complete():
     assert set(OTHER) == set(WRONG) == set(LEAVES)
 

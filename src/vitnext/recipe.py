@@ -237,10 +237,12 @@ def override(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
             )
         keys, node = path.split("."), tree
         for depth, key in enumerate(keys):
-            free = keys[:depth] in (["model", "config"], ["data", "merge"])  # whose names are checked later
+            free = keys[:depth] in (["model", "config"], ["data", "merge"], HEAD)  # whose names are checked later
             if key not in node and not free:
                 raise InputError(f'--set "{assignment}": there is no field {path}; {_suggest(path)}')
             if depth < len(keys) - 1:
+                if keys[: depth + 1] == HEAD:
+                    node.setdefault(key, {})
                 if not isinstance(node.get(key), dict):
                     raise InputError(f'--set "{assignment}": {".".join(keys[: depth + 1])} has no fields of its own')
                 node = node[key]
@@ -262,6 +264,7 @@ def _scalar(text: str) -> Any:
 
 
 ALIASES = {"lr": "learning_rate"}
+HEAD = ["model", "config", "head"]  # of a segmenter, with fields of its own
 
 
 @functools.cache
