@@ -22,7 +22,7 @@ CLASSES = {"ground": (90, 90, 90), "fire": (220, 60, 30), "water": (30, 60, 220)
 NETWORK = "stem_stride: 2, depths: [1, 1], widths: [8, 12], layer_scale: 0.0"
 TINY = (
     f"model.config={{{NETWORK}, head: {{width: 8, dropout: 0.0}}}}",
-    *("precision=fp32", "batch_size=4", "schedule.warmup_epochs=1", "optimizer.name=adamw"),
+    *("precision=fp32", "batch_size=4", "schedule.warmup_epochs=1", "optimizer.name=adamw", "loss.hardest=1"),
     "optimizer.learning_rate=1e-2",
 )
 

@@ -78,7 +78,7 @@ def initialize(model: nn.Module, head: nn.Module) -> None:
             nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
         elif isinstance(module, nn.ConvTranspose2d):  # (in, out, k, k): an output of stride k sees one of k x k
             nn.init.normal_(module.weight, std=module.in_channels**-0.5)
-        elif isinstance(module, nn.LayerNorm | nn.BatchNorm2d):
+        elif isinstance(module, nn.LayerNorm | nn.BatchNorm2d | nn.GroupNorm):
             nn.init.ones_(module.weight)
             if isinstance(module, nn.BatchNorm2d):
                 module.reset_running_stats()
