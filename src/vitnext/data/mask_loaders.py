@@ -65,7 +65,8 @@ class MaskedImages:
         self.steps_per_epoch = max(1, len(split) // recipe.batch_size)
         self.workers = max(recipe.workers, 0)
         self.decoded = self._decode_all() if recipe.workers <= 0 else None
-        if recipe.workers < 0 and self.decoded is None:
+        with_gpu = torch.cuda.is_available() and recipe.device != "cpu"  # it trains faster than one process augments
+        if recipe.workers < 0 and (self.decoded is None or with_gpu):
             self.workers = max(1, min(8, (os.cpu_count() or 1) - 1))
         held = "decoded in memory" if self.decoded is not None else "read from files"
         by = f"{self.workers} worker processes" if self.workers else "the training process"
