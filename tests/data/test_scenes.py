@@ -41,10 +41,40 @@ def test_a_scene_depends_on_its_generator_alone(drawn):
 
 def test_digits_that_are_mostly_hidden_are_void():
     owner = np.array([[1, 2, 2, 2], [3, 3, 3, 3], [0, 0, 0, 0]], np.uint16)
-    classes, instances = scenes._truth(owner, np.array([5, 0, 9, 4]), [8, 12, 4, 7])
-    # of the first 1/8 is seen, of the second exactly a quarter, of the third all, of the fourth nothing
+    classes, instances = scenes._truth(owner, np.array([5, 0, 9, 4]), [4, 6, 4, 7])
+    # of the first 1/4 is seen, of the second exactly half, of the third all, of the fourth nothing
     assert classes.tolist() == [[VOID, 1, 1, 1], [10] * 4, [0] * 4]
     assert instances.tolist() == [[0, 1, 1, 1], [2] * 4, [0] * 4]
+
+
+def test_a_digit_leaves_three_quarters_of_the_others():
+    owner = np.zeros((scenes.SIZE, scenes.SIZE), np.uint16)
+    owner[:, :48] = 1
+    ink = np.ones((scenes.SIZE, 40), bool)  # hides at least 0 and at most 40 of the 48 columns
+    for seed in range(20):
+        place = scenes._free_place(owner, ink, [48 * scenes.SIZE], np.random.default_rng(seed))
+        if place is not None:
+            assert place[1].start >= 36  # 12 of 48 columns are a quarter
+    assert any(scenes._free_place(owner, ink, [48 * scenes.SIZE], np.random.default_rng(s)) for s in range(20))
+    owner[:] = 1
+    assert scenes._free_place(owner, ink, [owner.size], np.random.default_rng(0)) is None
+
+
+def test_digits_hide_parts_of_each_other_in_some_scenes():
+    images, labels = digits()
+    hidden = []
+    truth = scenes._truth
+
+    def spy(owner, chosen, areas):
+        seen = np.bincount(owner.reshape(-1), minlength=len(areas) + 1)[1:]
+        hidden.extend(1 - seen[seen > 0] / np.array(areas)[seen > 0])
+        return truth(owner, chosen, areas)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scenes, "_truth", spy)
+        for i in range(30):
+            scenes.scene(images, labels, np.random.default_rng((8, i)))
+    assert np.mean(np.array(hidden) > 0.05) > 0.15
 
 
 def test_splits(monkeypatch):

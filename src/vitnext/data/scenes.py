@@ -1,9 +1,10 @@
 """digit-scenes: pictures composed of scikit-learn's real 8x8 digits, with a mask of classes and one of instances.
 
 Every digit of a scene is enlarged 3 to 5 times, turned a little, coloured and laid over what is there already, so that
-digits hide each other; below and above them lies clutter that is no digit: shaded ground, ellipses, bars, strokes. What
-is left of a digit of which less than a quarter is seen is void: nobody could tell. The scenes of the three splits are
-made of different digits, and are the same wherever NumPy and Pillow are of the same version.
+digits hide parts of each other; below and above them lies clutter that is no digit: shaded ground, ellipses, bars,
+strokes. A digit hides at most a quarter of another, because half of a 3 may be an 8; what is left of a digit of which
+less than half is seen is void: nobody could tell. The scenes of the three splits are made of different digits, and are
+the same wherever NumPy and Pillow are of the same version.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from vitnext.data.mask_values import VOID, MaskClass, MaskValues
 
 NAME = "digit-scenes"
 SIZE = 96  # pixels a side
-COUNTS = {"train": 1200, "val": 150, "test": 300}
+COUNTS = {"train": 2400, "val": 150, "test": 300}
 PARTS = {"train": (0, 14), "val": (14, 16), "test": (16, 20)}  # which digits each split is made of, of every twenty
 CLASSES = ("background", *map(str, range(10)))
-SEEN = 0.25  # share of a digit that must be seen
+SEEN = 0.5  # share of a digit that must be seen
+LEFT = 0.75  # share of it that later digits leave
+PLACES = 8  # tried for a digit; if none will do the scene goes without it
 MOST_DIGITS = 6
 
 
@@ -58,22 +61,40 @@ def scene(
     pixels = np.asarray(canvas).astype(np.float32)
     owner = np.zeros((SIZE, SIZE), np.uint16)
     chosen = random.integers(0, len(labels), int(random.integers(2, MOST_DIGITS + 1)))
-    areas = []
+    areas: list[int] = []
     for number, i in enumerate(chosen, start=1):
         alpha = _enlarged(images[i], random)  # (h, w) in 0..1
-        h, w = alpha.shape
-        y, x = random.integers(0, SIZE - h + 1), random.integers(0, SIZE - w + 1)
-        patch = pixels[y : y + h, x : x + w]
-        color = _unlike(patch[alpha > 0.5].mean(axis=0), random)
+        ink = alpha > 0.5
+        place = _free_place(owner, ink, areas, random)
+        areas.append(int(ink.sum()))
+        if place is None:
+            continue
+        patch = pixels[place]
+        color = _unlike(patch[ink].mean(axis=0), random)
         patch += alpha[..., None] * (color - patch)
-        owner[y : y + h, x : x + w][alpha > 0.5] = number
-        areas.append(int((alpha > 0.5).sum()))
+        owner[place][ink] = number
     canvas = Image.fromarray(np.rint(pixels).astype(np.uint8))
     hidden = Image.new("1", (SIZE, SIZE))
     _clutter(canvas, random, int(random.integers(0, 3)), over=hidden)
     owner[np.asarray(hidden)] = 0
     noisy = np.asarray(canvas).astype(np.float32) + random.normal(0, random.uniform(0, 8), (SIZE, SIZE, 1))
     return noisy.clip(0, 255).astype(np.uint8), *_truth(owner, labels[chosen], areas)
+
+
+def _free_place(
+    owner: np.ndarray, ink: np.ndarray, areas: list[int], random: np.random.Generator
+) -> tuple[slice, slice] | None:
+    """A random place for a digit's ink, bool (h, w), that leaves LEFT of every digit before it; None if none is met."""
+    h, w = ink.shape
+    least = LEFT * np.array([0, *areas])
+    seen = np.bincount(owner.reshape(-1), minlength=len(least))
+    there = seen > 0  # a digit that found no place has nothing to lose
+    for y, x in random.integers(0, (SIZE - h + 1, SIZE - w + 1), (PLACES, 2)):
+        place = slice(y, y + h), slice(x, x + w)
+        left = seen - np.bincount(owner[place][ink], minlength=len(least))
+        if (left >= least)[1:][there[1:]].all():
+            return place
+    return None
 
 
 def _truth(owner: np.ndarray, labels: np.ndarray, areas: list[int]) -> tuple[np.ndarray, np.ndarray]:
