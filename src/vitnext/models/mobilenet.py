@@ -105,7 +105,10 @@ class InvertedResidual(nn.Module):
         self.stochastic_depth = StochasticDepth(rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        branch: Tensor = self.project(self.depthwise(self.expand(x)))
+        branch = x
+        for part in (self.expand, self.depthwise, self.project):
+            for layer in part:  # one by one, so that no wide map is kept while the next part runs
+                branch = layer(branch)
         return x + self.stochastic_depth(branch) if self.residual else branch
 
 
