@@ -271,3 +271,12 @@ def test_real_masks():
     for split in small.values():
         for i in range(4):
             assert np.array_equal(split.mask(i), np.array(Image.open(split.mask_path(i))))
+
+
+def test_the_page_of_mistakes_is_true():
+    page = (Path(__file__).parents[2] / "docs/wrong_masks.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| (.+?) \| (\d) \| `.+` \|$", page, re.MULTILINE))
+    lines = dict(re.findall(r"^\| (.+?) \| \d \| `(.+)` \|$", page, re.MULTILINE))
+    assert list(rows) == list(MISTAKES)
+    for name, mistake in MISTAKES.items():
+        assert int(rows[name]) == mistake.code and re.match(mistake.line, lines[name]), name
