@@ -49,7 +49,9 @@ def test_one_label_a_row(folder):
     )  # fmt: skip
     assert split.labels.tolist() == [1 if i % 3 == 0 else 0 for i in range(12)] and split.labels.dtype == np.int64
     assert split.image(2) == str(folder / "img/02.png") and (split.sizes > 0).all()
-    assert dataset.line == ("photos: table, one label an image (column label), 2 classes, all 12 images (not divided)")
+    assert dataset.line == (
+        "photos.csv: table, one label an image (column label), 2 classes, all 12 images (not divided)"
+    )
     assert {k: len(s) for k, s in open_dataset(path).splits.items()} == {"train": 8, "val": 2, "test": 2}
 
 

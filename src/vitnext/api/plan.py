@@ -108,9 +108,11 @@ def go_on(
     say: Say,
 ) -> tuple[Recipe, Dataset[Any]]:
     """Of the run in ``folder``: its own recipe, in which ``overrides`` may change a few fields."""
-    if pretrained != "auto":
-        raise InputError("--resume goes on from the run's own weights: leave --pretrained out")
     theirs = recipe_of_run(folder, model, recipe, overrides)
+    same = pretrained in ("auto", theirs.model.pretrained) or str(Path(pretrained).resolve()) == theirs.model.pretrained
+    if not same:
+        began = "from scratch" if theirs.model.pretrained == "none" else f"from {theirs.model.pretrained}"
+        raise InputError(f"the run in {folder} began {began}, not from {pretrained}: leave --pretrained out")
     dataset = open_dataset(data, seed=theirs.seed, val_fraction=theirs.data.val_fraction)
     say(dataset.line)
     require_suitable(theirs, dataset)

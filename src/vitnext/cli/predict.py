@@ -67,7 +67,9 @@ def predict(
 
         predictions = with_masks(predictions, writable_folder(masks), mask_names(files), card, formats.split(","))
     if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        if not out.parent.exists():
+            out.parent.mkdir(parents=True)
+            print(f"new folder {out.parent}", file=sys.stderr)
         with progress_bar("predicting", progress_console()) as progress:
             predicted, failed = write_predictions(
                 out, counted(predictions, len(files), progress), card.classes, card.task

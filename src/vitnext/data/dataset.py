@@ -213,7 +213,7 @@ class _Found:
 
 def _folder(path: Path) -> _Found:
     if path.is_file() and path.suffix.lower() == ".json":
-        return _coco(path.stem, read_coco_file(path))
+        return _coco(path.name, read_coco_file(path))
     if not path.is_dir():
         raise InputError(f"{path}: is a file, not a folder; {LAYOUTS}, or a table: {', '.join(table.EXTENSIONS)}")
     if not has_both(path):
@@ -266,7 +266,7 @@ def _table(path: Path) -> _Found:
     }
     fractions = TREE_FRACTIONS if "all" in parts else {"val": CARVED_VAL}
     left_out = {"unused": listed.unused, "unlisted": listed.unlisted}
-    name, what = path.resolve().stem, listed.description
+    name, what = path.resolve().name, listed.description
     return _Found(name, "table", listed.classes, parts, fractions, what, left_out=left_out)
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from vitnext.cores import usable_cores
 from vitnext.data.augment import BatchAugment, image_augment, works_on_batches
 from vitnext.data.dataset import Split
 from vitnext.data.sampling import class_order, occurrences
@@ -52,7 +53,7 @@ def training_batches(split: Split, preprocess: Preprocess, recipe: Recipe) -> Ba
     if workers <= 0:
         packed = pack(split, preprocess, short_side=round(size * 1.25), limit=cache_limit())
     if workers < 0:  # decoded images leave little to do; otherwise leave a core to the training step
-        workers = 0 if packed is not None else max(1, min(8, (os.cpu_count() or 1) - 1))
+        workers = 0 if packed is not None else max(1, min(8, usable_cores() - 1))
     return Photographs(split, packed, preprocess, recipe, workers)
 
 
@@ -137,7 +138,7 @@ def pack(split: Split, preprocess: Preprocess, short_side: int, limit: int) -> P
     sample = [decode(i).nbytes for i in np.linspace(0, len(split) - 1, num=min(16, len(split)), dtype=int)]
     if np.mean(sample) * len(split) > limit:
         return None
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         images = list(pool.map(decode, range(len(split))))
     offsets = np.concatenate([[0], np.cumsum([image.size for image in images])])
     buffer = np.concatenate([image.reshape(-1) for image in images])

@@ -178,5 +178,7 @@ def fingerprint_parts(split: MaskSplit) -> Iterator[bytes]:
         yield json.dumps(values.things).encode()
         for pair in zip(split.instance_names.tolist(), split.instance_sizes.tolist(), strict=True):
             yield b"%b\0%d\n" % pair
-    for array in (split.arrays, split.masks):
+    if split.instances is not None:
+        yield json.dumps(values.things).encode()
+    for array in (split.arrays, split.masks, split.instances):
         yield b"" if array is None else np.ascontiguousarray(array).tobytes()

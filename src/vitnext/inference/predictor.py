@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from vitnext.card import Card, read_card
+from vitnext.cores import usable_cores
 from vitnext.data.mask_values import MOST_CLASSES
 from vitnext.decode import decode
 from vitnext.errors import ImageError, InputError, WorkError
@@ -67,7 +68,7 @@ def load(
         _check_task(path, read_card(path), tta)  # before torch builds an architecture that it may not know
     loaded: Engine = ENGINES[engine](path, threads)
     _check_task(path, loaded.card, tta)
-    return Predictor(path, loaded, threads or _cores(), tta)
+    return Predictor(path, loaded, threads or usable_cores(), tta)
 
 
 def _check_task(path: Path, card: Card, tta: bool) -> None:
@@ -254,8 +255,3 @@ def _name(source: Source, place: int | None = None) -> str:
         return os.fspath(source)
     kind = {np.ndarray: "array", bytes: "bytes"}.get(type(source), "image")
     return kind if place is None else f"{kind}[{place}]"
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
