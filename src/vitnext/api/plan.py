@@ -57,6 +57,7 @@ def begin(
         require_labels(named or "", dataset)
     require_free(folder)
     say(dataset.line)
+    dataset = regroup(dataset, asked.data.merge, asked.data.ignore)
     facts = look_at(dataset.splits["train"])
     semantic, gpu = dataset.task == "semantic", torch.cuda.is_available()
     watched = len(dataset.splits.get("val", ())) or len(held_out(dataset)[1])
@@ -87,7 +88,7 @@ def begin(
         return choice
 
     choice = choose() if start.model is not None or not start.fetch else None
-    dataset = checked(regroup(dataset, asked.data.merge, asked.data.ignore), asked.data.skip_unreadable, say)
+    dataset = checked(dataset, asked.data.skip_unreadable, say)
     if start.fetch:
         start = defaults.fetched(start, pretrained, model)
         choice = choose()

@@ -24,6 +24,7 @@ from vitnext.data.sampling import class_order, occurrences
 from vitnext.decode import open_image
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import Recipe
+from vitnext.wording import counted
 
 SMALL = 64  # pixels: up to this size whole batches are augmented at once
 CACHE_BYTES = 4 << 30  # decoded images are kept in memory up to this much ...
@@ -107,7 +108,7 @@ class SmallImages:
         self.images, self.labels, self.recipe = images, labels, recipe
         self.augment = BatchAugment(recipe.augment)
         self.steps_per_epoch = max(1, len(labels) // recipe.batch_size)
-        self.description = f"{len(labels):,} images in memory, augmented a batch at a time"
+        self.description = f"{counted(labels, 'image')} in memory, augmented a batch at a time"
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         seed = self.recipe.seed
@@ -169,8 +170,8 @@ class Photographs:
         self.augment = image_augment(recipe.augment, recipe.data.image_size, stretch=stretch)
         self.steps_per_epoch = max(1, len(split) // recipe.batch_size)
         held = "decoded in memory" if packed is not None else "read from files"
-        by = f"{workers} worker processes" if workers else "the training process"
-        self.description = f"{len(split):,} images {held}, augmented by {by}"
+        by = counted(workers, "worker process") if workers else "the training process"
+        self.description = f"{counted(split, 'image')} {held}, augmented by {by}"
 
     def __getitem__(self, place: tuple[int, ...]) -> tuple[Tensor, int | Tensor]:
         """Image ``index`` as it looks in ``epoch``, a third number telling how often it was in it before."""

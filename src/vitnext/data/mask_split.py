@@ -79,8 +79,8 @@ class MaskSplit:
     @property
     def has_instances(self) -> bool:
         """Whether the truth tells the objects of a class apart."""
-        drawn = self.truth is not None and any(self.values.things)
-        return drawn or self.instances is not None or self.instance_names is not None
+        told = self.truth is not None or self.instances is not None or self.instance_names is not None
+        return told and any(self.values.things)
 
     def drawn(self, i: int) -> Drawn:
         """What ``truth`` says of image ``i``, its classes not yet merged. Raises ImageError where it cannot."""
