@@ -116,6 +116,6 @@ def go_on(
         raise InputError(f"the run in {folder} began {began}, not from {pretrained}: leave --pretrained out")
     dataset = open_dataset(data, seed=theirs.seed, val_fraction=theirs.data.val_fraction)
     say(dataset.line)
-    require_suitable(theirs, dataset)
     dataset = regroup(dataset, theirs.data.merge, theirs.data.ignore)
+    require_suitable(theirs, dataset)
     return theirs, checked(dataset, theirs.data.skip_unreadable, say)
