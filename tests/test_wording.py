@@ -18,4 +18,4 @@ from vitnext.wording import counted
     ],
 )
 def test_one_is_said_as_one(count, noun, said):
-    assert counted(count, noun) == said
+    assert counted(count, noun) == counted(range(count), noun) == said

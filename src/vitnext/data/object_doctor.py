@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vitnext.data.doctor import Finding, counted, finding
+from vitnext.data.doctor import Finding, finding
 from vitnext.data.mask_values import VOID
 from vitnext.data.truth import Drawn
 from vitnext.types import Segments
+from vitnext.wording import counted
 
 
 @dataclass(frozen=True, eq=False)
