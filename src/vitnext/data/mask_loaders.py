@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from vitnext.data.loaders import batch_indices, cache_limit, outlast_signals, place_seed
+from vitnext.data.loaders import WHOLE, Part, batch_indices, cache_limit, outlast_signals, place_seed, spare_cores
 from vitnext.data.mask_augment import MaskAugment
 from vitnext.data.mask_folder import MaskSplit
 from vitnext.data.mask_values import VOID
@@ -66,7 +66,7 @@ class MaskedImages:
         self.workers = max(recipe.workers, 0)
         self.decoded = self._decode_all() if recipe.workers <= 0 else None
         if recipe.workers < 0 and self.decoded is None:
-            self.workers = max(1, min(8, (os.cpu_count() or 1) - 1))
+            self.workers = spare_cores()
         held = "decoded in memory" if self.decoded is not None else "read from files"
         by = f"{self.workers} worker processes" if self.workers else "the training process"
         truth = "segments" if objects else "masks"
@@ -95,9 +95,9 @@ class MaskedImages:
         place_of = torch.where(void, 0, (~void).cumsum(0))
         return pixels, place_of[numbers], labels[~void]
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Any]]:
+    def epoch(self, epoch: int, start: int = 0, part: Part = WHOLE) -> Iterator[tuple[Tensor, Any]]:
         batches = batch_indices(len(self.split), self.recipe.batch_size, self.recipe.seed, epoch)[start:]
-        places = [[(epoch, int(i)) for i in indices] for indices in batches]
+        places = [[(epoch, int(i)) for i in indices[part.places(len(indices))]] for indices in batches]
         yield from DataLoader(
             self,  # type: ignore[arg-type]
             batch_sampler=places,
