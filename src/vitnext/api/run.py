@@ -28,7 +28,7 @@ from vitnext.inference.predictor import load
 from vitnext.models import catalog, create
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import Recipe
-from vitnext.training import distributed, loop
+from vitnext.training import distributed, loop, sharding
 from vitnext.training.checkpoint import load_run
 from vitnext.training.console import SCORES, ConsoleWatcher
 from vitnext.training.hardware import Precision, choose_precision, suitable_threads
@@ -194,8 +194,9 @@ def fit(run: Run, state: dict[str, Any] | None, console: Console | None, say: Sa
             if stop.signal == signal.SIGTERM:
                 raise Terminated(f"terminated and saved; go on with: {run.again}") from None
             raise KeyboardInterrupt(f"stopped and saved; go on with: {run.again}") from None
-    if distributed.main() and not run.artifact.exists():  # the kept epoch is the last one
-        keep(run.network, end, {score: end.kept_score, "loss": end.kept_loss})
+    with sharding.whole(run.network) as trained:
+        if distributed.main() and not run.artifact.exists():  # the kept epoch is the last one
+            keep(trained, end, {score: end.kept_score, "loss": end.kept_loss})
     if schedule.patience and end.epoch - end.best_epoch >= schedule.patience and end.epoch < schedule.epochs:
         say(f"stopped early: no better validation {SCORES[score]} since epoch {end.best_epoch}")
     return end

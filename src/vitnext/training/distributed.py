@@ -11,6 +11,7 @@ import contextlib
 import inspect
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -330,6 +331,8 @@ class Pass(nn.Module):
 def replicated(model: nn.Module, objective: Callable[[nn.Module, Tensor, Any, float], Tensor]) -> Loss:
     """The objective on replicas of ``model``, one in each process, whose gradients DDP averages (Li et al. 2020,
     arXiv:2006.15704) after the last part of each step; alone, the objective."""
+    # Of depthwise convolutions; a copy more, and no mistake.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
     if not active():
         return lambda images, truth, done, last: objective(model, images, truth, done)
     step = Pass(model, objective)

@@ -20,7 +20,7 @@ from vitnext.data.loaders import Batches, place_seed
 from vitnext.errors import WorkError
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import Recipe
-from vitnext.training import distributed
+from vitnext.training import distributed, sharding
 from vitnext.training.checkpoint import save_checkpoint
 from vitnext.training.ema import WeightAverage
 from vitnext.training.freezing import frozen_part
@@ -133,17 +133,16 @@ def fit(
     part = distributed.part(mixed=mix is not None)
     distributed.synchronize_batch_norms(model)
     average = WeightAverage(model, recipe.ema) if recipe.ema else None
-    loss_of = distributed.replicated(model, objective)
+    if recipe.parallel == "fsdp" and distributed.active():
+        loss_of = sharding.sharded(model, objective, average)
+    else:
+        loss_of = distributed.replicated(model, objective)
     frozen = frozen_part(model)
     optimizers = build_optimizers(model, recipe.optimizer)
     progress, journal_offset = Progress(), None
     epoch_losses: list[float] = []  # of the epoch that is under way
     if resume is not None:
-        model.load_state_dict(resume["model"])
-        if average is not None:
-            average.model.load_state_dict(resume["average"])
-        for optimizer, state in zip(optimizers, resume["optimizers"], strict=True):
-            optimizer.load_state_dict(state)
+        sharding.restore(resume, folder, model, average, optimizers)
         progress, journal_offset = Progress(**resume["progress"]), resume["journal"]
         epoch_losses = resume["epoch_losses"]
 
@@ -168,10 +167,9 @@ def fit(
         """Returns, as ``tick`` does, the signal that came, when all processes have come so far."""
         nonlocal last_save
         last_save = progress.seconds
+        tensors = sharding.saved(folder, model, average, optimizers, progress.step)
         state = {
-            "model": model.state_dict(),
-            "average": average.model.state_dict() if average is not None else {},
-            "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+            **tensors,
             "progress": asdict(progress),
             "epoch_losses": epoch_losses,
             "journal": journal.offset,
@@ -180,6 +178,7 @@ def fit(
         }
         if distributed.main():
             save_checkpoint(folder / "last.pt", state)
+            sharding.tidy(folder, tensors)
         return distributed.agree(interrupt.signal, 0.0)[0]
 
     def over() -> bool:
@@ -262,17 +261,17 @@ def fit(
             summary = {"train_loss": sum(epoch_losses) / max(1, len(epoch_losses))}
             due = progress.epoch % recipe.schedule.validate_epochs == 0
             if due or over() or _ended(progress, steps, recipe):  # none is to end, for impatience, without a look
-                trained = average.model if average is not None else model
-                metrics = validate(trained.eval(), precision)
-                _finite([metrics["loss"]], progress.step, optimizers[0].param_groups[0]["lr"])
-                score = metrics[validate.score]
-                if score > progress.best_score:
-                    progress = replace(progress, best_score=score, best_epoch=progress.epoch)
-                kept = not select or score >= progress.best_score - metrics["score_error"]
-                if kept:
-                    progress = replace(progress, kept_score=score, kept_loss=metrics["loss"], kept_epoch=progress.epoch)
-                    if distributed.main():
-                        keep(trained, progress, metrics)
+                with sharding.whole(average.model if average is not None else model) as trained:
+                    metrics = validate(trained.eval(), precision)
+                    _finite([metrics["loss"]], progress.step, optimizers[0].param_groups[0]["lr"])
+                    score, held_out = metrics[validate.score], metrics["loss"]
+                    if score > progress.best_score:
+                        progress = replace(progress, best_score=score, best_epoch=progress.epoch)
+                    kept = not select or score >= progress.best_score - metrics["score_error"]
+                    if kept:
+                        progress = replace(progress, kept_score=score, kept_loss=held_out, kept_epoch=progress.epoch)
+                        if distributed.main():
+                            keep(trained, progress, metrics)
                 summary |= metrics
             tick()
             journal.write("epoch", progress.step, epoch=progress.epoch, kept=kept, seconds=progress.seconds, **summary)

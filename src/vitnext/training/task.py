@@ -108,6 +108,10 @@ def require_suitable(recipe: Recipe, dataset: Dataset[Any]) -> None:
             f"{name} tells objects apart, but the masks of {dataset.name} do not: give instances/ beside masks/, or "
             f"--model {create.composed(create.backbone_of(name), 'segformer')}"
         )
+    if recipe.optimizer.name == "muon" and recipe.parallel == "fsdp" and distributed.active():
+        raise InputError(
+            "muon needs whole matrices, which parallel=fsdp divides: set parallel=ddp or optimizer.name=adamw"
+        )
     _require_useful(recipe, dataset.task)
     _require_batches(recipe)
     if dataset.task == "semantic":
