@@ -65,12 +65,7 @@ def train(
     from vitnext.training.task import require_suitable
 
     folder = Path(out) if out is not None else Path("runs") / run_name(data)
-    said = list(overrides)
-    said += [f"schedule.epochs={epochs}"] if epochs is not None else []
-    said += [f"schedule.steps={steps}"] if steps is not None else []
-    said += [f"schedule.minutes={minutes}"] if minutes is not None else []
-    if (steps is not None or minutes is not None) and epochs is None:
-        said += [f"schedule.epochs={run.ENDLESS}"]
+    said = [*overrides, *plan.length(epochs, steps, minutes, overrides)]
     said += [f"seed={seed}"] if seed is not None else []
     said += ["data.skip_unreadable=true"] if skip_unreadable else []
 
