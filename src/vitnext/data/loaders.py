@@ -44,9 +44,8 @@ class Part:
         share, left = divmod(size, self.count)
         if left:
             mend = f"batch_size={size - left}" if share else "batch_size higher, or start fewer processes"
-            raise InputError(
-                f"{size} images of a batch cannot be divided evenly among {self.count} processes: set {mend}"
-            )
+            what = f"a batch of {size} images cannot be divided evenly among {self.count} processes"
+            raise InputError(f"{what}: set {mend}")
         return [place % size for place in range(self.index * share - self.before, (self.index + 1) * share)]
 
 

@@ -133,10 +133,7 @@ def fit(
     part = distributed.part(mixed=mix is not None)
     distributed.synchronize_batch_norms(model)
     average = WeightAverage(model, recipe.ema) if recipe.ema else None
-    if recipe.parallel == "fsdp" and distributed.active():
-        loss_of = sharding.sharded(model, objective, average)
-    else:
-        loss_of = distributed.replicated(model, objective)
+    loss_of = sharding.parallel(recipe.parallel, model, objective, average)
     frozen = frozen_part(model)
     optimizers = build_optimizers(model, recipe.optimizer)
     progress, journal_offset = Progress(), None

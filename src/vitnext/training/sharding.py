@@ -12,10 +12,11 @@ import copy
 import io
 import pickle
 import shutil
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -44,6 +45,18 @@ _PLAIN = {
 
 # Of each model that is divided, one that is not, whose weights are only there when they are wanted.
 _whole: weakref.WeakKeyDictionary[nn.Module, nn.Module] = weakref.WeakKeyDictionary()
+
+
+def parallel(
+    how: Literal["ddp", "fsdp"],
+    model: nn.Module,
+    objective: Callable[[nn.Module, Tensor, Any, float], Tensor],
+    average: WeightAverage | None,
+) -> distributed.Loss:
+    """The objective on ``model``, of which each process has a replica or a part; alone, all of it."""
+    if how == "fsdp" and distributed.active():
+        return sharded(model, objective, average)
+    return distributed.replicated(model, objective)
 
 
 def sharded(
@@ -218,7 +231,8 @@ def _read_shards(
                 one = there[prefix + key].size != parameter.shape  # type: ignore[union-attr]  # a count of steps
                 value = torch.zeros((), device=parameter.device) if one else torch.zeros_like(parameter)
                 optimizer.state[parameter][key] = value
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # a single process may read them
             dcp.load(_tensors(model, average, optimizers), storage_reader=reader)
     except (OSError, pickle.UnpicklingError, dcp.api.CheckpointException) as error:
         raise InputError(f"the checkpoint {folder} is not whole, or damaged: start anew with another --out") from error
