@@ -169,6 +169,7 @@ class Recipe:
     accumulate: Count = 1  # parts in which they pass through the network, to save memory
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where a measurement at start finds it faster
     device: str = "auto"  # auto: cuda, else mps, else cpu
+    parallel: Literal["ddp", "fsdp"] = "ddp"  # of torchrun's processes: each has the whole model, or a part of it
     workers: Annotated[Whole, Field(ge=-1)] = -1  # processes that decode and augment; -1: chosen from data and cores
     seed: Natural = 0
     save_minutes: NotNegative = 10.0  # between checkpoints within an epoch; after each epoch there is one anyhow

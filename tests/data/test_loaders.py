@@ -10,6 +10,7 @@ from PIL import Image
 from vitnext.data import loaders
 from vitnext.data.dataset import Split
 from vitnext.data.loaders import (
+    Part,
     Photographs,
     SmallImages,
     batch_indices,
@@ -20,6 +21,7 @@ from vitnext.data.loaders import (
     shrink,
     training_batches,
 )
+from vitnext.errors import InputError
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import Recipe, from_dict
 
@@ -123,6 +125,31 @@ def kind(request, photographs, monkeypatch):
     if request.param == "files":
         monkeypatch.setattr(loaders, "cache_limit", lambda: 0)
     return photographs, PHOTOS | {"workers": 2 if request.param == "workers" else 0}
+
+
+def test_the_parts_of_a_batch_are_what_the_whole_has_there(kind):
+    made = batches(*kind)
+    whole = list(made.epoch(1))
+    halves = [list(made.epoch(1, part=Part(index, 2))) for index in (0, 1)]
+    assert same([tuple(map(torch.cat, zip(*pair, strict=True))) for pair in zip(*halves, strict=True)], whole)
+    later = list(made.epoch(1, 1, Part(0, 4, before=1)))  # after the last of all
+    assert same(later, [tuple(values[[3, 0]] for values in whole[1])])
+
+
+def test_a_batch_is_divided_into_equal_parts_alone():
+    assert [Part(index, 3).places(6) for index in range(3)] == [[0, 1], [2, 3], [4, 5]]
+    assert Part(1, 3, before=1).places(6) == [1, 2, 3] and Part(0, 1).places(3) == [0, 1, 2]
+    with pytest.raises(InputError, match=r"a batch of 7 images .* among 3 processes: set batch_size=6$"):
+        Part(0, 3).places(7)
+    with pytest.raises(InputError, match="set batch_size higher, or start fewer processes"):
+        Part(0, 3).places(2)
+
+
+def test_processes_of_a_machine_share_its_memory_and_cores(monkeypatch):
+    memory = loaders.cache_limit()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setattr(loaders, "usable_cores", lambda: 16)
+    assert loaders.cache_limit() == memory // 4 and loaders.spare_cores() == 3
 
 
 def test_an_epoch_is_the_same_from_wherever_it_is_read(kind):

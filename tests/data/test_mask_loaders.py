@@ -9,6 +9,7 @@ from PIL import Image
 
 from masks import add, flat_set, ids, split_of_objects
 from vitnext.data import loaders, mask_loaders
+from vitnext.data.loaders import Part
 from vitnext.data.mask_folder import read_mask_folder
 from vitnext.data.mask_loaders import MaskedImages, SegmentTargets, class_mask, pair
 from vitnext.errors import ImageError
@@ -57,6 +58,8 @@ def test_batches_depend_on_the_place_alone(split, monkeypatch):
     assert not same(batches(split, epoch=1), whole)
     assert not same(batches(split, seed=6), whole)
     assert same(batches(split, workers=1), whole)
+    third = MaskedImages(split, WINDOW, from_dict(RECIPE)).epoch(0, part=Part(1, 3))
+    assert same(list(third), [tuple(values[1:2] for values in batch) for batch in whole])
     monkeypatch.setattr(mask_loaders, "cache_limit", lambda: 0)
     held = MaskedImages(split, WINDOW, from_dict(RECIPE))
     assert held.decoded is None and "read from files" in held.description

@@ -18,8 +18,10 @@ UNREADABLE = ("unreadable", "unreadable_mask", "size", "no_file")  # findings th
 
 def checked(dataset: Dataset[Any], skip_unreadable: bool, say: Say) -> Dataset[Any]:
     """Let the doctor look before training: warnings are said, errors stop unless they can be skipped."""
+    from vitnext.training.distributed import from_first
+
     semantic = dataset.task == "semantic"
-    report = mask_doctor.check(dataset) if semantic else doctor.check(dataset)
+    report = from_first(lambda: mask_doctor.check(dataset) if semantic else doctor.check(dataset))
     for finding in report.warnings:
         say(f"warning: {finding.message}")
     for finding in report.errors:
@@ -42,7 +44,7 @@ def checked(dataset: Dataset[Any], skip_unreadable: bool, say: Say) -> Dataset[A
             raise InputError(f"{dataset.name}: none of the {counted(split, f'{name} image')} can be used")
         splits[name] = split.subset(good)
     readable = dataclasses.replace(dataset, splits=splits)
-    again = mask_doctor.check(readable) if semantic else doctor.check(readable, decode=False)
+    again = from_first(lambda: mask_doctor.check(readable) if semantic else doctor.check(readable, decode=False))
     for finding in again.errors:  # a class may have lost all of its images
         raise InputError(finding.message)
     return readable

@@ -17,6 +17,7 @@ from vitnext.models import catalog, create
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import Recipe
 from vitnext.training import defaults
+from vitnext.training.distributed import own_device
 from vitnext.training.freezing import freeze
 from vitnext.training.hardware import choose_device, keep_heap
 from vitnext.training.task import require_statistics
@@ -33,7 +34,7 @@ def build(recipe: Recipe, dataset: Dataset[Any], begun: Card | None, say: Say) -
     and for weights that cannot be read or do not fit it.
     """
     facts = look_at(dataset.splits["train"])
-    device = choose_device(recipe.device)
+    device = own_device(choose_device(recipe.device))
     keep_heap()
     torch.manual_seed(recipe.seed)
     name, config = recipe.model.name, defaults.model_config(recipe, len(dataset.classes))

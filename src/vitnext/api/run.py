@@ -29,7 +29,7 @@ from vitnext.inference.predictor import load
 from vitnext.models import catalog, create
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import Recipe
-from vitnext.training import loop
+from vitnext.training import distributed, loop, sharding
 from vitnext.training.checkpoint import load_run
 from vitnext.training.console import SCORES, ConsoleWatcher
 from vitnext.training.hardware import Precision, choose_precision, suitable_threads
@@ -46,7 +46,7 @@ class Run:
     card:    of its model, without metrics
     watched: the split that is looked at after each epoch
     select:  whether that chooses the epoch that is kept; without val images test is watched, and chooses nothing
-    macs:    multiply-adds of a batch
+    macs:    multiply-adds of a batch, or of this process's part of it
     again:   the command that goes on with it
     """
 
@@ -85,19 +85,21 @@ def prepare(
     watched = "val" if select else held_out(dataset)[0]
     task = task_of(dataset, watched, preprocess, recipe, PanopticQuality)
     say(f"data  {task.batches.description}")
-    macs = catalog.count_macs(network, recipe.data.image_size) * recipe.batch_size
-    again = f"vitnext train {shlex.quote(str(data))} --out {shlex.quote(str(folder))} --resume"
+    macs = catalog.count_macs(network, recipe.data.image_size) * recipe.batch_size // distributed.world()
+    again = f"{distributed.command()} train {shlex.quote(str(data))} --out {shlex.quote(str(folder))} --resume"
     device = next(network.parameters()).device
     with workers_may_die(folder, again):
-        images, truth = (tensor.to(device) for tensor in next(task.batches.epoch(0)))
+        images, truth = (tensor.to(device) for tensor in next(task.batches.epoch(0, part=distributed.part())))
     with suitable_threads(macs):
         sample = (Normalize(preprocess, device)(images), truth)
-        precision = choose_precision(recipe.precision, network, task.objective, sample)
+        asked, objective = recipe.precision, task.objective
+        precision = distributed.from_first(lambda: choose_precision(asked, network, objective, sample))
     if recipe.precision == "auto":  # decided once and written down, so that recipe.yaml repeats the run
         recipe = replace(recipe, precision=precision.name)
         say(f"precision {precision.name}: {precision.reason}")
     if recipe.schedule.patience and not select:
         raise InputError("schedule.patience needs validation images: set data.val_fraction above 0, or give val/")
+    distributed.require_same(dataset.fingerprint, recipe.to_dict())
     card = _card(recipe, dataset, network, preprocess, licence)
     return Run(folder, recipe, dataset, network, task, precision, card, watched, select, macs, again)
 
@@ -138,20 +140,25 @@ def claimed(run: Run, resume: bool) -> Iterator[dict[str, Any] | None]:
     """
     folder = run.folder
     folder.mkdir(parents=True, exist_ok=True)
-    with held(folder / f"{STATE}.lock", f"another training is writing to {folder}: choose another --out"):
+    lock = held(folder / f"{STATE}.lock", f"another training is writing to {folder}: choose another --out")
+    with lock if distributed.main() else contextlib.nullcontext():
         state = None
         if resume:  # what was said with it may yet be refused; then the run stays as it is
             state = load_run(folder / STATE, run.recipe, run.dataset.fingerprint, run.task.batches.steps_per_epoch)
             if not run.artifact.exists():
                 require_weights(run.artifact, state["progress"], run.recipe, run.select)
         else:
-            require_free(folder)  # another run may have come and gone since
-        with atomic_write(folder / RECIPE) as temporary:
-            temporary.write_text(yaml.safe_dump(run.recipe.to_dict(), sort_keys=False), encoding="utf-8")
-        if not resume:
-            with atomic_write(folder / BEGUN) as temporary:
-                temporary.write_text(run.card.to_json() + "\n", encoding="utf-8")
+            distributed.from_first(lambda: require_free(folder))  # another run may have come and gone since
+        distributed.from_first(lambda: _write_down(run, resume))
         yield state
+
+
+def _write_down(run: Run, resume: bool) -> None:
+    with atomic_write(run.folder / RECIPE) as temporary:
+        temporary.write_text(yaml.safe_dump(run.recipe.to_dict(), sort_keys=False), encoding="utf-8")
+    if not resume:
+        with atomic_write(run.folder / BEGUN) as temporary:
+            temporary.write_text(run.card.to_json() + "\n", encoding="utf-8")
 
 
 def fit(run: Run, state: dict[str, Any] | None, console: Console | None, say: Say) -> Progress:
@@ -186,8 +193,9 @@ def fit(run: Run, state: dict[str, Any] | None, console: Console | None, say: Sa
             if stop.signal == signal.SIGTERM:
                 raise Terminated(f"terminated and saved; go on with: {run.again}") from None
             raise KeyboardInterrupt(f"stopped and saved; go on with: {run.again}") from None
-    if not run.artifact.exists():  # the kept epoch is the last one
-        keep(run.network, end, {score: end.kept_score, "loss": end.kept_loss})
+    with sharding.whole(run.network) as trained:
+        if distributed.main() and not run.artifact.exists():  # the kept epoch is the last one
+            keep(trained, end, {score: end.kept_score, "loss": end.kept_loss})
     if schedule.patience and end.epoch - end.best_epoch >= schedule.patience and end.epoch < schedule.epochs:
         say(f"stopped early: no better validation {SCORES[score]} since epoch {end.best_epoch}")
     return end

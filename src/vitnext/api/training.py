@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitnext.api.console import speaker
-from vitnext.api.folder import card_of_run, run_name
+from vitnext.api.folder import STATE, card_of_run, run_name
 from vitnext.errors import require
 from vitnext.evaluation.evaluate import headline
 
@@ -51,33 +51,42 @@ def train(
     ``training.checkpoint.CHANGEABLE`` in it. Mistakes in the arguments are found first, then those in the layout of the
     data, then in ``out``; only then is every image read.
 
+    Under torchrun every process calls this with the same arguments and gets the same result; the first alone writes and
+    speaks, and a run that torchrun restarts goes on.
+
     Raises InputError for wrong input, WorkError for a run that fails, and, after the run was saved, KeyboardInterrupt
     for Ctrl-C and Terminated, a SystemExit, for SIGTERM.
     """
     require("torch", "train")
     from vitnext.api import network, plan, run
+    from vitnext.training import distributed
 
-    say = speaker(console)
     folder = Path(out) if out is not None else Path("runs") / run_name(data)
     said = [*overrides, *plan.length(epochs, steps, minutes, overrides)]
     said += [f"seed={seed}"] if seed is not None else []
     said += ["data.skip_unreadable=true"] if skip_unreadable else []
 
-    # Choose the recipe, open and check the data.
-    choose = plan.go_on if resume else plan.begin
-    chosen, dataset = choose(
-        data, folder, model=model, pretrained=str(pretrained), recipe=recipe, overrides=said, say=say
-    )
+    with distributed.joined():
+        console = console if distributed.main() else None
+        say = speaker(console)
+        if distributed.restarted() and (folder / STATE).exists():  # after one of its processes ended: goes on
+            resume, model, recipe, pretrained = True, None, None, "auto"
 
-    # Build the network, and all that it trains with.
-    begun = card_of_run(folder) if resume and chosen.model.pretrained != "none" else None
-    built = network.build(chosen, dataset, begun, say)
-    ready = run.prepare(chosen, dataset, *built, folder, data, say)
+        # Choose the recipe, open and check the data.
+        choose = plan.go_on if resume else plan.begin
+        chosen, dataset = choose(
+            data, folder, model=model, pretrained=str(pretrained), recipe=recipe, overrides=said, say=say
+        )
 
-    # Fit, and measure what is left.
-    with run.claimed(ready, resume) as state:
-        end = run.fit(ready, state, console, say)
-        metrics = run.measure(ready, end, say)
-    say(f"{metrics['split']} {headline(metrics)}")
-    say(f"trained in {end.seconds:,.0f} s; report {folder / 'report.html'}")
-    return TrainResult(ready.artifact, metrics, folder)
+        # Build the network, and all that it trains with.
+        begun = card_of_run(folder) if resume and chosen.model.pretrained != "none" else None
+        built = network.build(chosen, dataset, begun, say)
+        ready = run.prepare(chosen, dataset, *built, folder, data, say)
+
+        # Fit, and measure what is left.
+        with run.claimed(ready, resume) as state:
+            end = run.fit(ready, state, console, say)
+            metrics = distributed.from_first(lambda: run.measure(ready, end, say))
+        say(f"{metrics['split']} {headline(metrics)}")
+        say(f"trained in {end.seconds:,.0f} s; report {folder / 'report.html'}")
+        return TrainResult(ready.artifact, metrics, folder)

@@ -88,7 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             traceback.print_exc()
         message, code = explain(error)
-        print("vitnext: " + " ".join(message.split()), file=sys.stderr)
+        if speaks():
+            print("vitnext: " + " ".join(message.split()), file=sys.stderr)
         return code
 
 
@@ -100,6 +101,15 @@ def run(arguments: list[str]) -> int:
         return 0
     except typer.Exit as done:
         return done.exit_code
+
+
+def speaks() -> bool:
+    """Whether this process tells its error: of those that torchrun started, the first to fail."""
+    if "RANK" not in os.environ:
+        return True
+    from vitnext.training.distributed import first_to_fail
+
+    return first_to_fail()
 
 
 def explain(error: BaseException) -> tuple[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -82,7 +83,8 @@ def train(
         overrides=overrides or (),
         console=progress_console(),
     )
-    print(f"model  {result.artifact}")
+    if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun started, the first
+        print(f"model  {result.artifact}")
 
 
 UNITS = {"s": 1 / 60, "m": 1.0, "h": 60.0}

@@ -22,6 +22,7 @@ from vitnext.data.augment import BatchAugment, image_augment, works_on_batches
 from vitnext.data.dataset import Split
 from vitnext.data.sampling import class_order, occurrences
 from vitnext.decode import open_image
+from vitnext.errors import InputError
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import Recipe
 from vitnext.wording import counted
@@ -31,15 +32,37 @@ CACHE_BYTES = 4 << 30  # decoded images are kept in memory up to this much ...
 CACHE_SHARE = 0.25  # ... and up to this share of the machine's memory
 
 
+@dataclass(frozen=True)
+class Part:
+    """Which images of every batch are wanted: of ``count`` equal parts the one at ``index``, after the last ``before``
+    images of the part before it (of the first part: of the last one)."""
+
+    index: int = 0
+    count: int = 1
+    before: int = 0
+
+    def places(self, size: int) -> list[int]:
+        """Of the images in a batch of ``size``. Raises InputError if its parts would not be equal."""
+        share, left = divmod(size, self.count)
+        if left:
+            mend = f"batch_size={size - left}" if share else "batch_size higher, or start fewer processes"
+            what = f"a batch of {size} images cannot be divided evenly among {self.count} processes"
+            raise InputError(f"{what}: set {mend}")
+        return [place % size for place in range(self.index * share - self.before, (self.index + 1) * share)]
+
+
+WHOLE = Part()
+
+
 class Batches(Protocol):
     """What the loop trains on."""
 
     steps_per_epoch: int
     description: str  # how the images are held and read, for the user
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Any]]:
+    def epoch(self, epoch: int, start: int = 0, part: Part = WHOLE) -> Iterator[tuple[Tensor, Any]]:
         """uint8 (B, C, H, W) and their truth (of labels int64 (B,), or uint8 (B, classes)) of one epoch, from step
-        ``start`` on."""
+        ``start`` on; of each batch ``part``, whose images are those that the whole has at their places."""
         ...
 
 
@@ -54,14 +77,24 @@ def training_batches(split: Split, preprocess: Preprocess, recipe: Recipe) -> Ba
     if workers <= 0:
         packed = pack(split, preprocess, short_side=round(size * 1.25), limit=cache_limit())
     if workers < 0:  # decoded images leave little to do; otherwise leave a core to the training step
-        workers = 0 if packed is not None else max(1, min(8, usable_cores() - 1))
+        workers = 0 if packed is not None else spare_cores()
     return Photographs(split, packed, preprocess, recipe, workers)
 
 
 def cache_limit() -> int:
-    """Bytes that decoded images may take."""
+    """Bytes that decoded images may take in this process."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 8 << 30
-    return min(CACHE_BYTES, int(memory * CACHE_SHARE))
+    return min(CACHE_BYTES, int(memory * CACHE_SHARE)) // _processes_here()
+
+
+def spare_cores() -> int:
+    """Worker processes that decode beside a training process: 1 to 8."""
+    return max(1, min(8, usable_cores() // _processes_here() - 1))
+
+
+def _processes_here() -> int:
+    """Training processes that torchrun started on this machine, which share its memory and its cores."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def generator(*place: int) -> torch.Generator:
@@ -110,11 +143,16 @@ class SmallImages:
         self.steps_per_epoch = max(1, len(labels) // recipe.batch_size)
         self.description = f"{counted(labels, 'image')} in memory, augmented a batch at a time"
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, epoch: int, start: int = 0, part: Part = WHOLE) -> Iterator[tuple[Tensor, Tensor]]:
         seed = self.recipe.seed
         for step, indices in enumerate(label_batches(self.labels.numpy(), self.recipe, epoch)):
             if step >= start:
-                yield self.augment(self.images[indices], generator(seed, epoch, step)), self.labels[indices]
+                images = self.augment(self.images[indices], generator(seed, epoch, step))
+                if part == WHOLE:
+                    yield images, self.labels[indices]
+                else:  # a part draws what the whole does, which costs little
+                    places = part.places(len(indices))
+                    yield images[places], self.labels[indices[places]]
 
 
 @dataclass(frozen=True)
@@ -185,13 +223,14 @@ class Photographs:
         labels = self.split.labels[index]
         return self.augment(tensor), torch.from_numpy(labels) if labels.ndim else int(labels)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, epoch: int, start: int = 0, part: Part = WHOLE) -> Iterator[tuple[Tensor, Tensor]]:
         batches = label_batches(self.split.labels, self.recipe, epoch)
         before = np.split(occurrences(np.concatenate(batches)), np.cumsum([len(batch) for batch in batches])[:-1])
         places = [
             [(epoch, int(i), int(n)) if n else (epoch, int(i)) for i, n in zip(*batch, strict=True)]
             for batch in zip(batches[start:], before[start:], strict=True)
         ]
+        places = [[batch[place] for place in part.places(len(batch))] for batch in places]
         yield from DataLoader(
             self,  # type: ignore[arg-type]
             batch_sampler=places,

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vitnext.cores import usable_cores
-from vitnext.data.loaders import batch_indices, cache_limit, outlast_signals, place_seed
+from vitnext.data.loaders import WHOLE, Part, batch_indices, cache_limit, outlast_signals, place_seed, spare_cores
 from vitnext.data.mask_augment import MaskAugment
 from vitnext.data.mask_folder import MaskSplit
 from vitnext.data.mask_values import VOID
@@ -68,7 +68,7 @@ class MaskedImages:
         self.decoded = self._decode_all() if recipe.workers <= 0 else None
         with_gpu = torch.cuda.is_available() and recipe.device != "cpu"  # it trains faster than one process augments
         if recipe.workers < 0 and (self.decoded is None or with_gpu):
-            self.workers = max(1, min(8, usable_cores() - 1))
+            self.workers = spare_cores()
         held = "decoded in memory" if self.decoded is not None else "read from files"
         by = counted(self.workers, "worker process") if self.workers else "the training process"
         truth = "segments" if objects else "masks"
@@ -97,9 +97,9 @@ class MaskedImages:
         place_of = torch.where(void, 0, (~void).cumsum(0))
         return pixels, place_of[numbers], labels[~void]
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Any]]:
+    def epoch(self, epoch: int, start: int = 0, part: Part = WHOLE) -> Iterator[tuple[Tensor, Any]]:
         batches = batch_indices(len(self.split), self.recipe.batch_size, self.recipe.seed, epoch)[start:]
-        places = [[(epoch, int(i)) for i in indices] for indices in batches]
+        places = [[(epoch, int(i)) for i in indices[part.places(len(indices))]] for indices in batches]
         yield from DataLoader(
             self,  # type: ignore[arg-type]
             batch_sampler=places,

@@ -89,6 +89,12 @@ class PanopticQuality:
             ),
         }
 
+    def add(self, other: PanopticQuality) -> None:
+        """Add the images of another, which has the same classes."""
+        self.images += other.images
+        for name in ("matched", "spurious", "missed", "overlap", "confusion", "pixels"):
+            getattr(self, name)[...] += getattr(other, name)
+
     def result(self) -> dict[str, Any]:
         """What JSON holds; an undefined number is None, never NaN:
 

@@ -26,7 +26,7 @@ STATE = {
 ANEW = "start anew with another --out"
 CHANGEABLE = (  # when a run goes on: where it ends, where it runs, and what it leaves beside the weights
     *("schedule.epochs", "schedule.steps", "schedule.minutes", "schedule.patience"),
-    *("device", "precision", "workers", "save_minutes", "save_steps", "track"),
+    *("device", "parallel", "precision", "workers", "save_minutes", "save_steps", "track"),
 )
 
 

@@ -12,17 +12,19 @@ from vitnext.errors import WorkError, require
 
 
 class Journal:
-    """Appends to ``folder/journal.jsonl``; a checkpoint's ``offset`` cuts off what a resumed run writes again."""
+    """Appends to ``folder/journal.jsonl``; a checkpoint's ``offset`` cuts off what a resumed run writes again. Without
+    a folder nothing is kept."""
 
-    def __init__(self, folder: Path, *, track: str = "none", offset: int | None = None) -> None:
+    def __init__(self, folder: Path | None, *, track: str = "none", offset: int | None = None) -> None:
         if track == "tensorboard":
             require("tensorboard", "track")
             from torch.utils.tensorboard import SummaryWriter
-        self.path = folder / "journal.jsonl"
+        self.path = folder / "journal.jsonl" if folder is not None else Path(os.devnull)
+        offset = offset if folder is not None else None
         if offset is not None and self.path.exists():
             os.truncate(self.path, min(offset, self.path.stat().st_size))
         self._file = open(self.path, "a" if offset is not None else "w", encoding="utf-8")  # noqa: SIM115 open as long as the run
-        self._board = SummaryWriter(str(folder / "tensorboard")) if track == "tensorboard" else None
+        self._board = SummaryWriter(str(folder / "tensorboard")) if folder and track == "tensorboard" else None
 
     def write(self, event: str, step: int, **values: Any) -> None:
         """Append a line. Raises WorkError if the disk does not take it."""

@@ -20,6 +20,7 @@ from vitnext.data.loaders import Batches, place_seed
 from vitnext.errors import WorkError
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import Recipe
+from vitnext.training import distributed, sharding
 from vitnext.training.checkpoint import save_checkpoint
 from vitnext.training.ema import WeightAverage
 from vitnext.training.freezing import frozen_part
@@ -123,21 +124,22 @@ def fit(
 
     ``model`` ends as the average, if the recipe has one: as what its last epoch was measured with.
 
+    Under torchrun each process calls this with the same arguments; the first one alone writes and keeps.
+
     Raises WorkError for a loss that is not finite, and Interrupted after Ctrl-C or SIGTERM.
     """
     device = next(model.parameters()).device
     normalize = Normalize(preprocess, device)
+    part = distributed.part(mixed=mix is not None)
+    distributed.synchronize_batch_norms(model)
+    average = WeightAverage(model, recipe.ema) if recipe.ema else None
+    loss_of = sharding.parallel(recipe.parallel, model, objective, average)
     frozen = frozen_part(model)
     optimizers = build_optimizers(model, recipe.optimizer)
-    average = WeightAverage(model, recipe.ema) if recipe.ema else None
     progress, journal_offset = Progress(), None
     epoch_losses: list[float] = []  # of the epoch that is under way
     if resume is not None:
-        model.load_state_dict(resume["model"])
-        if average is not None:
-            average.model.load_state_dict(resume["average"])
-        for optimizer, state in zip(optimizers, resume["optimizers"], strict=True):
-            optimizer.load_state_dict(state)
+        sharding.restore(resume, folder, model, average, optimizers)
         progress, journal_offset = Progress(**resume["progress"]), resume["journal"]
         epoch_losses = resume["epoch_losses"]
 
@@ -146,48 +148,54 @@ def fit(
     warmup = round(min(per_epoch * recipe.schedule.warmup_epochs, steps / 2))
     if progress.epoch * per_epoch > progress.step and not _ended(progress, steps, recipe):
         progress = replace(progress, epoch=progress.epoch - 1)  # an end that now comes later had cut it short
-    journal = Journal(folder, track=recipe.track, offset=journal_offset)
+    journal = Journal(folder if distributed.main() else None, track=recipe.track, offset=journal_offset)
     watch.start(progress, None if limit else steps)
-    clock = last_save = time.monotonic()
+    clock, last_save = time.monotonic(), progress.seconds
 
-    def tick() -> None:
+    def tick() -> int:
+        """Bring the clock up, to the same time in all processes; returns the signal that came to one, or 0."""
         nonlocal progress, clock
         now = time.monotonic()
-        progress, clock = replace(progress, seconds=progress.seconds + now - clock), now
+        stop, seconds = distributed.agree(interrupt.signal, progress.seconds + now - clock)
+        progress, clock = replace(progress, seconds=seconds), now
+        return stop
 
-    def save() -> None:
+    def save() -> int:
+        """Returns, as ``tick`` does, the signal that came, when all processes have come so far."""
         nonlocal last_save
-        tick()
-        last_save = time.monotonic()
+        last_save = progress.seconds
+        tensors = sharding.saved(folder, model, average, optimizers, progress.step)
         state = {
-            "model": model.state_dict(),
-            "average": average.model.state_dict() if average is not None else {},
-            "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+            **tensors,
             "progress": asdict(progress),
             "epoch_losses": epoch_losses,
             "journal": journal.offset,
             "recipe": recipe.to_dict(),
             "fingerprint": fingerprint,
         }
-        save_checkpoint(folder / "last.pt", state)
+        if distributed.main():
+            save_checkpoint(folder / "last.pt", state)
+            sharding.tidy(folder, tensors)
+        return distributed.agree(interrupt.signal, 0.0)[0]
 
     def over() -> bool:
-        out_of_time = limit and progress.seconds + time.monotonic() - clock >= limit
+        out_of_time = limit and progress.seconds >= limit
         return progress.step >= steps or (progress.step > 0 and bool(out_of_time))
 
     def validated() -> bool:
         return progress.epoch * per_epoch >= progress.step  # the last epoch may be cut short
 
-    with closing(journal), deferred_interrupt() as interrupt:
+    with closing(journal), deferred_interrupt() as interrupt, distributed.peers():
         while not (validated() and _ended(progress, steps, recipe)):
             model.train()
             for module in frozen:
                 module.eval()
             window: list[Tensor] = []  # losses since the last look
+            tick()
             ended = over()  # what is left after a stop may be the validation alone
-            rest = batches.epoch(progress.epoch, progress.step - progress.epoch * per_epoch)
+            rest = batches.epoch(progress.epoch, progress.step - progress.epoch * per_epoch, part)
             for images, truth in () if ended else rest:
-                spent = (progress.seconds + time.monotonic() - clock) / limit if limit else 0.0
+                spent = progress.seconds / limit if limit else 0.0
                 done = max((progress.step - warmup) / max(1, steps - warmup), spent)  # whatever comes first
                 rate = learning_rate(
                     max(0.0, done),
@@ -206,12 +214,16 @@ def fit(
                 images, loss = normalize(images), torch.zeros((), device=device)
                 if mix is not None:
                     images, truth = mix(images, truth)
-                share, parts = max(progress.step / steps, spent), min(recipe.accumulate, len(images))
-                for some, of_some in zip(images.tensor_split(parts), truth.tensor_split(parts), strict=True):
+                    images, truth = images[part.before :], truth[part.before :]
+                if part.index:  # other dropout than in the first process
+                    torch.manual_seed(place_seed(recipe.seed, progress.step, part.index))
+                done, parts = max(progress.step / steps, spent), min(recipe.accumulate, len(images))
+                split = zip(images.tensor_split(parts), truth.tensor_split(parts), strict=True)
+                for i, (some, of_some) in enumerate(split, start=1):
                     with precision.autocast(device):
-                        part = objective(model, some, of_some, share) * (len(some) / len(images))
-                    part.backward()
-                    loss += part.detach()
+                        of_part = loss_of(some, of_some, done, i == parts) * (len(some) / len(images))
+                    of_part.backward()
+                    loss += of_part.detach()
 
                 # Update.
                 if recipe.optimizer.clip_norm:
@@ -225,17 +237,18 @@ def fit(
 
                 # Look at the loss, and save from time to time.
                 window.append(loss)
-                looked, stop, ended = None, interrupt.signal, over()  # asked once: what is saved has been looked at
+                looked, stop = None, tick()  # asked once: what is saved has been looked at
+                ended = over()
                 due = recipe.save_steps > 0 and progress.step % recipe.save_steps == 0
                 if len(window) == CHECK_EVERY or progress.step % per_epoch == 0 or stop or ended or due:
-                    losses = _finite(torch.stack(window).tolist(), progress.step, rate)
+                    losses = _finite(distributed.average(torch.stack(window)).tolist(), progress.step, rate)
                     epoch_losses, window, looked = epoch_losses + losses, [], sum(losses) / len(losses)
                     journal.write("step", progress.step, loss=looked, learning_rate=rate)
-                watch.step(progress, looked, rate, len(truth))
+                watch.step(progress, looked, rate, len(truth) * part.count)
                 if stop:
                     save()
                     raise Interrupted(stop)
-                if due or (looked is not None and time.monotonic() - last_save > recipe.save_minutes * 60):
+                if due or (looked is not None and progress.seconds - last_save > recipe.save_minutes * 60):
                     save()
                 if ended:
                     break
@@ -245,24 +258,24 @@ def fit(
             summary = {"train_loss": sum(epoch_losses) / max(1, len(epoch_losses))}
             due = progress.epoch % recipe.schedule.validate_epochs == 0
             if due or over() or _ended(progress, steps, recipe):  # none is to end, for impatience, without a look
-                trained = average.model if average is not None else model
-                metrics = validate(trained.eval(), precision)
-                _finite([metrics["loss"]], progress.step, optimizers[0].param_groups[0]["lr"])
-                score = metrics[validate.score]
-                if score > progress.best_score:
-                    progress = replace(progress, best_score=score, best_epoch=progress.epoch)
-                kept = not select or score >= progress.best_score - metrics["score_error"]
-                if kept:
-                    progress = replace(progress, kept_score=score, kept_loss=metrics["loss"], kept_epoch=progress.epoch)
-                    keep(trained, progress, metrics)
+                with sharding.whole(average.model if average is not None else model) as trained:
+                    metrics = validate(trained.eval(), precision)
+                    _finite([metrics["loss"]], progress.step, optimizers[0].param_groups[0]["lr"])
+                    score, held_out = metrics[validate.score], metrics["loss"]
+                    if score > progress.best_score:
+                        progress = replace(progress, best_score=score, best_epoch=progress.epoch)
+                    kept = not select or score >= progress.best_score - metrics["score_error"]
+                    if kept:
+                        progress = replace(progress, kept_score=score, kept_loss=held_out, kept_epoch=progress.epoch)
+                        if distributed.main():
+                            keep(trained, progress, metrics)
                 summary |= metrics
             tick()
             journal.write("epoch", progress.step, epoch=progress.epoch, kept=kept, seconds=progress.seconds, **summary)
             watch.epoch(progress, summary, kept)
             epoch_losses = []
-            save()
-            if interrupt:
-                raise Interrupted(interrupt.signal)
+            if stop := save():
+                raise Interrupted(stop)
     if average is not None:
         model.load_state_dict(average.model.state_dict())
     return progress

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from vitnext.data.mask_values import VOID
 from vitnext.models.segmenter import Segmenter
 from vitnext.recipe import Recipe
+from vitnext.training.distributed import batch_mean, batch_sum
 
 FOCUS = 2.0  # gamma of the focal loss, the best of Lin et al. 2017, table 1b
 
@@ -103,12 +104,12 @@ def hardest_mean(pixels: Tensor, truth: Tensor, share: float, weights: Tensor | 
     labelled = truth != VOID
     losses = pixels[labelled]
     if not losses.numel():
-        return pixels.sum() * 0
+        return batch_mean(pixels.sum() * 0, 0.0)
     counts = torch.ones_like(losses) if weights is None else weights[truth[labelled]]
     if share < 1:
         losses, at = losses.topk(max(1, round(share * losses.numel())))
         counts = counts[at]
-    return losses.sum() / counts.sum()
+    return batch_mean(losses.sum() / counts.sum(), counts.sum())
 
 
 def focal(logits: Tensor, truth: Tensor) -> Tensor:
@@ -122,9 +123,11 @@ def dice(logits: Tensor, truth: Tensor) -> Tensor:
     """1 - mean over the classes in the truth of 2 |P T| / (|P| + |T|), over the whole batch (Milletari et al. 2016,
     section 3, with probabilities unsquared as in most later work)."""
     probabilities, target = _rows(logits, truth)
-    shared = (probabilities * target).sum(0)
-    present = target.sum(0) > 0
-    scores = 2 * shared / (probabilities.sum(0) + target.sum(0)).clamp(min=1)
+    shared, likely, true = batch_sum(
+        torch.stack([(probabilities * target).sum(0), probabilities.sum(0), target.sum(0)])
+    )
+    present = true > 0
+    scores = 2 * shared / (likely + true).clamp(min=1)
     return 1 - _mean(scores, present, otherwise=1.0)
 
 

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from vitnext.data.mask_loaders import SegmentTargets
 from vitnext.models.queries import QuerySegmenter
+from vitnext.training.distributed import batch_mean
 
 POINTS = 12_544  # 112 x 112, section 4.1 of Cheng et al. 2022; below, its other numbers
 OVERSAMPLED, UNSURE = 3, 0.75  # times as many candidates; share of the points that are the most unsure of them
@@ -57,10 +58,10 @@ class MaskClassificationLoss:
             truth[i, queries] = labels[torch.as_tensor(found, device=labels.device)]
             matched.append(masks[i, queries])
             segments += [(i, torch.as_tensor(k + 1, device=masks.device)) for k in found.tolist()]
-        of_classes = F.cross_entropy(classes.transpose(1, 2), truth, self.weights.to(classes))
-        if not segments:
-            return CLASS * of_classes + masks.sum() * 0
-        return CLASS * of_classes + self._of_masks(torch.cat(matched), targets.ids, segments, count)
+        weights = self.weights.to(classes)
+        of_classes = F.cross_entropy(classes.transpose(1, 2), truth, weights)
+        of_masks = self._of_masks(torch.cat(matched), targets.ids, segments, count) if segments else masks.sum() * 0
+        return CLASS * batch_mean(of_classes, weights[truth].sum()) + batch_mean(of_masks, len(segments))
 
     def _of_masks(self, masks: Tensor, ids: Tensor, segments: Sequence[tuple[int, Tensor]], count: int) -> Tensor:
         """Of N matched masks (N, H_m, W_m), logits: binary cross-entropy and Dice at ``count`` points each."""

@@ -16,6 +16,7 @@ from vitnext.inference.queries import probabilities
 from vitnext.inference.windows import Tiling, bands
 from vitnext.models.queries import QuerySegmenter
 from vitnext.preprocess import Preprocess
+from vitnext.training import distributed
 from vitnext.training.hardware import Precision
 from vitnext.training.loop import Metrics
 
@@ -45,7 +46,7 @@ class MaskValidator:
 
         tiling = Tiling(run, self.preprocess.normalize, self.preprocess.image_size, activate=self.activate)
         confusion, loss, pixels = np.zeros((count, count), np.int64), 0.0, 0
-        for i in range(len(self.split)):
+        for i in distributed.share(len(self.split)).tolist():
             image, mask = pair(self.split, self.preprocess, i)
             for top, band in bands(image, tiling):
                 truth = mask[top : top + band.shape[1]]
@@ -55,6 +56,8 @@ class MaskValidator:
                 likely = np.take_along_axis(band, np.where(seen, truth, 0)[None].astype(np.int64), 0)[0][seen]
                 loss -= float(np.log(likely.clip(min=np.finfo(np.float32).tiny), dtype=np.float64).sum())
                 pixels += len(labels)
+        confusion = distributed.total(confusion)
+        loss, pixels = distributed.total(np.array([loss, pixels], np.float64)).tolist()
         hits = confusion.diagonal()
         union = confusion.sum(0) + confusion.sum(1) - hits
         miou = float((hits / union.clip(min=1))[union > 0].mean()) if pixels else 0.0

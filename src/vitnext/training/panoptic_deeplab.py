@@ -23,6 +23,7 @@ from vitnext.data.mask_loaders import SegmentTargets
 from vitnext.inference.centers import UNIT
 from vitnext.models.segmenter import Segmenter
 from vitnext.recipe import Recipe
+from vitnext.training.distributed import batch_mean
 from vitnext.training.losses import MaskLoss
 
 HEAT, OFFSET = 200.0, 0.1  # weights of the losses; the latter for a pixel
@@ -53,8 +54,8 @@ class PanopticDeepLabLoss:
         loss = self.of_classes.of(out[:, :-3], classes)
         return (
             loss
-            + HEAT * off_heat.sum() / max(1, off_heat.numel())
-            + OFFSET * off_place.sum() / max(1, off_place.numel())
+            + batch_mean(HEAT * off_heat.sum() / max(1, off_heat.numel()), off_heat.numel())
+            + batch_mean(OFFSET * off_place.sum() / max(1, off_place.numel()), off_place.numel())
         )
 
 

@@ -13,15 +13,18 @@ from vitnext.data.mask_folder import MaskSplit
 from vitnext.decode import open_image
 from vitnext.inference.panoptic import segment_objects
 from vitnext.preprocess import Preprocess
+from vitnext.training import distributed
 from vitnext.training.hardware import Precision
 from vitnext.training.loop import Metrics
 from vitnext.types import Segments
 
 
 class Quality(Protocol):
-    """Counts images one at a time: `vitnext.evaluation.panoptic.PanopticQuality`."""
+    """Counts images one at a time, and adds what another has counted: `vitnext.evaluation.panoptic.PanopticQuality`."""
 
     def update(self, truth: Segments, prediction: Segments) -> Any: ...
+
+    def add(self, other: Any) -> None: ...
 
     def result(self) -> dict[str, Any]: ...
 
@@ -56,11 +59,14 @@ class PanopticValidator:
             return tuple(part.float().cpu().numpy() for part in parts)
 
         quality = self.quality(self.split.classes, self.things)
-        for i in range(len(self.split)):
+        for i in distributed.share(len(self.split)).tolist():
             image = open_image(self.split.image(i), color=self.preprocess.color, exif=self.preprocess.exif)
             pixels = self.preprocess.pixels(image)
             found = segment_objects(pixels, image.shape[:2], run, self.architecture, self.preprocess, self.things)
             quality.update(self.split.segments(i), found)
+        quality, *others = distributed.gathered(quality)
+        for other in others:
+            quality.add(other)
         measured = quality.result()
         pq = measured["pq"] or 0.0
         objects = sum(row["tp"] + row["fp"] for row in measured["per_class"] if row["thing"])

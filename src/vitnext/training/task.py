@@ -20,6 +20,7 @@ from vitnext.models import create, segmenter
 from vitnext.models.names import answers_with_queries
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import Augment, Data, Loss, Recipe
+from vitnext.training import distributed
 from vitnext.training.loop import Mix, Objective, Validate
 from vitnext.training.losses import LabelLoss, MaskLoss, MultiLabelLoss, balance
 from vitnext.training.mask_classification import MaskClassificationLoss
@@ -107,6 +108,10 @@ def require_suitable(recipe: Recipe, dataset: Dataset[Any]) -> None:
             f"{name} tells objects apart, but the masks of {dataset.name} do not: give instances/ beside masks/, or "
             f"--model {create.composed(create.backbone_of(name), 'segformer')}"
         )
+    if recipe.optimizer.name == "muon" and recipe.parallel == "fsdp" and distributed.active():
+        raise InputError(
+            "muon needs whole matrices, which parallel=fsdp divides: set parallel=ddp or optimizer.name=adamw"
+        )
     _require_useful(recipe, dataset.task)
     _require_batches(recipe)
     if dataset.task == "semantic":
@@ -147,6 +152,11 @@ def _require_loss(recipe: Recipe) -> None:
     ):
         if value != default and not loss.cross_entropy:
             raise InputError(f"{name} belongs to the cross-entropy, whose weight is 0: leave it out")
+    if distributed.world() > 1 and (loss.lovasz or loss.hardest < 1):
+        raise InputError(
+            "loss.lovasz and loss.hardest put the pixels of a whole batch in order, of which each process has a part: "
+            "leave them out, or train in one process"
+        )
     if loss.auxiliary != Loss().auxiliary and head != "upernet":
         raise InputError(f"loss.auxiliary is for the auxiliary head of upernet, {head} has none: leave it out")
 

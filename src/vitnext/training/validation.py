@@ -16,6 +16,7 @@ from vitnext.data.loaders import cache_limit
 from vitnext.inference.activations import sigmoid
 from vitnext.inference.multilabel import average_precision
 from vitnext.preprocess import Preprocess
+from vitnext.training import distributed
 from vitnext.training.hardware import Precision
 from vitnext.training.loop import Metrics, Normalize
 
@@ -29,20 +30,23 @@ class Validator:
 
     def __init__(self, split: Split, preprocess: Preprocess) -> None:
         self.split, self.preprocess = split, preprocess
+        self.places = distributed.share(len(split))  # of the images that this process measures
         height, width = preprocess.image_size
-        self._keep = len(split) * height * width * len(preprocess.mean) <= cache_limit()
+        self._keep = len(self.places) * height * width * len(preprocess.mean) <= cache_limit()
         self._pixels: list[np.ndarray] = []  # uint8 (B, H, W, C), one array a batch
 
     def __call__(self, model: nn.Module, precision: Precision) -> Metrics:
         correct, loss, start = 0, 0.0, 0
         for logits in self._logits(model, precision):
-            labels = torch.from_numpy(self.split.labels[start : start + len(logits)]).to(logits.device)
+            places = self.places[start : start + len(logits)]
+            labels = torch.from_numpy(self.split.labels[places]).to(logits.device)
             correct += int((logits.argmax(1) == labels).sum())
             loss += float(F.cross_entropy(logits, labels, reduction="sum"))
             start += len(logits)
-        likely = (correct + 1) / (start + 2)  # Laplace's rule: all right among few is not certain to stay so
-        error = (likely * (1 - likely) / (start + 2)) ** 0.5
-        return {"top1": correct / start, "score_error": error, "loss": loss / start}
+        correct, loss, count = distributed.total(np.array([correct, loss, start], np.float64)).tolist()
+        likely = (correct + 1) / (count + 2)  # Laplace's rule: all right among few is not certain to stay so
+        error = (likely * (1 - likely) / (count + 2)) ** 0.5
+        return {"top1": correct / count, "score_error": error, "loss": loss / count}
 
     def _logits(self, model: nn.Module, precision: Precision) -> Iterator[Tensor]:
         """float32 (B, classes) of one batch after the other."""
@@ -59,8 +63,8 @@ class Validator:
             yield from self._pixels
             return
         with ThreadPoolExecutor() as pool:
-            for start in range(0, len(self.split), BATCH):
-                indices = range(start, min(start + BATCH, len(self.split)))
+            for start in range(0, len(self.places), BATCH):
+                indices = self.places[start : start + BATCH].tolist()
                 batch = np.stack(list(pool.map(lambda i: self.preprocess.pixels(self.split.image(i)), indices)))
                 if self._keep:
                     self._pixels.append(batch)
@@ -73,7 +77,11 @@ class MultiLabelValidator(Validator):
     score = "map"
 
     def __call__(self, model: nn.Module, precision: Precision) -> Metrics:
-        logits = torch.cat([batch.cpu() for batch in self._logits(model, precision)])
+        own = [batch.cpu().numpy() for batch in self._logits(model, precision)]
+        logits = torch.empty(len(self.split), self.split.labels.shape[1])
+        for places, of_process in distributed.gathered((self.places, own)):
+            if of_process:
+                logits[places] = torch.from_numpy(np.concatenate(of_process))
         loss = float(F.binary_cross_entropy_with_logits(logits, torch.from_numpy(self.split.labels).float()))
         precisions = average_precision(sigmoid(logits.numpy()), self.split.labels)
         shown = precisions[~np.isnan(precisions)]
