@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from vitnext.api.checks import checked
 from vitnext.api.console import speaker
-from vitnext.api.folder import card_of_run, run_name
+from vitnext.api.folder import ARTIFACT, card_of_run, run_name
 from vitnext.data.dataset import regroup
-from vitnext.errors import require
+from vitnext.errors import InputError, require
 from vitnext.evaluation.evaluate import headline
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def train(
     *,
     model: str | None = None,
     pretrained: str | Path = "auto",
+    probe: str | None = None,
     out: str | Path | None = None,
     recipe: str | None = None,
     epochs: int | None = None,
@@ -50,26 +51,43 @@ def train(
     file of weights or a name on the hub; "auto" takes, for photographs and without a ``recipe``, published weights of
     the model that allow any use, if they are in the cache or can be fetched, else none. With ``resume`` the run in
     ``out`` goes on where it was stopped; its own recipe is used, and what is said may change the fields of
-    ``training.checkpoint.CHANGEABLE`` in it. Mistakes in the arguments are found first, then those in the layout of the
-    data, then in ``out``; only then is every image read.
+    ``training.checkpoint.CHANGEABLE`` in it. ``probe``, "knn" or "linear", trains no network: the frozen features of
+    one are classified, and the result is an artifact like any other. Mistakes in the arguments are found first, then
+    those in the layout of the data, then in ``out``; only then is every image read.
 
     Raises InputError for wrong input, WorkError for a run that fails, and, after the run was saved, KeyboardInterrupt
     for Ctrl-C and Terminated, a SystemExit, for SIGTERM.
     """
     require("torch", "train")
     from vitnext.api import network, plan, run
+    from vitnext.api import probe as probes
     from vitnext.training.task import require_suitable
 
     say = speaker(console)
     folder = Path(out) if out is not None else Path("runs") / run_name(data)
     said = list(overrides)
+    said += [f"seed={seed}"] if seed is not None else []
+    said += ["data.skip_unreadable=true"] if skip_unreadable else []
+    if probe is not None:
+        given = {
+            "--recipe": recipe,
+            "--epochs": epochs,
+            "--steps": steps,
+            "--time": minutes,
+            "--resume": resume or None,
+        }
+        if unused := next((option for option, value in given.items() if value is not None), None):
+            raise InputError(f"--{unused} is for training, and --probe trains no network: leave one of them out")
+        metrics = probes.probe(
+            data, probe, folder, model=model, weights=str(pretrained), overrides=said, console=console, say=say
+        )
+        say(f"{metrics['split']} {headline(metrics)}; report {folder / 'report.html'}")
+        return TrainResult(folder / ARTIFACT, metrics, folder)
     said += [f"schedule.epochs={epochs}"] if epochs is not None else []
     said += [f"schedule.steps={steps}"] if steps is not None else []
     said += [f"schedule.minutes={minutes}"] if minutes is not None else []
     if (steps is not None or minutes is not None) and epochs is None:
         said += [f"schedule.epochs={run.ENDLESS}"]
-    said += [f"seed={seed}"] if seed is not None else []
-    said += ["data.skip_unreadable=true"] if skip_unreadable else []
 
     # Choose the recipe, open and check the data.
     choose = plan.go_on if resume else plan.begin
