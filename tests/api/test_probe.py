@@ -85,7 +85,7 @@ def test_probes_tell_digits_apart(probed):
 
 @pytest.mark.parametrize("kind", ["linear", "knn"])
 def test_they_predict_and_measure_as_exports_too(probed, kind, tmp_path):
-    report = vitnext.export(probed[kind].artifact, "onnx", out=tmp_path / "m.onnx", images="digits")
+    report = api.export(probed[kind].artifact, "onnx", out=tmp_path / "m.onnx", images="digits")
     assert report.images == 359 and report.max_difference < 1e-4
     metrics = api.evaluate(tmp_path / "m.onnx", "digits", out=tmp_path / "evaluation")
     assert metrics["top1"] == probed[kind].metrics["top1"]

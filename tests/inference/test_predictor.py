@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from vitnext.errors import ImageError, InputError, WorkError
-from vitnext.inference.predictor import load, softmax
+from vitnext.inference.activations import softmax
+from vitnext.inference.predictor import load
 from vitnext.inference.writers import write_predictions
 from vitnext.types import Classification, Failure
 
@@ -64,6 +65,20 @@ def test_one_image_gives_what_the_stream_gives(predictor, files, grey):
         assert np.array_equal(one.scores, many.scores)
     with pytest.raises(ImageError, match=r"01\.png"):
         predictor.predict(files[1])
+
+
+def test_augmented_the_image_and_its_mirror_image_are_averaged(model_files):
+    images = list(np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8))
+    mirrored = [np.ascontiguousarray(image[:, ::-1]) for image in images]
+    for path in model_files:
+        plain, augmented = load(path), load(path, tta=True)
+        ones, others, means = (
+            np.stack([prediction.scores for prediction in predictor.predict_many(given, batch=2)])
+            for predictor, given in ((plain, images), (plain, mirrored), (augmented, images))
+        )
+        np.testing.assert_allclose(means, (ones + others) / 2, atol=1e-6)
+        assert np.abs(ones - others).max() > 1e-3
+        np.testing.assert_allclose(augmented.predict(mirrored[0]).scores, means[0], atol=1e-6)
 
 
 def test_at_most_two_batches_are_taken_ahead(predictor, files, grey):
@@ -126,12 +141,6 @@ def test_engine_that_gives_other_classes(predictor, grey, monkeypatch):
     monkeypatch.setattr(predictor.engine, "run", lambda batch: np.zeros((1, 3), np.float32))
     with pytest.raises(WorkError, match=r"logits \(1, 3\) for 1 images and 2 classes"):
         predictor.predict(grey(1))
-
-
-def test_softmax_of_large_logits():
-    scores = softmax(np.float32([[1000, 0, -1000], [3e38, 3e38, -3e38], [np.log(1), np.log(2), np.log(5)]]))
-    assert scores.dtype == np.float32
-    np.testing.assert_allclose(scores, [[1, 0, 0], [0.5, 0.5, 0], [1 / 8, 2 / 8, 5 / 8]], rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -61,15 +61,14 @@ def test_the_strength_is_the_best_on_validation_images():
     assert alone.strength == 1.0 and np.isnan(alone.loss)
 
 
-def test_features_that_hardly_vary_do_no_harm():
-    (features, labels), val = drawn(100, 3, 0), drawn(50, 3, 1)
-    expected = cross_entropy(fit_linear((features, labels), val).logits(val[0]), val[1])
+def test_rounding_of_a_feature_that_hardly_varies_moves_nothing():
+    features, labels = drawn(100, 3, 0)
     constant = np.full((len(features), 1), 7, np.float32)
     noisy = constant + np.random.default_rng(0).normal(0, 1e-6, constant.shape).astype(np.float32)
-    found = fit_linear((np.hstack([features, constant, noisy]), labels), val=None)
-    assert np.abs(found.weight[:, -2:]).max() < 1e-2
-    shifted = np.hstack([val[0], np.full((50, 2), 7.00001, np.float32)])
-    assert cross_entropy(found.logits(shifted), val[1]) < expected + 0.5
+    found = fit_linear((np.hstack([features, constant, noisy]), labels), None)
+    held = drawn(50, 3, 1)[0]
+    one, other = (np.hstack([held, np.full((50, 2), value, np.float32)]) for value in (7, 7.00001))
+    np.testing.assert_allclose(found.logits(one), found.logits(other), atol=1e-3)
 
 
 def test_of_several_labels_each_is_a_regression_of_its_own():
@@ -81,7 +80,7 @@ def test_of_several_labels_each_is_a_regression_of_its_own():
     for c in range(4):
         expected = theirs(found.strength, features, several[:, c]).decision_function(held)
         np.testing.assert_allclose(logits[:, c], expected, atol=1e-4)
-    assert (logits[:, 4] == pytest.approx(-np.log(151), abs=1e-5)).all()  # a class that no image has
+    np.testing.assert_allclose(logits[:, 4], -np.log(151), atol=1e-5)  # a class that no image has
     p = 1 / (1 + np.exp(-logits.astype(np.float64)))
     assert found.loss == pytest.approx(-np.where(wanted, np.log(p), np.log(1 - p)).mean())
 

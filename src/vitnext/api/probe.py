@@ -26,7 +26,8 @@ from vitnext.data.facts import look_at
 from vitnext.errors import InputError
 from vitnext.evaluation.evaluate import HEADLINES, evaluate
 from vitnext.files import held
-from vitnext.inference.multilabel import average_precision, best_thresholds, sigmoid
+from vitnext.inference.activations import sigmoid
+from vitnext.inference.multilabel import average_precision, best_thresholds
 from vitnext.inference.predictor import load
 from vitnext.models import catalog, create, neighbours
 from vitnext.preprocess import Preprocess
@@ -60,7 +61,6 @@ def probe(
     """
     start = time.perf_counter()
     recipe, dataset = _choose(data, kind, folder, model=model, weights=weights, overrides=overrides, say=say)
-    dataset = checked(dataset, recipe.data.skip_unreadable, say)
     built, preprocess, licence = network.build(recipe, dataset, None, say)
     if recipe.model.pretrained == "none":
         say("warning: there are no weights, so the features are those of a random network: name some by --pretrained")
@@ -93,13 +93,17 @@ def _choose(
     overrides: Sequence[str],
     say: Say,
 ) -> tuple[Recipe, Dataset[Any]]:
-    """The network, what it sees, and the data. Raises InputError for what a probe cannot be made of, and for what would
-    do nothing."""
+    """The network, what it sees, and the data, which is checked before weights are fetched.
+
+    Raises InputError for what a probe cannot be made of, and for what would do nothing.
+    """
     if kind not in KINDS:
         raise InputError(f'there is no probe "{kind}": give {" or ".join(KINDS)}')
     for key in (assignment.partition("=")[0].strip() for assignment in overrides):
         if not key.startswith("model.") and key not in FIELDS:
             raise InputError(f"{key} is for training, and a probe trains no network: leave it out")
+    if model is not None:
+        create.family_of(model)
     asked = override(Recipe(), overrides)
     dataset = open_dataset(data, seed=asked.seed, val_fraction=asked.data.val_fraction)
     if dataset.task == "semantic":
@@ -108,8 +112,12 @@ def _choose(
         raise InputError(f"{dataset.name} has several labels an image, which a k-NN probe cannot: give --probe linear")
     require_labels(model or "", dataset)
     require_free(folder)
+    say(dataset.line)
     facts = look_at(dataset.splits["train"])
     start = defaults.starting_point(weights, facts, model=model, recipe=None, overrides=overrides)
+    dataset = checked(dataset, asked.data.skip_unreadable, say)
+    if start.fetch:
+        start = defaults.fetched(start, weights, model)
     require_labels(start.model or "", dataset)
     said = [*overrides, *start.overrides]
     # gpu: each image is seen once, so that also a CPU can look at it as closely as a GPU does in training.
@@ -118,7 +126,6 @@ def _choose(
     if catalog.FAMILIES[catalog.family_of(recipe.model.name)].has("representation"):  # the features are of the backbone
         config = {**recipe.model.config, "representation": 0}
         recipe = replace(recipe, model=replace(recipe.model, config=config))
-    say(dataset.line)
     for reason in start.reasons:
         say(reason)
     return recipe, dataset

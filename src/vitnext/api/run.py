@@ -16,6 +16,7 @@ from torch import nn
 
 from vitnext.api.console import Say
 from vitnext.api.folder import ARTIFACT, BEGUN, RECIPE, STATE, require_free, require_weights, workers_may_die
+from vitnext.api.plan import ENDLESS
 from vitnext.card import Card, versions
 from vitnext.data.coco_folder import category_ids
 from vitnext.data.dataset import Dataset, held_out
@@ -35,8 +36,6 @@ from vitnext.training.hardware import Precision, choose_precision, suitable_thre
 from vitnext.training.loop import Interrupted, Metrics, Normalize, Progress
 from vitnext.training.task import Task, task_name, task_of, things_of
 from vitnext.weights.artifact import load_artifact, save_artifact
-
-ENDLESS = 100_000  # epochs, where steps or minutes end a run
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitnext.api.checks import checked
 from vitnext.api.console import speaker
 from vitnext.api.folder import ARTIFACT, card_of_run, run_name
-from vitnext.data.dataset import regroup
 from vitnext.errors import InputError, require
 from vitnext.evaluation.evaluate import headline
 
@@ -61,7 +59,6 @@ def train(
     require("torch", "train")
     from vitnext.api import network, plan, run
     from vitnext.api import probe as probes
-    from vitnext.training.task import require_suitable
 
     say = speaker(console)
     folder = Path(out) if out is not None else Path("runs") / run_name(data)
@@ -69,13 +66,7 @@ def train(
     said += [f"seed={seed}"] if seed is not None else []
     said += ["data.skip_unreadable=true"] if skip_unreadable else []
     if probe is not None:
-        given = {
-            "--recipe": recipe,
-            "--epochs": epochs,
-            "--steps": steps,
-            "--time": minutes,
-            "--resume": resume or None,
-        }
+        given = {"recipe": recipe, "epochs": epochs, "steps": steps, "time": minutes, "resume": resume or None}
         if unused := next((option for option, value in given.items() if value is not None), None):
             raise InputError(f"--{unused} is for training, and --probe trains no network: leave one of them out")
         metrics = probes.probe(
@@ -83,20 +74,13 @@ def train(
         )
         say(f"{metrics['split']} {headline(metrics)}; report {folder / 'report.html'}")
         return TrainResult(folder / ARTIFACT, metrics, folder)
-    said += [f"schedule.epochs={epochs}"] if epochs is not None else []
-    said += [f"schedule.steps={steps}"] if steps is not None else []
-    said += [f"schedule.minutes={minutes}"] if minutes is not None else []
-    if (steps is not None or minutes is not None) and epochs is None:
-        said += [f"schedule.epochs={run.ENDLESS}"]
+    said += plan.length(epochs, steps, minutes, overrides)
 
     # Choose the recipe, open and check the data.
     choose = plan.go_on if resume else plan.begin
     chosen, dataset = choose(
         data, folder, model=model, pretrained=str(pretrained), recipe=recipe, overrides=said, say=say
     )
-    require_suitable(chosen, dataset)
-    dataset = regroup(dataset, chosen.data.merge, chosen.data.ignore)
-    dataset = checked(dataset, chosen.data.skip_unreadable, say)
 
     # Build the network, and all that it trains with.
     begun = card_of_run(folder) if resume and chosen.model.pretrained != "none" else None
