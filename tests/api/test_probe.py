@@ -190,3 +190,25 @@ def test_of_pretrained_weights(tmp_path, heard):
     assert card.preprocess.mean == (0.485, 0.456, 0.406) and card.licence.startswith("unknown: that of")
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["n"] == 3
     assert dataclasses.asdict(card)["recipe"]["model"]["pretrained"] == str(weights.resolve())
+
+
+def test_the_doctor_finds_a_wrong_label_by_a_probe(tmp_path, capsys):
+    from vitnext.cli.main import main
+
+    folder = plant(tmp_path / "photos", dict.fromkeys(COLORS, 15))
+    (folder / "red" / "03.png").rename(folder / "blue" / "wrong.png")
+    model = api.train(folder, model="vit", probe="linear", overrides=TINY, out=tmp_path / "run").artifact
+    capsys.readouterr()
+    assert main(["check", str(folder), "--model", str(model), "--out", str(tmp_path / "check")]) == 0
+    printed = capsys.readouterr().out
+    assert "1 label that features contradict: blue/wrong.png (blue, perhaps red)" in printed
+    assert [line.split()[:3] for line in printed.splitlines() if line.startswith("blue ") and "wrong" in line] == [
+        ["blue", "red", "blue/wrong.png"]
+    ]
+    page = (tmp_path / "check" / "check.html").read_text(encoding="utf-8")
+    assert "Labels that features contradict" in page and "blue, perhaps red" in page
+    assert main(["check", str(folder), "--model", str(model), "--json"]) == 0
+    [doubt] = json.loads(capsys.readouterr().out)["facts"]["doubtful_labels"]
+    assert doubt["file"] == "blue/wrong.png" and doubt["probability"] < 0.5 < doubt["other_probability"]
+    assert main(["check", "digit-scenes", "--model", str(model)]) == 2
+    assert "--model is for images with one label each" in capsys.readouterr().err
