@@ -44,6 +44,11 @@ def files_below(folder: AnyStr) -> Iterator[os.DirEntry[AnyStr]]:
         waiting += reversed(folders)
 
 
+def cache_folder() -> Path:
+    """Where what can be had again is kept: vitnext/ in the user's cache, which XDG_CACHE_HOME names, else ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitnext"
+
+
 def existing_file(path: Path) -> Path:
     """``path``, or InputError if there is no such file."""
     if path.is_dir():

@@ -67,6 +67,20 @@ def test_one_image_gives_what_the_stream_gives(predictor, files, grey):
         predictor.predict(files[1])
 
 
+def test_augmented_the_image_and_its_mirror_image_are_averaged(model_files):
+    images = list(np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8))
+    mirrored = [np.ascontiguousarray(image[:, ::-1]) for image in images]
+    for path in model_files:
+        plain, augmented = load(path), load(path, tta=True)
+        ones, others, means = (
+            np.stack([prediction.scores for prediction in predictor.predict_many(given, batch=2)])
+            for predictor, given in ((plain, images), (plain, mirrored), (augmented, images))
+        )
+        np.testing.assert_allclose(means, (ones + others) / 2, atol=1e-6)
+        assert np.abs(ones - others).max() > 1e-3
+        np.testing.assert_allclose(augmented.predict(mirrored[0]).scores, means[0], atol=1e-6)
+
+
 def test_at_most_two_batches_are_taken_ahead(predictor, files, grey):
     taken = given = most = 0
 

@@ -2,7 +2,18 @@
 
 from vitnext.api.evaluation import evaluate
 from vitnext.api.folder import finished, run_name
+from vitnext.api.label_noise import doubtful_labels
 from vitnext.api.models import convert, create_model, export
 from vitnext.api.training import TrainResult, train
 
-__all__ = ["TrainResult", "convert", "create_model", "evaluate", "export", "finished", "run_name", "train"]
+__all__ = [
+    "TrainResult",
+    "convert",
+    "create_model",
+    "doubtful_labels",
+    "evaluate",
+    "export",
+    "finished",
+    "run_name",
+    "train",
+]

@@ -100,11 +100,12 @@ def prepare(
     if recipe.schedule.patience and not select:
         raise InputError("schedule.patience needs validation images: set data.val_fraction above 0, or give val/")
     distributed.require_same(dataset.fingerprint, recipe.to_dict())
-    card = _card(recipe, dataset, network, preprocess, licence)
+    card = card_of(recipe, dataset, network, preprocess, licence)
     return Run(folder, recipe, dataset, network, task, precision, card, watched, select, macs, again)
 
 
-def _card(recipe: Recipe, dataset: Dataset[Any], network: nn.Module, preprocess: Preprocess, licence: str) -> Card:
+def card_of(recipe: Recipe, dataset: Dataset[Any], network: nn.Module, preprocess: Preprocess, licence: str) -> Card:
+    """The card of what a network learns of the data, without metrics."""
     learnt = task_name(dataset, recipe.model.name)
     train = dataset.splits["train"]
     ids = category_ids(train) if dataset.kind == "coco" else None  # what COCO's file calls the classes

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitnext.api.console import speaker
-from vitnext.api.folder import STATE, card_of_run, run_name
-from vitnext.errors import require
+from vitnext.api.folder import ARTIFACT, STATE, card_of_run, run_name
+from vitnext.errors import InputError, require
 from vitnext.evaluation.evaluate import headline
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def train(
     *,
     model: str | None = None,
     pretrained: str | Path = "auto",
+    probe: str | None = None,
     out: str | Path | None = None,
     recipe: str | None = None,
     epochs: int | None = None,
@@ -48,8 +49,9 @@ def train(
     file of weights or a name on the hub; "auto" takes, for photographs and without a ``recipe``, published weights of
     the model that allow any use, if they are in the cache or can be fetched, else none. With ``resume`` the run in
     ``out`` goes on where it was stopped; its own recipe is used, and what is said may change the fields of
-    ``training.checkpoint.CHANGEABLE`` in it. Mistakes in the arguments are found first, then those in the layout of the
-    data, then in ``out``; only then is every image read.
+    ``training.checkpoint.CHANGEABLE`` in it. ``probe``, "knn" or "linear", trains no network: the frozen features of
+    one are classified, and the result is an artifact like any other. Mistakes in the arguments are found first, then
+    those in the layout of the data, then in ``out``; only then is every image read.
 
     Under torchrun every process calls this with the same arguments and gets the same result; the first alone writes and
     speaks, and a run that torchrun restarts goes on.
@@ -59,12 +61,24 @@ def train(
     """
     require("torch", "train")
     from vitnext.api import network, plan, run
+    from vitnext.api import probe as probes
     from vitnext.training import distributed
 
     folder = Path(out) if out is not None else Path("runs") / run_name(data)
-    said = [*overrides, *plan.length(epochs, steps, minutes, overrides)]
+    said = list(overrides)
     said += [f"seed={seed}"] if seed is not None else []
     said += ["data.skip_unreadable=true"] if skip_unreadable else []
+    if probe is not None:
+        given = {"recipe": recipe, "epochs": epochs, "steps": steps, "time": minutes, "resume": resume or None}
+        if unused := next((option for option, value in given.items() if value is not None), None):
+            raise InputError(f"--{unused} is for training, and --probe trains no network: leave one of them out")
+        say = speaker(console)
+        metrics = probes.probe(
+            data, probe, folder, model=model, weights=str(pretrained), overrides=said, console=console, say=say
+        )
+        say(f"{metrics['split']} {headline(metrics)}; report {folder / 'report.html'}")
+        return TrainResult(folder / ARTIFACT, metrics, folder)
+    said += plan.length(epochs, steps, minutes, overrides)
 
     with distributed.joined():
         console = console if distributed.main() else None

@@ -9,8 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from vitnext.cli.terminal import print_table, progress_bar, progress_console
+from vitnext.errors import InputError
+from vitnext.files import existing_file
 
 CLASSES = 30  # that are listed one by one
+DOUBTS = 20  # likely wrong labels that are listed; the page and --json have more
 
 
 def check(
@@ -19,6 +22,12 @@ def check(
     ],
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for check.html, a page with counts, findings and the images.")
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MODEL", help="A classifier, such as a probe's: labels its features contradict are listed."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything that was found as JSON.")] = False,
 ) -> None:
@@ -30,9 +39,13 @@ def check(
     colours that classes.txt does not name, images without a mask, and classes that a split lacks. Of annotations: those
     outside the image, and objects that overlap. Errors would stop training (exit code 2); warnings would not.
 
+    With --model, labels that are likely wrong: those that a cross-validated linear probe of the model's features
+    contradicts with confidence (confident learning).
+
     \b
     Examples:
       vitnext check photos
+      vitnext check photos --model runs/probe/model.safetensors --out runs/check
       vitnext check street --out runs/street
       vitnext check annotations/instances_val.json
       vitnext check photos --json
@@ -45,6 +58,11 @@ def check(
     masks = dataset.task == "semantic"
     if out is not None:
         writable_folder(out)
+    if model is not None:
+        existing_file(model)
+        if dataset.task != "classification":
+            raise InputError(f"--model is for images with one label each, which {dataset.name} has not: leave it out")
+    doubts: list[dict[str, Any]] = []
     with progress_bar("checking", progress_console()) as progress:
         if masks:
             looked = mask_doctor.look(dataset, progress=progress)
@@ -52,12 +70,19 @@ def check(
         else:
             seen = survey.look(dataset, progress=progress)
             report = doctor.findings(dataset, seen)
+            if model is not None:
+                from vitnext import api
+
+                doubts = api.doubtful_labels(model, dataset, report.unreadable, progress=progress)
+                report = doctor.with_doubts(report, doubts)
     if out is not None:
         from vitnext.evaluation import data_report, mask_report
         from vitnext.evaluation.evaluate import write
 
         out.mkdir(parents=True, exist_ok=True)
-        page = mask_report.render(dataset, looked, report) if masks else data_report.render(dataset, seen, report)
+        page = (
+            mask_report.render(dataset, looked, report) if masks else data_report.render(dataset, seen, report, doubts)
+        )
         write(out / "check.html", page)
     if as_json:
         print(json.dumps(report.to_dict(), indent=2))
@@ -65,6 +90,8 @@ def check(
         print(dataset.line)
         if not masks:
             print_facts(report.facts)
+            if doubts:
+                print_doubts(doubts)
         for finding in report.findings:
             print(f"{finding.severity}: {finding.message}")
         if not report.findings:
@@ -75,6 +102,24 @@ def check(
             print(f"page: {out / 'check.html'}")
     if report.errors:
         raise typer.Exit(2)
+
+
+def print_doubts(doubts: list[dict[str, Any]]) -> None:
+    """Print the labels that are most likely wrong, with the probabilities of both classes."""
+    print_table(
+        ["label", "perhaps", "file", "p(label)", "p(perhaps)"],
+        [
+            [
+                doubt["label"],
+                doubt["other"],
+                doubt["file"],
+                f"{doubt['probability']:.1%}",
+                f"{doubt['other_probability']:.1%}",
+            ]
+            for doubt in doubts[:DOUBTS]
+        ],
+        texts=3,
+    )
 
 
 def print_facts(facts: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ def evaluate(
     ] = None,
     engine: Annotated[str, typer.Option(metavar="NAME", help="auto, torch, onnxruntime or openvino.")] = "auto",
     tta: Annotated[
-        bool, typer.Option("--tta", help="Of a semantic segmenter: average three sizes and their mirror images.")
+        bool, typer.Option("--tta", help="Average the image and its mirror image; to segment, at three sizes.")
     ] = False,
     skip_unreadable: Annotated[
         bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read, and list them.")

@@ -34,7 +34,7 @@ def predict(
     batch: Annotated[int, typer.Option(metavar="N", min=1, help="Images predicted at once (at most 8 windows).")] = 32,
     engine: Annotated[str, typer.Option(metavar="NAME", help="auto, torch, onnxruntime or openvino.")] = "auto",
     tta: Annotated[
-        bool, typer.Option("--tta", help="Of a semantic segmenter: average three sizes and their mirror images.")
+        bool, typer.Option("--tta", help="Average the image and its mirror image; to segment, at three sizes.")
     ] = False,
 ) -> None:
     """Predict the class of images, with a multi-label model all of their labels, or with a segmenter every pixel's.

@@ -25,6 +25,10 @@ def train(
             metavar="WEIGHTS", help="none, a file, a name on the hub, or auto: published ones for photographs."
         ),
     ] = "auto",
+    probe: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", help="knn or linear: classify frozen features of the model, in one pass."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where the run is kept: runs/ and the name of DATA if not given.")
     ] = None,
@@ -57,6 +61,9 @@ def train(
     Each epoch prints a line; "kept" in it means that its model was written to DIR/model.safetensors. All that --set can
     change stands in DIR/recipe.yaml; docs/recipe.md explains the fields and lists the built-in recipes.
 
+    --probe trains no network: the features of pretrained weights are computed once, kept for the next time, and
+    classified by logistic regression (linear) or by the vote of the most similar training images (knn).
+
     \b
     Examples:
       vitnext train digits
@@ -64,6 +71,7 @@ def train(
       vitnext train photos --pretrained none
       vitnext train photos --model vit_tiny --set optimizer.learning_rate=5e-4
       vitnext train photos --out runs/photos --resume
+      vitnext train photos --probe linear --out runs/probe
       vitnext train roads --model convnext_tiny+upernet --time 30m
     """
     from vitnext import api
@@ -72,6 +80,7 @@ def train(
         data,
         model=model,
         pretrained=pretrained,
+        probe=probe,
         out=out,
         recipe=recipe,
         epochs=epochs,

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from vitnext.errors import InputError, require
-from vitnext.files import atomic_write
+from vitnext.files import atomic_write, cache_folder
 from vitnext.wording import counted
 
 NAMES = ("digits", "fashion-mnist")
@@ -80,7 +80,7 @@ def fashion_mnist(folder: Path | None = None) -> dict[str, tuple[np.ndarray, np.
 
 
 def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitnext" / "fashion-mnist"
+    return cache_folder() / "fashion-mnist"
 
 
 def _find(folder: Path, name: str) -> Path | None:

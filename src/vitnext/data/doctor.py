@@ -9,8 +9,8 @@ warnings  the same image, or nearly the same, in two splits (measured numbers wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -106,6 +106,16 @@ def findings(dataset: Dataset, survey: Survey | None) -> Report:
         if items:
             found.append(finding("warning", kind, f"{counted(items, 'image')} {what.format(short=short)}", items))
     return Report(sorted(found, key=lambda finding: finding.severity), unreadable, facts(dataset, survey))
+
+
+def with_doubts(report: Report, doubts: Sequence[Mapping[str, Any]]) -> Report:
+    """The report with a warning, and facts, of labels that features contradict: what ``api.doubtful_labels`` found."""
+    facts = {**report.facts, "doubtful_labels": [dict(doubt) for doubt in doubts]}
+    if not doubts:
+        return replace(report, facts=facts)
+    items = [f"{doubt['file']} ({doubt['label']}, perhaps {doubt['other']})" for doubt in doubts]
+    what = f"{counted(items, 'label')} that features contradict"
+    return replace(report, findings=[*report.findings, finding("warning", "doubtful_label", what, items)], facts=facts)
 
 
 class Places:

@@ -82,7 +82,7 @@ class Scores:
 
     def __init__(self, predictor: Predictor, split: Split, name: str) -> None:
         """name: of the data, for messages."""
-        self.card, self.split = predictor.card, split
+        self.card, self.tta, self.split = predictor.card, predictor.tta, split
         self.kept: list[int] = []  # indices of the images that could be read
         self._truth = labels_by_name(split, self.card.classes, name)
         self._scores = np.empty((len(split), len(self.card.classes)), dtype=np.float32)
@@ -116,9 +116,10 @@ class ClassificationCounts(Scores):
     """What ``evaluate`` counts of a classifier."""
 
     def result(self) -> dict[str, Any]:
-        """As `classification_metrics`, and mistakes: the 24 most confident (file, truth, predicted, confidence)."""
+        """As `classification_metrics`, tta, and mistakes: the 24 most confident (file, truth, predicted,
+        confidence)."""
         scores, truth, classes = self.rows, self.truth, self.card.classes
-        measured = classification_metrics(scores, truth, classes)
+        measured = {**classification_metrics(scores, truth, classes), "tta": self.tta}
         self._wrong = _confident_mistakes(scores, truth)
         measured["mistakes"] = [
             {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from vitnext.evaluation.report import template, thumbnail
 GROUPS = 12  # of repeated images shown of each kind
 IN_GROUP = 4  # images shown of each
 ODD_SHOWN = 12  # of each kind
+DOUBTS_SHOWN = 48
+DOUBTED = "Labels that features contradict"
 EXAMPLES = 6  # images of each class
 EXAMPLE_CLASSES = 20  # of which examples are shown
 TITLES = {
@@ -31,8 +34,9 @@ TITLES = {
 assert TITLES.keys() == REPEATED.keys() | ODD.keys()
 
 
-def render(dataset: Dataset, survey: Survey, report: Report) -> str:
-    """The page of what `survey.look` saw and `doctor.findings` made of it. Equal arguments, equal pages."""
+def render(dataset: Dataset, survey: Survey, report: Report, doubts: Sequence[Mapping[str, Any]] = ()) -> str:
+    """The page of what `survey.look` saw and `doctor.findings` made of it, and of ``doubts`` about labels, if there are
+    any (`api.doubtful_labels`). Equal arguments, equal pages."""
     places = Places(dataset)
     counts = class_counts(dataset)
     groups = repeated(dataset, survey)
@@ -45,6 +49,10 @@ def render(dataset: Dataset, survey: Survey, report: Report) -> str:
         kind: [[_figure(dataset, survey, places, int(p))] for p in odd[:ODD_SHOWN]]
         for kind, odd in odd_ones(survey).items()
     }
+    doubted = [
+        {**_figure(dataset, survey, places, doubt["place"]), "labels": f"{doubt['label']}, perhaps {doubt['other']}"}
+        for doubt in doubts[:DOUBTS_SHOWN]
+    ]
     total = {kind: len(groups[kind]) if kind in groups else len(odd_ones(survey)[kind]) for kind in TITLES}
     return template("data_report.html.j2").render(
         name=dataset.name,
@@ -59,7 +67,10 @@ def render(dataset: Dataset, survey: Survey, report: Report) -> str:
         errors=len(report.errors),
         warnings=len(report.warnings),
         unreadable=sum(map(len, report.unreadable.values())),
-        galleries=[(TITLES[kind], total[kind], shown[kind]) for kind in TITLES if shown.get(kind)],
+        galleries=[
+            *([(DOUBTED, len(doubts), [[figure] for figure in doubted])] if doubted else []),
+            *((TITLES[kind], total[kind], shown[kind]) for kind in TITLES if shown.get(kind)),
+        ],
         examples=_examples(dataset, survey, places),
         example_classes=EXAMPLE_CLASSES,
     )

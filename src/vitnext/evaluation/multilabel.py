@@ -90,10 +90,10 @@ class MultiLabelCounts(Scores):
     """What ``evaluate`` counts of a model that gives an image several labels."""
 
     def result(self) -> dict[str, Any]:
-        """As `multilabel_metrics`, and mistakes: 24 images, the most confident (file, class, truth, score, labels,
+        """As `multilabel_metrics`, tta, and mistakes: 24 images, the most confident (file, class, truth, score, labels,
         predicted)."""
         scores, truth, classes = self.rows, self.truth, self.card.classes
-        measured = multilabel_metrics(scores, truth, self.card.thresholds, classes)
+        measured = {**multilabel_metrics(scores, truth, self.card.thresholds, classes), "tta": self.tta}
         predicted = scores >= np.asarray(self.card.thresholds)
         worst = _confident_mistakes(scores, truth, predicted)
         self._wrong = [row for row, _ in worst]

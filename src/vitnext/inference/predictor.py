@@ -43,8 +43,8 @@ def load(
     Args:
         engine: "auto" runs an artifact on torch and an export on ONNX Runtime; an export also runs on "openvino".
         threads: how many CPU threads run the network, and how many decode images; None uses every core.
-        tta: test-time augmentation of a semantic segmenter: the mean over three sizes of the image and its mirror
-            image, about six times the pixels.
+        tta: test-time augmentation: of a classifier or multi-label model the mean probability over the image and its
+            mirror image, twice the time; of a semantic segmenter over three sizes of both, about six times the pixels.
 
     Raises:
         InputError: no such file, an unknown kind of file, an engine that cannot run it or is not installed, a file that
@@ -77,10 +77,8 @@ def _check_task(path: Path, card: Card, tta: bool) -> None:
         raise InputError(f'{path}: a model for the task "{card.task}"; this version predicts {", ".join(TASKS)}')
     if card.task in SEGMENTING and len(card.classes) > MOST_CLASSES:
         raise InputError(f"{path}: a segmenter of {counted(card.classes, 'class')}; masks hold up to {MOST_CLASSES}")
-    if tta and card.task != "semantic":
-        raise InputError(
-            f"{path}: a {card.task} model; test-time augmentation is for semantic segmenters: leave it out"
-        )
+    if tta and card.task == "panoptic":  # objects of two answers are not each other's
+        raise InputError(f"{path}: a panoptic model, but test-time augmentation averages classes, not objects")
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ class Predictor:
     path: Path
     engine: Engine
     threads: int  # that decode images
-    tta: bool = False  # test-time augmentation, of a semantic segmenter
+    tta: bool = False  # test-time augmentation
 
     @property
     def card(self) -> Card:
@@ -236,7 +234,17 @@ class Predictor:
         """Pixels, uint8 (H, W, C) each, as the network takes them -> one prediction each."""
         classes = self.card.classes
         images = self.card.preprocess.normalize(np.stack(pixels))  # (B, C, H, W)
-        logits = self.engine.run(images)
+        probabilities = self._probabilities(names, images)
+        if self.tta:
+            probabilities = (probabilities + self._probabilities(names, images[..., ::-1].copy())) / 2
+        if self.card.task == "multilabel":
+            thresholds = self.card.thresholds
+            return [MultiLabel(name, classes, s, thresholds) for name, s in zip(names, probabilities, strict=True)]
+        return [Classification(name, classes, scores) for name, scores in zip(names, probabilities, strict=True)]
+
+    def _probabilities(self, names: Sequence[str], images: np.ndarray) -> np.ndarray:
+        """Normalised images (B, C, H, W) -> float32 (B, classes)."""
+        classes, logits = self.card.classes, self.engine.run(images)
         if logits.shape != (len(names), len(classes)):
             raise WorkError(
                 f"{self.path}: gave logits {logits.shape} for {counted(names, 'image')} and {counted(classes, 'class')}"
@@ -245,10 +253,8 @@ class Predictor:
             bad = names[int(np.argmin(np.isfinite(logits).all(axis=1)))]
             raise WorkError(f"{self.path}: gave a logit that is not a finite number for {bad}")
         if self.card.task == "multilabel":
-            thresholds = self.card.thresholds
-            return [MultiLabel(name, classes, s, thresholds) for name, s in zip(names, sigmoid(logits), strict=True)]
-        shares = softmax(logits.astype(np.float64)).astype(np.float32)
-        return [Classification(name, classes, scores) for name, scores in zip(names, shares, strict=True)]
+            return sigmoid(logits)
+        return softmax(logits.astype(np.float64)).astype(np.float32)
 
 
 def _name(source: Source, place: int | None = None) -> str:

@@ -1,4 +1,5 @@
-"""Any model by its name: a classifier of the catalog, a segmenter with a head on its pyramid, or an EoMT."""
+"""Any model by its name: a classifier of the catalog, a segmenter with a head on its pyramid, an EoMT, or a backbone
+that remembers its training images."""
 
 from __future__ import annotations
 
@@ -9,13 +10,13 @@ import torch
 from torch import nn
 
 from vitnext.errors import InputError
-from vitnext.models import catalog, eomt, segmenter
+from vitnext.models import catalog, eomt, neighbours, segmenter
 from vitnext.models.names import answers_with_queries
 
 
 def is_segmenter(name: str) -> bool:
     """Whether a model of this name answers with masks: "BACKBONE+HEAD" or "segformer_b0" to "segformer_b5"."""
-    return "+" in name or name.startswith("segformer")
+    return head_of(name) not in ("", neighbours.NAME) or name.startswith("segformer")
 
 
 def tells_objects_apart(name: str) -> bool:
@@ -36,6 +37,8 @@ def build(name: str, /, **config: Any) -> nn.Module:
         return eomt.build(name, **config)
     if is_segmenter(name):
         return segmenter.build(name, **config)
+    if head_of(name) == neighbours.NAME:
+        return neighbours.build(name, **config)
     return catalog.build(name, **config)
 
 
@@ -78,7 +81,7 @@ def config_dict(model: nn.Module) -> dict[str, Any]:
     """What ``build`` takes to build the model again, as plain values, for the card."""
     config: Any = model.config
     if not isinstance(config, segmenter.SegmenterConfig | eomt.EoMTConfig):
-        return catalog.config_dict(model)
+        return neighbours.config_of(model) or catalog.config_dict(model)
     of_backbone = catalog.plain_fields(config.backbone)
     del of_backbone["classes"]
     if isinstance(config, eomt.EoMTConfig):

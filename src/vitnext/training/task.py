@@ -16,7 +16,7 @@ from vitnext.data.mask_folder import MaskSplit
 from vitnext.data.mask_loaders import MaskedImages
 from vitnext.data.mixing import Mixing
 from vitnext.errors import InputError
-from vitnext.models import create, segmenter
+from vitnext.models import create, neighbours, segmenter
 from vitnext.models.names import answers_with_queries
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import Augment, Data, Loss, Recipe
@@ -87,7 +87,10 @@ def things_of(split: MaskSplit) -> tuple[bool, ...]:
 
 
 def require_labels(name: str, dataset: Dataset[Any]) -> None:
-    """Raises InputError for a segmenter on data without masks."""
+    """Raises InputError for a segmenter on data without masks, and for what a probe alone makes."""
+    if create.head_of(name) == neighbours.NAME:
+        backbone = create.backbone_of(name)
+        raise InputError(f"{name} is not trained, a probe makes it: give --model {backbone} --probe {neighbours.NAME}")
     if create.is_segmenter(name) and dataset.task in ("classification", "multilabel"):
         has = "labels" if dataset.kind == "table" else "class folders"
         raise InputError(

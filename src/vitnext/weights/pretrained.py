@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from torch import nn
 
 from vitnext.card import Card, read_card
 from vitnext.errors import InputError
-from vitnext.models import catalog, create
+from vitnext.models import catalog, create, neighbours
 from vitnext.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from vitnext.weights import hub, sources
 from vitnext.weights.adapt import RESIZES, Resize, adapt, head_of, misfits
@@ -92,6 +92,8 @@ def load(
     label = source.name if source else str(where)
     lines = [f"weights: {label}"]
     state, did = read_weights(path)
+    if card is not None and create.head_of(card.architecture) == neighbours.NAME:
+        card, state = _of_backbone(card), {key: tensor for key, tensor in state.items() if not key.startswith("head.")}
     whole = holds_segmenter(state) and (name is None or create.is_segmenter(name))
     if not whole:
         state, alone = backbone_alone(state)
@@ -180,6 +182,13 @@ def _card(path: Path) -> Card | None:
     with contextlib.suppress(InputError):
         return read_card(path) if path.suffix.lower() == ".safetensors" else None
     return None
+
+
+def _of_backbone(card: Card) -> Card:
+    """Of an artifact that remembers its training images the card of its backbone, which has no head."""
+    config = {**card.config, "classes": 0}
+    del config["head"]
+    return replace(card, task="features", architecture=create.backbone_of(card.architecture), config=config)
 
 
 def _unregularised(config: Mapping[str, Any]) -> dict[str, Any]:
