@@ -15,6 +15,7 @@ from PIL import Image
 import vitnext
 from colours import COLORS, journal, mistake, picture, same_weights, train, weights
 from vitnext import api
+from vitnext.api.checks import checked
 from vitnext.card import read_card
 from vitnext.data.dataset import open_dataset
 from vitnext.errors import WorkError
@@ -212,13 +213,12 @@ def test_two_trainings_do_not_write_to_one_folder(trained, tree, tmp_path, monke
 
 
 def test_a_run_that_another_began_meanwhile_is_left_alone(trained, tree, tmp_path, monkeypatch):
-    checked = api._checked
 
     def slowly(*arguments):
         shutil.copytree(trained.out, tmp_path / "run")
         return checked(*arguments)
 
-    monkeypatch.setattr(api, "_checked", slowly)
+    monkeypatch.setattr("vitnext.api.training.checked", slowly)
     assert "holds a run already" in mistake(train, tree, tmp_path / "run")
     assert (tmp_path / "run" / "recipe.yaml").read_bytes() == (trained.out / "recipe.yaml").read_bytes()
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from vitnext.errors import ImageError, InputError, WorkError
+from vitnext.inference.activations import sigmoid, softmax
 from vitnext.inference.engines import Engine
-from vitnext.inference.multilabel import sigmoid
-from vitnext.inference.predictor import softmax
 from vitnext.inference.windows import cut
 from vitnext.models.names import answers_with_queries
 from vitnext.preprocess import Preprocess, Source
@@ -90,8 +89,8 @@ def _answers(engine: Engine, images: np.ndarray) -> tuple[np.ndarray, np.ndarray
     if engine.card.task == "multilabel":
         return sigmoid(engine.run(images)), None
     if engine.card.task == "classification" or (engine.card.task == "semantic" and not _by_queries(engine)):
-        return softmax(engine.run(images)), None
-    given = engine.outputs(images)
+        return softmax(engine.run(images).astype(np.float64)), None
+    given = [part.astype(np.float64) for part in engine.outputs(images)]
     if _by_queries(engine):
         masks, classes = given
         return softmax(np.moveaxis(classes, -1, 1)), 1 / (1 + np.exp(-masks.clip(-80, 80)))

@@ -14,6 +14,7 @@ from vitnext.data.facts import Facts
 from vitnext.errors import InputError, WorkError
 from vitnext.models import catalog, create
 from vitnext.recipe import Model, Recipe, override, read
+from vitnext.wording import counted
 
 TINY, SMALL = 16, 64  # pixels of the short side: digits, garments; beyond are photographs
 REGULARISERS = ("dropout", "attention_dropout", "stochastic_depth", "layer_scale")
@@ -163,12 +164,22 @@ def choose(
     why = "the run starts from weights" if pretrained else f"the images' short side is {facts.short_side} px"
     reasons = [f"recipe {name}: {why}"]
     where = f" on a {machine.upper()}" if band == "photos" else ""
-    reasons.append(f"{size} px, {chosen.schedule.epochs} epochs: {facts.count:,} training images{where}")
+    reasons.append(f"{size} px, {length(chosen)}: {counted(facts.count, 'training image')}{where}")
     if few and chosen.batch_size == batch:
-        reasons.append(f"batches of {batch}: {facts.count:,} training images are few")
+        reasons.append(
+            f"batches of {batch}: {counted(facts.count, 'training image')} {'is' if facts.count == 1 else 'are'} few"
+        )
     if grain.items() <= chosen.model.config.items():  # not those who asked for something else
         reasons += [_why(grain, size)] if grain else []
     return Choice(chosen, reasons)
+
+
+def length(recipe: Recipe) -> str:
+    """How long a run of this recipe trains, in words: "20 epochs", "1,000 steps or 30 minutes"."""
+    schedule = recipe.schedule
+    limits = [counted(schedule.steps, "step")] if schedule.steps else []
+    limits += [f"{schedule.minutes:g} minute{'s' * (schedule.minutes != 1)}"] if schedule.minutes else []
+    return " or ".join(limits) or counted(schedule.epochs, "epoch")
 
 
 def _says(field: str, overrides: Sequence[str]) -> bool:
