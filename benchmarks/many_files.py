@@ -58,6 +58,7 @@ rate = seen / (time.perf_counter() - begin)
 children = open(f"/proc/self/task/{os.getpid()}/children").read().split()
 print(json.dumps({**times, "images/s": round(rate), "MB": round(memory("self", "Rss") - base),
     "MB of a worker": round(max([memory(c, "Private_Dirty") for c in children], default=0))}))
+epoch.close()
 """
 
 
@@ -70,13 +71,12 @@ def main() -> None:
         for count in (arguments.files // 10, arguments.files):
             data = Path(folder) / f"files{count}"
             make(data, count)
-            for held in ("in memory", "from files"):
-                environment = {**os.environ, "XDG_CACHE_HOME": str(Path(folder) / f"cache {count} {held}")}
-                for start in ("first", "second"):
-                    command = [sys.executable, "-c", START, str(data), held]
-                    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-                    rows.append({"files": count, "images": held, "start": start, **json.loads(done.stdout)})
-                    print("  ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
+            environment = {**os.environ, "XDG_CACHE_HOME": str(Path(folder) / f"cache of {count}")}
+            for start, held in (("first", "in memory"), ("second", "in memory"), ("second", "from files")):
+                command = [sys.executable, "-c", START, str(data), held]
+                done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+                rows.append({"files": count, "images": held, "start": start, **json.loads(done.stdout)})
+                print("  ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 

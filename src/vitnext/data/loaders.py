@@ -180,7 +180,7 @@ def shrink(image: np.ndarray, short_side: int) -> np.ndarray:
         return image
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = Image.fromarray(image.squeeze(-1) if image.shape[2] == 1 else image).resize(size, Image.Resampling.BICUBIC)
-    return np.asarray(small).reshape(size[1], size[0], -1)
+    return np.array(small).reshape(size[1], size[0], -1)  # a copy, which torch may write to
 
 
 def channels_last(samples: Sequence[tuple[Tensor, int | Tensor]]) -> tuple[Tensor, Tensor]:
