@@ -225,7 +225,8 @@ def child(place: str, passes: int, delay: float, arguments: list[str]) -> int:
 
         def counted(*given: Any, **more: Any) -> Any:
             nonlocal seen
-            seen += name != "__getitem__" or given[1][0] > 0  # the first epoch's batches are looked at before training
+            epoch = {"__getitem__": lambda place: place[0], "__getitems__": lambda places: places[0][0]}.get(name)
+            seen += epoch is None or epoch(given[1]) > 0  # the first epoch's batches are looked at before training
             if seen == passes:
                 action(*given, **more)
             return original(*given, **more)
@@ -248,11 +249,11 @@ def child(place: str, passes: int, delay: float, arguments: list[str]) -> int:
     if place == "a step":
         on_pass(ConsoleWatcher, "step", lambda *_: soon())
     elif place == "a worker":
-        for images in (Photographs, MaskedImages):
-            on_pass(images, "__getitem__", lambda *_: kill())
+        for images, read in ((Photographs, "__getitems__"), (MaskedImages, "__getitem__")):
+            on_pass(images, read, lambda *_: kill())
     elif place == "a worker's parent":
-        for images in (Photographs, MaskedImages):
-            on_pass(images, "__getitem__", lambda *_: kill(parent))
+        for images, read in ((Photographs, "__getitems__"), (MaskedImages, "__getitem__")):
+            on_pass(images, read, lambda *_: kill(parent))
     elif place == "half of a checkpoint":
         on_pass(torch, "save", half)
     elif place == "a checkpoint not yet renamed":

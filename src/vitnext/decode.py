@@ -17,6 +17,7 @@ import io
 import os
 import stat
 import warnings
+from collections.abc import Callable
 from typing import IO, Literal
 
 import numpy as np
@@ -40,6 +41,7 @@ UPRIGHT = {  # EXIF 2.3, table 6: what turns each stored orientation upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+TURNED_OVER = (5, 6, 7, 8)  # those orientations that swap height and width
 
 
 def open_image(source: Source, *, color: Literal["RGB", "L"] = "RGB", exif: bool = True) -> np.ndarray:
@@ -53,8 +55,13 @@ def open_image(source: Source, *, color: Literal["RGB", "L"] = "RGB", exif: bool
     return to_array(decode(source, color, exif))
 
 
-def decode(source: Source, color: str, exif: bool) -> Image.Image:
-    """``source`` as an upright Pillow image of mode ``color``; ImageError for anything that goes wrong."""
+def decode(
+    source: Source, color: str, exif: bool, reduce: Callable[[Image.Image], None] = lambda image: None
+) -> Image.Image:
+    """``source`` as an upright Pillow image of mode ``color``; ImageError for anything that goes wrong.
+
+    ``reduce`` is called with the image of a file when only its header has been read.
+    """
     try:
         if isinstance(source, np.ndarray):
             return _render(_from_array(source), color, exif)
@@ -66,7 +73,10 @@ def decode(source: Source, color: str, exif: bool) -> Image.Image:
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
             raise ImageError("not a file")
         with open(source, "rb") as file:
-            return _render(open_encoded(file, status.st_size), color, exif)
+            image = open_encoded(file, status.st_size)
+            _require_pixels(image)
+            reduce(image)
+            return _render(image, color, exif)
     except ImageError as error:
         reason = str(error)
     except FileNotFoundError:
@@ -107,14 +117,18 @@ def _from_array(array: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
-def _render(image: Image.Image, color: str, exif: bool) -> Image.Image:
+def _require_pixels(image: Image.Image) -> None:
     if image.width * image.height > MAX_PIXELS:
         raise Image.DecompressionBombError
     if image.width * image.height == 0:
         raise ImageError("the image has no pixels")
+
+
+def _render(image: Image.Image, color: str, exif: bool) -> Image.Image:
+    _require_pixels(image)
     image.load()  # first: the EXIF block of a PNG may stand behind the pixels
     converted = _convert(image, color)
-    turn = UPRIGHT.get(_orientation(image)) if exif else None
+    turn = UPRIGHT.get(orientation(image)) if exif else None
     if turn is None:
         return converted
     upright = converted.transpose(turn)
@@ -147,7 +161,8 @@ def _eight_bits(image: Image.Image) -> np.ndarray:
     return np.where(values == transparent, np.uint8(255), grey) if isinstance(transparent, int) else grey
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1, upright, where none can be read."""
     try:
         return int(image.getexif().get(EXIF_ORIENTATION, 1))
     except Exception:  # a damaged EXIF block does not make the pixels unreadable

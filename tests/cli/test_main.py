@@ -29,7 +29,7 @@ def fail_with(monkeypatch, error: BaseException) -> None:
 
 
 def test_verbs():
-    assert VERBS == ["train", "evaluate", "predict", "export", "convert", "check", "models", "roadmap"]
+    assert VERBS == ["train", "evaluate", "predict", "export", "convert", "check", "models", "roadmap", "bench"]
 
 
 def test_no_arguments_is_help(capsys):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from vitnext.data.augment import BatchAugment, RandAugment, image_augment
+from vitnext.data.augment import BatchAugment, ImageAugment, RandAugment, random_box
 from vitnext.recipe import Augment
 
 
@@ -167,7 +167,7 @@ def test_a_batch_depends_on_its_generator_alone_and_the_input_is_left_alone(reci
     ],
 )
 def test_what_a_batch_cannot_do_is_refused(recipe):
-    with pytest.raises(ValueError, match="image_augment"):
+    with pytest.raises(ValueError, match="ImageAugment"):
         BatchAugment(recipe)
 
 
@@ -192,7 +192,7 @@ def photograph(height, width, channels=3, seed=0):
 
 def augmented(recipe, image, size, seed):
     torch.manual_seed(seed)
-    return image_augment(recipe, size)(image)
+    return ImageAugment(recipe, size)(image)
 
 
 @pytest.mark.parametrize("recipe", [Augment(), EVERYTHING, *OPTIONS.values()], ids=["off", "everything", *OPTIONS])
@@ -259,10 +259,45 @@ def test_a_random_crop_keeps_its_share_of_the_area():
     assert 0.35 < min(spans) < 0.5 and 0.65 < max(spans) < 0.85
 
 
+@pytest.mark.parametrize(
+    ("shape", "scale"),
+    [((300, 400), (0.08, 1.0)), ((213, 160), (0.35, 1.0)), ((60, 400), (0.2, 1.0)), ((300, 400), (0.9, 1.0))],
+)
+def test_random_boxes_are_distributed_as_torchvision_s(shape, scale):
+    """Deciles of the boxes' heights, widths and places, and how often the middle is taken for want of another."""
+    reference, tensor = v2.RandomResizedCrop(16, scale=scale), torch.empty((1, *shape), device="meta")
+    torch.manual_seed(0)
+    ours = np.array([random_box(*shape, scale) for _ in range(1500)])
+    theirs = [reference.make_params([tensor]) for _ in range(1500)]
+    theirs = np.array([[drawn[name] for name in ("top", "left", "height", "width")] for drawn in theirs])
+    assert (ours[:, :2] >= 0).all() and (ours[:, :2] + ours[:, 2:] <= shape).all() and ours[:, 2:].min() > 0
+    deciles = np.linspace(0.1, 0.9, 9)
+    for mine, other, side in zip(ours.T, theirs.T, (*shape, *shape), strict=True):
+        assert np.abs(np.quantile(mine, deciles) - np.quantile(other, deciles)).max() < 0.06 * side
+    most = max(set(map(tuple, theirs.tolist())), key=theirs.tolist().count)
+    often = [np.mean((boxes == most).all(axis=1)) for boxes in (ours, theirs)]
+    assert often[0] == pytest.approx(often[1], abs=0.05)
+
+
+@pytest.mark.parametrize("shape", [(40, 50), (200, 300)])
+def test_a_crop_has_the_pixels_of_torchvision_s(shape):
+    image, augment = photograph(*shape), ImageAugment(Augment(crop_scale=(0.1, 1.0)), 32)
+    pillow = v2.functional.to_pil_image(image)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        out = augment(image)
+        torch.manual_seed(seed)
+        top, left, height, width = augment.box(*shape)
+        assert torch.equal(out, v2.functional.resized_crop(image, top, left, height, width, [32, 32]))
+        theirs = v2.functional.resized_crop(pillow, top, left, height, width, [32, 32])
+        difference = out.int() - v2.functional.pil_to_tensor(theirs).int()
+        assert difference.abs().max() <= 1  # the two round differently
+
+
 def test_whole_images_are_stretched_where_validation_stretches_them():
     image = torch.zeros(3, 8, 24, dtype=torch.uint8)
     image[:, :, :8] = 255  # a crop of 8 px would be one colour or end at another column
-    stretched = image_augment(Augment(), 8, stretch=True)(image)
+    stretched = ImageAugment(Augment(), 8, stretch=True)(image)
     assert stretched.shape == (3, 8, 8)
     assert (stretched[:, :, :2] > 200).all() and (stretched[:, :, 4:] < 50).all()
 

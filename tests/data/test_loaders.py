@@ -10,13 +10,14 @@ from PIL import Image
 from vitnext.data import loaders
 from vitnext.data.dataset import Split
 from vitnext.data.loaders import (
+    HeldImages,
     Part,
     Photographs,
     SmallImages,
     batch_indices,
     cache_limit,
     generator,
-    pack,
+    held_side,
     place_seed,
     shrink,
     training_batches,
@@ -117,7 +118,7 @@ def test_the_order_changes_with_epoch_and_seed_and_the_images_left_out_with_it()
 # ---- both kinds of batches
 
 
-@pytest.fixture(params=["small", "packed", "files", "workers"])
+@pytest.fixture(params=["small", "held", "files", "workers"])
 def kind(request, photographs, monkeypatch):
     """(split, recipe tree) of each way to hold images."""
     if request.param == "small":
@@ -217,70 +218,101 @@ def test_each_image_is_augmented_anew_in_each_epoch(kind):
 
 def test_augmenting_leaves_the_images_in_memory_alone():
     made = batches(in_memory(12), SMALL, augment={"erasing": 1.0}, batch_size=12)
-    kept = made.images.clone()
-    list(made.epoch(0))
-    assert torch.equal(made.images, kept)
+    for epoch in range(2):
+        list(made.epoch(epoch))
+        assert torch.equal(made.images, torch.arange(12, dtype=torch.uint8)[:, None, None, None].expand(12, 1, 8, 8))
+
+
+def test_small_images_are_decoded_once_and_not_before_they_are_used(photographs, monkeypatch):
+    made = batches(photographs, PHOTOS, augment={}, batch_size=4)
+    read, pixels = [], Preprocess.pixels
+    monkeypatch.setattr(Preprocess, "pixels", lambda self, path: read.append(path) or pixels(self, path))
+    next(made.epoch(0))
+    assert len(read) == 4
+    for epoch in range(8):
+        list(made.epoch(epoch))
+    assert sorted(read) == [photographs.image(i) for i in range(11)]
 
 
 # ---- photographs
 
 
 def test_workers_memory_and_files_give_the_same_images(photographs, monkeypatch):
-    packed = batches(photographs, PHOTOS)
-    assert isinstance(packed, Photographs) and packed.packed is not None
+    held = batches(photographs, PHOTOS)
+    assert isinstance(held, Photographs) and held.held is not None
     workers = batches(photographs, PHOTOS, workers=2)
-    assert workers.packed is None and workers.workers == 2
+    assert workers.held is None and workers.workers == 2
     monkeypatch.setattr(loaders, "cache_limit", lambda: 0)
     files = batches(photographs, PHOTOS)
-    assert files.packed is None and files.workers == 0
+    assert files.held is None and files.workers == 0
     expected = list(files.epoch(2))
-    assert same(packed.epoch(2), expected)  # none of them has to be shrunk
+    assert same(held.epoch(2), expected)  # none of them has to be shrunk
+    assert same(held.epoch(2), expected)  # now from memory
     assert same(workers.epoch(2), expected)
     assert same(workers.epoch(2, start=1), expected[1:])
-    # Workers may share what is packed, too.
-    both = Photographs(photographs, packed.packed, preprocess(recipe(PHOTOS)), recipe(PHOTOS), workers=2)
-    assert same(both.epoch(2), expected)
 
 
 def test_a_photograph_is_augmented_by_its_epoch_and_index_alone(photographs):
     made = batches(photographs, PHOTOS)
-    image, label = made[(5, 7)]
-    made[(5, 8)], torch.seed()
-    again, _ = batches(photographs, PHOTOS, batch_size=2)[(5, 7)]
+    [(image, label)] = made.__getitems__([(5, 7)])
+    made.__getitems__([(5, 8)]), torch.seed()
+    _, (again, _) = batches(photographs, PHOTOS, batch_size=2).__getitems__([(5, 8), (5, 7)])
     assert torch.equal(again, image) and label == photographs.labels[7]
-    assert not torch.equal(made[(6, 7)][0], image)
+    assert not torch.equal(made.__getitems__([(6, 7)])[0][0], image)
+
+
+def test_batches_lie_in_memory_channels_last(photographs):
+    images, _ = next(batches(photographs, PHOTOS).epoch(0))
+    assert images.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_grey_photographs_have_one_channel(photographs):
-    for limit in (0, 1 << 20):
-        made = recipe(PHOTOS, data={"image_size": 16, "color": "L"})
-        packed = pack(photographs, preprocess(made), 20, limit)
-        assert (packed is None) == (limit == 0)
-        images, _ = next(Photographs(photographs, packed, preprocess(made), made, 0).epoch(0))
+    made = recipe(PHOTOS, data={"image_size": 16, "color": "L"})
+    for held in (None, HeldImages(photographs, preprocess(made), 20)):
+        images, _ = next(Photographs(photographs, held, preprocess(made), made, 0).epoch(0))
         assert images.shape == (4, 1, 16, 16)
 
 
-def test_packed_images_are_the_decoded_ones_in_their_order(photographs):
-    packed = pack(photographs, preprocess(recipe(PHOTOS)), short_side=20, limit=1 << 20)
-    for i in range(11):
-        with Image.open(photographs.image(i)) as image:
-            assert np.array_equal(packed[i], np.asarray(image))
+def test_held_images_are_the_decoded_ones_in_the_order_asked_for(photographs):
+    held = HeldImages(photographs, preprocess(recipe(PHOTOS)), short_side=20)
+    for indices in ([3, 3, 0], [0, 10, 3]):
+        for i, image in zip(indices, held.get(np.array(indices)), strict=True):
+            with Image.open(photographs.image(i)) as file:
+                assert np.array_equal(image.permute(1, 2, 0), np.asarray(file))
+    assert sorted(held.images) == [0, 3, 10]
+
+
+def test_photographs_are_decoded_once_and_not_before_they_are_used(photographs, monkeypatch):
+    made = batches(photographs, PHOTOS)
+    read, decode = [], loaders.read_part
+    monkeypatch.setattr(loaders, "read_part", lambda path, *how: read.append(path) or decode(path, *how))
+    next(made.epoch(0))
+    assert len(read) == 4
+    for epoch in range(8):
+        list(made.epoch(epoch))
+    assert sorted(read) == [photographs.image(i) for i in range(11)]
+
+
+def test_what_is_held_is_large_enough_for_the_smallest_crop():
+    for scale, side in ((0.25, 448), (0.08, 792), (1.0, 224)):
+        made = recipe(PHOTOS, data={"image_size": 224}, augment={"crop_scale": [scale, 1.0]})
+        assert held_side(made) == side
 
 
 @pytest.mark.parametrize("less", [0, 1])
-def test_images_are_packed_up_to_the_limit(less, photographs):
+def test_images_are_held_up_to_the_limit(less, photographs, monkeypatch):
     total = sum((14 + i % 7) * (30 - i) * 3 for i in range(11))
-    packed = pack(photographs, preprocess(recipe(PHOTOS)), short_side=100, limit=total - less)
-    assert (packed is None) == bool(less)
+    monkeypatch.setattr(loaders, "cache_limit", lambda: total - less)
+    assert (batches(photographs, PHOTOS).held is None) == bool(less)
 
 
-def test_packing_decides_by_a_sample(photographs, monkeypatch):
+def test_what_fits_is_decided_by_a_sample(photographs, monkeypatch):
     many = photographs.subset(np.arange(11).repeat(10))
-    decoded, decode = [], loaders.open_image
-    monkeypatch.setattr(loaders, "open_image", lambda path, **how: decoded.append(path) or decode(path, **how))
+    decoded, decode = [], loaders.read_part
+    monkeypatch.setattr(loaders, "read_part", lambda path, *how: decoded.append(path) or decode(path, *how))
     once = sum((14 + i % 7) * (30 - i) * 3 for i in range(11))
-    assert pack(many, preprocess(recipe(PHOTOS)), 20, limit=3 * once) is None  # all of them are 10 * once
-    assert len(decoded) == 16
+    expected = HeldImages(many, preprocess(recipe(PHOTOS)), 100).expected_bytes()
+    assert len(decoded) == 16 and expected == pytest.approx(10 * once, rel=0.1)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -342,7 +374,7 @@ def test_small_images_are_batched_if_they_fit_and_the_augmentation_can(size, aug
 
 
 @pytest.mark.parametrize(
-    ("asked", "fits", "cores", "workers", "packed"),
+    ("asked", "fits", "cores", "workers", "held"),
     [
         (-1, True, 16, 0, True),
         (-1, False, 16, 8, False),
@@ -354,12 +386,12 @@ def test_small_images_are_batched_if_they_fit_and_the_augmentation_can(size, aug
         (2, False, 16, 2, False),
     ],
 )
-def test_workers_are_used_when_memory_is_not_enough(asked, fits, cores, workers, packed, photographs, monkeypatch):
+def test_workers_are_used_when_memory_is_not_enough(asked, fits, cores, workers, held, photographs, monkeypatch):
     monkeypatch.setattr(loaders, "cache_limit", lambda: (1 << 20) * fits)
     monkeypatch.setattr(loaders, "usable_cores", lambda: cores)
     made = batches(photographs, PHOTOS, workers=asked)
-    assert (made.workers, made.packed is not None) == (workers, packed)
-    assert ("decoded in memory" if packed else "read from files") in made.description
+    assert (made.workers, made.held is not None) == (workers, held)
+    assert ("decoded in memory" if held else "read from files") in made.description
     assert (f"{workers} worker" in made.description) == (workers > 0)
     assert "11 images" in made.description
 

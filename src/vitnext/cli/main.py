@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vitnext.cli import check, convert, evaluate, export, models, predict, roadmap, train
+from vitnext.cli import bench, check, convert, evaluate, export, models, predict, roadmap, train
 from vitnext.errors import InputError, Terminated, WorkError
 
 # Plain help pages: rich ones take twice as long to appear, and their boxes break when they are piped or narrow.
@@ -23,6 +23,7 @@ app.command()(convert.convert)
 app.command()(check.check)
 app.command()(models.models)
 app.command()(roadmap.roadmap)
+app.command()(bench.bench)
 
 EXTRA_OF = {
     "torch": "train",

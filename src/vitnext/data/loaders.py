@@ -6,22 +6,24 @@ is resumed in the middle of an epoch sees the batches that it would have seen.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from vitnext.cores import usable_cores
-from vitnext.data.augment import BatchAugment, image_augment, works_on_batches
+from vitnext.data.augment import BatchAugment, ImageAugment, works_on_batches
 from vitnext.data.dataset import Split
+from vitnext.data.image_parts import read_part
 from vitnext.data.sampling import class_order, occurrences
-from vitnext.decode import open_image
 from vitnext.errors import InputError
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import Recipe
@@ -67,18 +69,25 @@ class Batches(Protocol):
 
 
 def training_batches(split: Split, preprocess: Preprocess, recipe: Recipe) -> Batches:
-    """The fastest way that fits: small images as one tensor, photographs decoded once, or files read by workers."""
+    """The fastest way that fits: small images as one tensor, photographs in memory, or files read by workers.
+
+    What fits into ``cache_limit`` is decoded when a batch first asks for it and then kept, so that the first batch is
+    there at once, however many follow. Nothing is kept on disk, where it could be of other data than is trained on.
+    """
     size, workers = recipe.data.image_size, recipe.workers
     if size <= SMALL and works_on_batches(recipe.augment) and len(split) * size * size * 3 <= cache_limit():
-        pixels = np.stack([preprocess.pixels(split.image(i)) for i in range(len(split))])  # (N, H, W, C)
-        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-        return SmallImages(images, torch.from_numpy(split.labels), recipe)
-    packed = None
-    if workers <= 0:
-        packed = pack(split, preprocess, short_side=round(size * 1.25), limit=cache_limit())
+        return SmallImages(split, preprocess, recipe)
+    held = HeldImages(split, preprocess, held_side(recipe))
+    fits = workers <= 0 and held.expected_bytes() <= cache_limit()
     if workers < 0:  # decoded images leave little to do; otherwise leave a core to the training step
-        workers = 0 if packed is not None else spare_cores()
-    return Photographs(split, packed, preprocess, recipe, workers)
+        workers = 0 if fits else spare_cores()
+    return Photographs(split, held if fits else None, preprocess, recipe, workers)
+
+
+def held_side(recipe: Recipe) -> int:
+    """Pixels of the short side at which photographs are kept: the smallest random crop then still has about
+    ``image_size`` of them, so that what is kept is trained on as if it came from the files."""
+    return math.ceil(recipe.data.image_size / math.sqrt(recipe.augment.crop_scale[0]))
 
 
 def cache_limit() -> int:
@@ -135,18 +144,22 @@ def outlast_signals(worker: int) -> None:
 
 
 class SmallImages:
-    """All images as one uint8 tensor in memory."""
+    """All images in one uint8 tensor, into which each is decoded when it is first used."""
 
-    def __init__(self, images: Tensor, labels: Tensor, recipe: Recipe) -> None:
-        self.images, self.labels, self.recipe = images, labels, recipe
+    def __init__(self, split: Split, preprocess: Preprocess, recipe: Recipe) -> None:
+        self.split, self.preprocess, self.recipe = split, preprocess, recipe
+        self.images = torch.empty((len(split), preprocess.channels, *preprocess.image_size), dtype=torch.uint8)
+        self.decoded = np.zeros(len(split), bool)
+        self.labels = torch.from_numpy(split.labels)
         self.augment = BatchAugment(recipe.augment)
-        self.steps_per_epoch = max(1, len(labels) // recipe.batch_size)
-        self.description = f"{counted(labels, 'image')} in memory, augmented a batch at a time"
+        self.steps_per_epoch = max(1, len(split) // recipe.batch_size)
+        self.description = f"{counted(split, 'image')} in memory, augmented a batch at a time"
 
     def epoch(self, epoch: int, start: int = 0, part: Part = WHOLE) -> Iterator[tuple[Tensor, Tensor]]:
         seed = self.recipe.seed
-        for step, indices in enumerate(label_batches(self.labels.numpy(), self.recipe, epoch)):
+        for step, indices in enumerate(label_batches(self.split.labels, self.recipe, epoch)):
             if step >= start:
+                self._decode(indices)
                 images = self.augment(self.images[indices], generator(seed, epoch, step))
                 if part == WHOLE:
                     yield images, self.labels[indices]
@@ -154,34 +167,43 @@ class SmallImages:
                     places = part.places(len(indices))
                     yield images[places], self.labels[indices[places]]
 
-
-@dataclass(frozen=True)
-class PackedImages:
-    """Decoded images of different sizes in one buffer, so that workers share it without copies."""
-
-    buffer: np.ndarray  # uint8, all images one after the other
-    offsets: np.ndarray  # int64 (N + 1,)
-    shapes: np.ndarray  # int64 (N, 3): H, W, C
-
-    def __getitem__(self, i: int) -> np.ndarray:
-        return self.buffer[self.offsets[i] : self.offsets[i + 1]].reshape(self.shapes[i])
+    def _decode(self, indices: np.ndarray) -> None:
+        missing = np.unique(indices[~self.decoded[indices]])
+        pixels = side_by_side(lambda i: self.preprocess.pixels(self.split.image(i)), missing, self.split)
+        if pixels:
+            self.images[missing] = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
+        self.decoded[missing] = True
 
 
-def pack(split: Split, preprocess: Preprocess, short_side: int, limit: int) -> PackedImages | None:
-    """Decode every image once with its short side at most ``short_side`` px; None if that takes more than ``limit``."""
-    from concurrent.futures import ThreadPoolExecutor
+class HeldImages:
+    """Photographs, each decoded when it is first used and then kept, with its short side at most ``short_side`` px."""
 
-    def decode(i: int) -> np.ndarray:
-        return shrink(open_image(split.image(i), color=preprocess.color, exif=preprocess.exif), short_side)
+    def __init__(self, split: Split, preprocess: Preprocess, short_side: int) -> None:
+        self.split, self.preprocess, self.short_side = split, preprocess, short_side
+        self.images: dict[int, np.ndarray] = {}  # uint8 (H, W, C)
 
-    sample = [decode(i).nbytes for i in np.linspace(0, len(split) - 1, num=min(16, len(split)), dtype=int)]
-    if np.mean(sample) * len(split) > limit:
-        return None
+    def expected_bytes(self) -> int:
+        """What all of them will take, judged by a few."""
+        sample = np.linspace(0, len(self.split) - 1, num=min(16, len(self.split)), dtype=int)
+        return int(np.mean([self._read(int(i)).nbytes for i in sample]) * len(self.split))
+
+    def get(self, indices: np.ndarray) -> list[Tensor]:
+        """uint8 (C, H, W) of each."""
+        missing = np.array(sorted({int(i) for i in indices} - self.images.keys()), np.int64)
+        self.images.update(zip(missing.tolist(), side_by_side(self._read, missing, self.split), strict=True))
+        return [torch.from_numpy(self.images[int(i)]).permute(2, 0, 1) for i in indices]
+
+    def _read(self, i: int) -> np.ndarray:
+        image = read_part(self.split.image(i), lambda *size: (0, 0, *size), self.short_side, self.preprocess)
+        return shrink(image.permute(1, 2, 0).numpy(), self.short_side)
+
+
+def side_by_side(read: Callable[[int], np.ndarray], indices: np.ndarray, split: Split) -> list[np.ndarray]:
+    """``read`` of each index, by as many threads as there are cores; decoders release the interpreter's lock."""
+    if split.arrays is not None or len(indices) < 2:  # handing over small arrays takes longer than reading them
+        return [read(int(i)) for i in indices]
     with ThreadPoolExecutor(usable_cores()) as pool:
-        images = list(pool.map(decode, range(len(split))))
-    offsets = np.concatenate([[0], np.cumsum([image.size for image in images])])
-    buffer = np.concatenate([image.reshape(-1) for image in images])
-    return PackedImages(buffer, offsets, np.array([image.shape for image in images]))
+        return list(pool.map(read, indices.tolist()))
 
 
 def shrink(image: np.ndarray, short_side: int) -> np.ndarray:
@@ -194,47 +216,66 @@ def shrink(image: np.ndarray, short_side: int) -> np.ndarray:
         return image
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = Image.fromarray(image.squeeze(-1) if image.shape[2] == 1 else image).resize(size, Image.Resampling.BICUBIC)
-    return np.asarray(small).reshape(size[1], size[0], -1)
+    return np.array(small).reshape(size[1], size[0], -1)  # a copy, which torch may write to
+
+
+def channels_last(samples: Sequence[tuple[Tensor, int | Tensor]]) -> tuple[Tensor, Tensor]:
+    """uint8 (B, C, H, W) and labels, the images in memory as they come from decoding and resizing: (B, H, W, C)."""
+    images = torch.stack([image.permute(1, 2, 0) for image, _ in samples]).permute(0, 3, 1, 2)
+    return images, default_collate([labels for _, labels in samples])
 
 
 class Photographs:
-    """Images of any size, decoded once into memory or read from their files, augmented one at a time."""
+    """Images of any size, in memory or read from their files by worker processes, augmented one at a time.
+
+    torch gives each worker one thread, and no object is kept for a file, so that workers share the names and labels of
+    any number of them with the process that they are forked from.
+    """
 
     def __init__(
-        self, split: Split, packed: PackedImages | None, preprocess: Preprocess, recipe: Recipe, workers: int
+        self, split: Split, held: HeldImages | None, preprocess: Preprocess, recipe: Recipe, workers: int
     ) -> None:
-        self.split, self.packed, self.preprocess, self.recipe, self.workers = split, packed, preprocess, recipe, workers
+        self.split, self.held, self.preprocess, self.recipe, self.workers = split, held, preprocess, recipe, workers
         stretch = recipe.data.resize == "stretch"
-        self.augment = image_augment(recipe.augment, recipe.data.image_size, stretch=stretch)
+        self.augment = ImageAugment(recipe.augment, recipe.data.image_size, stretch=stretch)
         self.steps_per_epoch = max(1, len(split) // recipe.batch_size)
-        held = "decoded in memory" if packed is not None else "read from files"
+        where = "decoded in memory" if held is not None else "read from files"
         by = counted(workers, "worker process") if workers else "the training process"
-        self.description = f"{counted(split, 'image')} {held}, augmented by {by}"
+        self.description = f"{counted(split, 'image')} {where}, augmented by {by}"
 
-    def __getitem__(self, place: tuple[int, ...]) -> tuple[Tensor, int | Tensor]:
-        """Image ``index`` as it looks in ``epoch``, a third number telling how often it was in it before."""
+    def __getitems__(self, places: list[tuple[int, ...]]) -> list[tuple[Tensor, int | Tensor]]:
+        """Images as they look in their epochs, each by (epoch, index); a third number tells how often it was in the
+        epoch before."""
+        images = self.held.get(np.array([place[1] for place in places])) if self.held is not None else None
+        return [self._augmented(place, None if images is None else images[i]) for i, place in enumerate(places)]
+
+    def _augmented(self, place: tuple[int, ...], image: Tensor | None) -> tuple[Tensor, int | Tensor]:
         index = place[1]
-        if self.packed is not None:
-            image = self.packed[index]
+        # As torch.manual_seed, without what that does for devices, which took longer than a small image's crop.
+        torch.default_generator.manual_seed(place_seed(self.recipe.seed, *place))
+        if image is not None:
+            changed = self.augment(image)
         else:
-            image = open_image(self.split.image(index), color=self.preprocess.color, exif=self.preprocess.exif)
-        torch.manual_seed(place_seed(self.recipe.seed, *place))
-        tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+            size = self.recipe.data.image_size
+            part = read_part(self.split.image(index), self.augment.box, size, self.preprocess)
+            changed = self.augment.finish(part)
         labels = self.split.labels[index]
-        return self.augment(tensor), torch.from_numpy(labels) if labels.ndim else int(labels)
+        return changed, torch.from_numpy(labels) if labels.ndim else int(labels)
 
     def epoch(self, epoch: int, start: int = 0, part: Part = WHOLE) -> Iterator[tuple[Tensor, Tensor]]:
-        batches = label_batches(self.split.labels, self.recipe, epoch)
-        before = np.split(occurrences(np.concatenate(batches)), np.cumsum([len(batch) for batch in batches])[:-1])
-        places = [
-            [(epoch, int(i), int(n)) if n else (epoch, int(i)) for i, n in zip(*batch, strict=True)]
-            for batch in zip(batches[start:], before[start:], strict=True)
-        ]
-        places = [[batch[place] for place in part.places(len(batch))] for batch in places]
         yield from DataLoader(
             self,  # type: ignore[arg-type]
-            batch_sampler=places,
+            batch_sampler=self._places(epoch, start, part),
             num_workers=self.workers,
+            collate_fn=channels_last,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=outlast_signals,
         )
+
+    def _places(self, epoch: int, start: int, part: Part) -> Iterator[list[tuple[int, ...]]]:
+        """A batch after the other, made when it is asked for: all at once would take long with many images."""
+        batches = label_batches(self.split.labels, self.recipe, epoch)
+        before = np.split(occurrences(np.concatenate(batches)), np.cumsum([len(batch) for batch in batches])[:-1])
+        for indices, counts in zip(batches[start:], before[start:], strict=True):
+            batch = [(epoch, int(i), int(n)) if n else (epoch, int(i)) for i, n in zip(indices, counts, strict=True)]
+            yield [batch[place] for place in part.places(len(batch))]

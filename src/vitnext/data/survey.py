@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from vitnext.data import near_duplicates
+from vitnext.data import near_duplicates, survey_cache
 from vitnext.data.dataset import Dataset, Split
 from vitnext.decode import EXIF_ORIENTATION, open_image
 from vitnext.errors import ImageError
@@ -54,40 +54,72 @@ class _Seen:
 
 
 def look(dataset: Dataset[Split], *, progress: Callable[[int, int], None] | None = None) -> Survey:
-    """Read and decode every image. ``progress(done, total)`` is called as they are."""
+    """Read and decode every image, but for files that were seen before and are as they were (``survey_cache``).
+
+    ``progress(done, total)`` is called as they are.
+    """
     total = sum(map(len, dataset.splits.values()))
     problems: dict[tuple[str, int], str] = {}
-    digests, kinds = np.zeros(total, "S32"), np.zeros(total, "S16")
-    sizes, turned = np.zeros((total, 2), np.int32), np.zeros(total, bool)
-    hashes, flat = np.zeros(total, np.uint64), np.zeros(total, bool)
-    pictures = np.zeros((total, near_duplicates.KEPT, near_duplicates.KEPT, 3), np.uint8)
-    done = 0
+    columns = {
+        "digests": np.zeros(total, "S32"),
+        "kinds": np.zeros(total, "S16"),
+        "sizes": np.zeros((total, 2), np.int32),
+        "turned": np.zeros(total, bool),
+        "flat": np.zeros(total, bool),
+        "hashes": np.zeros(total, np.uint64),
+        "pictures": np.zeros((total, near_duplicates.KEPT, near_duplicates.KEPT, 3), np.uint8),
+    }
+    keys = survey_cache.keys(dataset)
+    before = survey_cache.load(dataset) if keys is not None else {}
+    known = _recall(columns, keys, before) if keys is not None and before else np.zeros(total, bool)
+    done, first = int(known.sum()), 0  # images that are known, and the place of a split's first one
     with ThreadPoolExecutor() as pool:  # Pillow decodes and hashlib digests without the interpreter's lock
         for name, split in dataset.splits.items():
-            for start in range(0, len(split), CHUNK):
-                indices = range(start, min(start + CHUNK, len(split)))
-                pictured, greys = [], []
+            unknown = np.flatnonzero(~known[first : first + len(split)]).tolist()
+            for start in range(0, len(unknown), CHUNK):
+                indices = unknown[start : start + CHUNK]
                 each = map if split.arrays is not None else pool.map  # handing over small arrays takes longer
+                pictured, greys = [], []
                 for i, seen in zip(indices, each(_see, [split.image(i) for i in indices]), strict=True):
                     if isinstance(seen, str):
                         problems[name, i] = seen
-                    else:
-                        digests[done], sizes[done], kinds[done] = seen.digest, seen.size, seen.kind
-                        turned[done] = seen.turned
-                        if seen.grey is not None and seen.colours is not None:
-                            pictures[done] = seen.colours
-                            pictured.append(done)
-                            greys.append(seen.grey)
-                    done += 1
+                        continue
+                    for column, value in (("digests", seen.digest), ("kinds", seen.kind), ("sizes", seen.size)):
+                        columns[column][first + i] = value
+                    columns["turned"][first + i] = seen.turned
+                    if seen.grey is not None and seen.colours is not None:
+                        columns["pictures"][first + i] = seen.colours
+                        pictured.append(first + i)
+                        greys.append(seen.grey)
                 if greys:
-                    found = near_duplicates.perceptual_hash(np.stack(greys))
-                    hashes[pictured], flat[pictured] = found, found == 0
+                    hashes = near_duplicates.perceptual_hash(np.stack(greys))
+                    columns["hashes"][pictured], columns["flat"][pictured] = hashes, hashes == 0
+                done += len(indices)
                 if progress is not None:
                     progress(done, total)
-    once = np.zeros(total, bool)  # of identical images the first
-    once[np.unique(digests, return_index=True)[1]] = True
-    alike = near_duplicates.similar(np.where(once, hashes, 0), pictures)
-    return Survey(problems, digests, sizes, kinds, turned, flat, alike)
+            first += len(split)
+    same_files = keys is not None and np.array_equal(before.get("keys", keys[:0]), keys)
+    if same_files and len(problems) == total - known.sum():  # what could not be read then cannot be now
+        alike = before["alike"]
+    else:
+        once = np.zeros(total, bool)  # of identical images the first
+        once[np.unique(columns["digests"], return_index=True)[1]] = True
+        alike = near_duplicates.similar(np.where(once, columns["hashes"], 0), columns["pictures"])
+        if keys is not None:
+            survey_cache.save(dataset, {"keys": keys, "alike": alike, **columns})
+    named = {name: columns[name] for name in ("digests", "sizes", "kinds", "turned", "flat")}
+    return Survey(problems, alike=alike, **named)
+
+
+def _recall(columns: dict[str, np.ndarray], keys: np.ndarray, before: dict[str, np.ndarray]) -> np.ndarray:
+    """Fill in what is known of files as they are now, and say of which that is, bool (N,)."""
+    able = np.flatnonzero((before["keys"] != b"") & (before["digests"] != b""))  # was there, and could be read
+    order = able[np.argsort(before["keys"][able])]
+    rows = order[np.searchsorted(before["keys"][order], keys).clip(max=len(order) - 1)] if len(order) else order
+    known = before["keys"][rows] == keys if len(order) else np.zeros(len(keys), bool)
+    for name, column in columns.items():
+        column[known] = before[name][rows[known]]
+    return known
 
 
 def _see(image: str | np.ndarray) -> _Seen | str:

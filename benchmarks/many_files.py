@@ -1,0 +1,98 @@
+"""Time to the first batch, memory and images a second with many small files, beside a tenth of them.
+
+python benchmarks/many_files.py [--files 200000] [--json many.json]
+
+The files are hard links to 48 small JPEGs in a temporary folder, which is removed. Each measurement is a process of its
+own; "first" starts with an empty cache of what was seen of files, "second" does not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from measure import parser
+from PIL import Image
+
+DISTINCT, CLASSES = 48, 10
+START = """
+import json, os, sys, time
+import numpy as np, torch
+from vitnext.data import doctor
+from vitnext.data.dataset import open_dataset
+from vitnext.data.facts import look_at
+from vitnext.data.loaders import training_batches
+from vitnext.preprocess import Preprocess
+from vitnext.recipe import from_dict
+
+def memory(process, field):
+    with open(f"/proc/{process}/smaps_rollup") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(field)) / 1024
+
+size, augment, workers = (32, {"horizontal_flip": 0.5}, 0) if sys.argv[2] == "in memory" else (
+    64, {"crop_scale": [0.35, 1], "horizontal_flip": 0.5}, 1)
+recipe = from_dict({"data": {"image_size": size}, "augment": augment, "batch_size": 128, "workers": workers})
+preprocess = Preprocess((size, size))
+times, base = {}, memory("self", "Rss")
+def lap(name, since):
+    times[name] = round(time.perf_counter() - since, 2)
+    return time.perf_counter()
+start = at = time.perf_counter()
+dataset = open_dataset(sys.argv[1]); at = lap("list", at)
+look_at(dataset.splits["train"]); at = lap("facts", at)
+doctor.check(dataset); at = lap("check", at)
+batches = training_batches(dataset.splits["train"], preprocess, recipe)
+epoch = batches.epoch(0)
+next(epoch); lap("batch", at); lap("to the first batch", start)
+begin, seen = time.perf_counter(), 0
+for images, labels in epoch:
+    seen += len(labels)
+    if time.perf_counter() - begin > 8:
+        break
+rate = seen / (time.perf_counter() - begin)
+children = open(f"/proc/self/task/{os.getpid()}/children").read().split()
+print(json.dumps({**times, "images/s": round(rate), "MB": round(memory("self", "Rss") - base),
+    "MB of a worker": round(max([memory(c, "Private_Dirty") for c in children], default=0))}))
+epoch.close()
+"""
+
+
+def main() -> None:
+    flags = parser(__doc__)
+    flags.add_argument("--files", type=int, default=200_000)
+    arguments = flags.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for count in (arguments.files // 10, arguments.files):
+            data = Path(folder) / f"files{count}"
+            make(data, count)
+            environment = {**os.environ, "XDG_CACHE_HOME": str(Path(folder) / f"cache of {count}")}
+            for start, held in (("first", "in memory"), ("second", "in memory"), ("second", "from files")):
+                command = [sys.executable, "-c", START, str(data), held]
+                done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+                rows.append({"files": count, "images": held, "start": start, **json.loads(done.stdout)})
+                print("  ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+def make(data: Path, count: int) -> None:
+    random = np.random.default_rng(0)
+    originals = []
+    for i in range(DISTINCT):
+        originals.append(data.parent / f"{data.name}-{i}.jpg")
+        coarse = Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+        coarse.resize((72, 64), Image.Resampling.BICUBIC).save(originals[-1])
+    for label in range(CLASSES):
+        (data / f"class{label}").mkdir(parents=True)
+    for i in range(count):
+        os.link(originals[i % DISTINCT], data / f"class{i % CLASSES}" / f"image-{i:07}.jpg")
+
+
+if __name__ == "__main__":
+    main()

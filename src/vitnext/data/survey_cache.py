@@ -1,0 +1,74 @@
+"""What was seen of a data set's files, kept in the user's cache, so that the next start reads the changed ones alone.
+
+A file is known by its path, size and times of modification and of change of its inode: whoever writes to it, even with
+a tool that sets the first time back, makes it unknown. The cache takes about 0.9 kB an image and may be deleted at any
+time. No torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import PIL
+
+from vitnext.data.dataset import Dataset, Split
+from vitnext.errors import WorkError
+from vitnext.files import atomic_write
+
+FORMAT = "1"  # to be changed with what is seen of an image, or how
+WORTH = 1_000  # images; fewer are read again as quickly
+Columns = dict[str, np.ndarray]
+
+
+def keys(dataset: Dataset[Split]) -> np.ndarray | None:
+    """bytes (N,), one for each file over the splits in their order, b"" for one that is not there; None for a data set
+    that is not worth it, or in memory."""
+    splits = dataset.splits.values()
+    if sum(map(len, splits)) < WORTH or any(split.arrays is not None for split in splits):
+        return None
+    return np.array([_key(str(split.image(i))) for split in splits for i in range(len(split))], "S32")
+
+
+def load(dataset: Dataset[Split]) -> Columns:
+    """The columns that were saved for this data set, "keys" among them; none if there are none, or they are damaged."""
+    try:
+        with open(_path(dataset), "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            columns = dict(arrays)
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        return {}
+    fits = str(columns.pop("version", "")) == _version() and len({len(column) for column in columns.values()}) == 1
+    return columns if fits and "keys" in columns else {}
+
+
+def save(dataset: Dataset[Split], columns: Columns) -> None:
+    """Keep columns, each of a row an image, with their "keys". Where nothing can be written nothing is kept."""
+    path = _path(dataset)
+    with suppress(OSError, WorkError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path, shared=True) as temporary, open(temporary, "wb") as file:
+            np.savez(file, version=np.array(_version()), **columns)  # type: ignore[arg-type]
+
+
+def _key(path: str) -> bytes:
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return b""
+    what = f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}"
+    return hashlib.blake2b(os.fsencode(what), digest_size=16).hexdigest().encode()
+
+
+def _path(dataset: Dataset[Split]) -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    roots = sorted({os.path.abspath(split.root) for split in dataset.splits.values()})
+    name = hashlib.sha256(os.fsencode("\0".join([dataset.name, *roots]))).hexdigest()[:32]
+    return cache / "vitnext" / "surveys" / f"{name}.npz"
+
+
+def _version() -> str:
+    return f"{FORMAT}, Pillow {PIL.__version__}"

@@ -1,0 +1,121 @@
+"""A second look reads the files that have changed and no others, and sees what a first look sees."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vitnext.data import survey, survey_cache
+from vitnext.data.dataset import open_dataset
+from vitnext.data.survey import look
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(survey_cache, "WORTH", 10)
+    return tmp_path / "cache" / "vitnext" / "surveys"
+
+
+def photograph(seed):
+    random = np.random.default_rng(seed)
+    return Image.fromarray(random.integers(0, 256, (12, 12, 3), dtype=np.uint8)).resize((64, 48))
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Six images in each of two classes, one of them twice, one nearly twice, one of a single grey value."""
+    for i in range(12):
+        path = tmp_path / "photos" / ("cat" if i < 6 else "dog") / f"{i:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        photograph(0 if i == 5 else i).save(path)
+    photograph(1).save(tmp_path / "photos" / "cat" / "06.jpg", quality=70)
+    Image.new("RGB", (64, 48), (9, 9, 9)).save(tmp_path / "photos" / "dog" / "grey.png")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """Names of the files that are read."""
+    names, see = [], survey._see
+    monkeypatch.setattr(survey, "_see", lambda image: names.append(os.path.basename(str(image))) or see(image))
+    return names
+
+
+def same(one, other):
+    return all(np.array_equal(getattr(one, f.name), getattr(other, f.name)) for f in fields(one)[1:]) and (
+        one.problems == other.problems
+    )
+
+
+def test_a_second_look_reads_nothing_and_sees_the_same(data, read, monkeypatch):
+    first = look(open_dataset(data))
+    assert len(read) == 14 and first.flat.sum() == 1 and len(np.unique(first.alike)) == 13
+    read.clear()
+    monkeypatch.setattr(survey.near_duplicates, "similar", None)  # what is alike is not searched for again either
+    calls = []
+    again = look(open_dataset(data), progress=lambda *counts: calls.append(counts))
+    assert same(first, again) and read == [] and calls == []
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_changed_and_new_files_alone_are_read(data, read, seed):
+    look(open_dataset(data, seed=0))
+    read.clear()
+    kept = os.stat(data / "cat" / "03.png")
+    photograph(50).save(data / "cat" / "03.png")
+    os.utime(data / "cat" / "03.png", ns=(kept.st_atime_ns, kept.st_mtime_ns))  # as rsync --times does
+    photograph(51).save(data / "dog" / "new.png")
+    (data / "cat" / "04.png").unlink()
+    dataset = open_dataset(data, seed=seed)  # of another seed the same files stand in another order
+    calls = []
+    second = look(dataset, progress=lambda *counts: calls.append(counts))
+    assert sorted(read) == ["03.png", "new.png"] and calls[-1] == (14, 14)
+    survey_cache._path(dataset).unlink()
+    assert same(second, look(dataset))
+
+
+def test_what_cannot_be_read_is_tried_again(data, read):
+    (data / "cat" / "00.png").write_text("no image")
+    dataset = open_dataset(data)
+    first = look(dataset)
+    read.clear()
+    assert same(look(dataset), first) and read == ["00.png"] and len(first.problems) == 1
+    photograph(0).save(data / "cat" / "00.png")
+    mended = look(open_dataset(data))
+    assert mended.problems == {} and len(np.unique(mended.alike)) == 13
+
+
+@pytest.mark.parametrize("damage", ["empty", "half", "other version", "no such folder may be made"])
+def test_without_a_good_cache_all_is_read(data, read, damage, cache, monkeypatch):
+    dataset = open_dataset(data)
+    first = look(dataset)
+    [path] = cache.iterdir()
+    if damage == "other version":
+        monkeypatch.setattr(survey_cache, "FORMAT", "0")
+    elif damage == "no such folder may be made":
+        path.unlink()
+        cache.rmdir()
+        cache.write_text("a file")
+    else:
+        path.write_bytes(b"" if damage == "empty" else path.read_bytes()[:-300])
+    read.clear()
+    assert same(look(dataset), first) and len(read) == 14
+
+
+def test_few_images_and_those_in_memory_leave_nothing(data, cache, monkeypatch):
+    monkeypatch.setattr(survey_cache, "WORTH", 15)
+    look(open_dataset(data))
+    monkeypatch.setattr(survey_cache, "WORTH", 10)
+    assert survey_cache.keys(open_dataset("digits")) is None and not cache.exists()
+
+
+def test_data_sets_do_not_share_a_cache(data, cache, tmp_path):
+    look(open_dataset(data))
+    data.rename(tmp_path / "others")
+    look(open_dataset(tmp_path / "others"))
+    assert len(list(cache.iterdir())) == 2
