@@ -42,4 +42,6 @@ def export(
     compared = f"{report.images} {'generated ' if report.synthetic else ''}images"
     if report.unreadable:
         compared += f" ({report.unreadable} could not be read)"
+    if report.redecided:
+        compared += f" ({report.redecided} by the export's own decisions, see vitnext.export.decisions)"
     print(f"{report.path}  same labels on {compared}, largest difference of a probability {report.max_difference:.1e}")
