@@ -32,7 +32,7 @@ from PIL import Image
 
 import vitnext
 from vitnext.decode import open_image
-from vitnext.inference.windows import segment, starts
+from vitnext.inference.windows import Tiling, segment, starts
 
 BOUND = 2.0  # GB
 NEAR = 32  # pixels
@@ -114,9 +114,9 @@ def agreement(model: Path, pixels: np.ndarray, threads: int) -> dict[str, object
     predictor = vitnext.load(model, threads=threads)
     preprocess = predictor.card.preprocess
     height, width = size = pixels.shape[:2]
-    windowed, _ = segment(pixels, predictor.engine.run, preprocess.normalize, preprocess.image_size, size)
+    windowed, _ = segment(pixels, size, Tiling(predictor.engine.run, preprocess.normalize, preprocess.image_size))
     whole = tuple(-(-side // GRAIN) * GRAIN for side in size)
-    at_once, _ = segment(pixels, predictor.engine.run, preprocess.normalize, whole, size)
+    at_once, _ = segment(pixels, size, Tiling(predictor.engine.run, preprocess.normalize, whole))
     equal = windowed == at_once
     inner = np.zeros(size, bool)
     inner[NEAR:-NEAR, NEAR:-NEAR] = True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
 import json
 import re
 from dataclasses import dataclass, fields
@@ -135,3 +137,13 @@ def read_card(path: str | Path) -> Card:
         return Card.from_json(metadata[METADATA_KEY])
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that a model is trained with, as far as they are installed."""
+    names = ("vitnext", "torch", "torchvision", "numpy", "pillow")
+    found = {}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found

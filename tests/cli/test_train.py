@@ -59,6 +59,9 @@ def test_every_flag_reaches_the_training(capsys, monkeypatch, tmp_path):
         (["digits", "--resume"], "--resume"),
         (["digits", "--time", "15"], '--time "15": write a number and its unit'),
         (["digits", "--time", "-3m"], '--time "-3m": write a number and its unit'),
+        (["digits", "--epochs", "3", "--steps", "9"], "--epochs and --steps or --time both say how long"),
+        (["digits", "--epochs", "3", "--time", "9m"], "--epochs and --steps or --time both say how long"),
+        (["digits", "--set", "schedule.epochs=3", "--steps", "9"], "both say how long to train: leave one of them out"),
         (["digits", "--model", "segformer_b0"], "segformer_b0 is a segmenter, but digits has class folders"),
     ],
 )

@@ -113,18 +113,18 @@ MISTAKES = {
     ),
     "ids not in classes.txt": Mistake(
         lambda root: rewrite(root, lambda mask: mask + 7, "val"),
-        r"error: masks hold ids .* not name \(7 in 4 masks, 8 in 4 masks, 9 in 4 masks\); it names 0, 1, 2: add lines",
+        r"error: masks hold ids .* \(7 in val/masks/0.png and 3 other masks, 8 in .*, 9 in .*\); it names 0, 1, 2",
     ),
     "0 not named": Mistake(
         classes("1 road\n2 car\n"),
-        r"error: 12 masks with the id 0, .* not name: write '0 background' if it is a class, '0 ignore' if it is not",
+        r"error: the id 0 in train/masks/0.png and 11 other masks, .* write '0 background' if it is a class, ",
     ),
     "255 not named": Mistake(
         lambda root: (
             classes("0 background\n1 road\n2 car\n")(root),
             everywhere(lambda mask: np.where(np.arange(10) < 2, 255, mask).astype(np.uint8))(root),
         ),
-        r"error: 12 masks with the id 255, .* write '255 ignore'",
+        r"error: the id 255 in train/masks/0.png and 11 other masks, .* write '255 ignore'",
     ),
     "a class never used": Mistake(
         classes(CLASSES + "3 bus\n"),
@@ -137,7 +137,7 @@ MISTAKES = {
     ),
     "RGB masks without a table": Mistake(
         everywhere(lambda mask: np.array([[0, 0, 0], [128, 64, 128], [0, 0, 255]], np.uint8)[mask]),
-        r"error: masks are in colours \(#000000 in 12 masks, .*\), but classes.txt names none: end its lines with them",
+        r"error: masks are in colours \(#000000 in train/masks/0.png and 11 .*\), but classes.txt names none: end its ",
     ),
     "grey saved as RGB": Mistake(
         everywhere(lambda mask: np.repeat(mask[..., None], 3, axis=2)),
@@ -148,7 +148,7 @@ MISTAKES = {
             classes("0 background #000000\n1 road #804080\n2 car #0000ff\n")(root),
             rewrite(root, lambda mask: np.array([[0, 0, 0], [128, 64, 128], [0, 0, 254]], np.uint8)[mask]),
         ),
-        r"error: masks hold colours that classes.txt does not name \(#0000fe in 4 masks\): add lines .* blurred edges",
+        r"error: masks hold colours .* not name \(#0000fe in train/masks/0.png and 3 other masks\): add .* blurred",
     ),
     "palette numbered anew": Mistake(
         palette,
@@ -231,7 +231,11 @@ def test_every_unknown_id_is_told_apart(tmp_path):
     mask_set(tmp_path, classes="1 road\n2 car\n")
     rewrite(tmp_path, lambda mask: np.where(mask == 2, 9, mask).astype(np.uint8))
     messages = [finding.message for finding in check(open_dataset(tmp_path)).errors]
-    assert len(messages) == 2 and "0 background" in messages[0] and "9 in 4 masks" in messages[1]
+    assert (
+        len(messages) == 2
+        and "0 background" in messages[0]
+        and "9 in train/masks/0.png and 3 other masks" in messages[1]
+    )
 
 
 def test_table_and_remarks_by_naive_loops(tmp_path):

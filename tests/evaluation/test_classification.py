@@ -15,7 +15,8 @@ from sklearn import metrics as sklearn_metrics
 
 from vitnext.card import Card
 from vitnext.errors import InputError, WorkError
-from vitnext.evaluation.classification import classification_metrics, evaluate
+from vitnext.evaluation.classification import classification_metrics
+from vitnext.evaluation.evaluate import evaluate
 from vitnext.preprocess import Preprocess
 from vitnext.types import Classification, Failure
 
@@ -287,7 +288,9 @@ def test_a_score_that_is_not_finite_names_the_image() -> None:
 
 def test_another_task_an_empty_split_and_a_bad_folder_are_refused_before_any_prediction(tmp_path) -> None:
     predictor = FakePredictor(["cat"], [], task="semantic")  # has no answer, so predicting would be an IndexError
-    with pytest.raises(InputError, match="semantic model"):
+    with pytest.raises(
+        InputError, match="model.safetensors: this is a semantic model, and pets has one label an image$"
+    ):
         evaluate(predictor, FakeSplit(["cat"], [0]), name="pets", split_name="test")
     (tmp_path / "file").write_text("")
     predictor = FakePredictor(["cat"], [])
@@ -335,6 +338,6 @@ def test_a_file_name_that_is_no_valid_text_is_written(tmp_path) -> None:
 
 
 def test_importing_needs_neither_torch_nor_scikit_learn_nor_matplotlib() -> None:
-    code = "import sys, vitnext.evaluation.classification; print({'torch', 'sklearn', 'matplotlib'} & set(sys.modules))"
+    code = "import sys, vitnext.evaluation.evaluate; print({'torch', 'sklearn', 'matplotlib'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -13,8 +13,9 @@ from vitnext.card import Card
 from vitnext.data.mask_folder import MaskSplit
 from vitnext.data.mask_values import MaskClass, MaskValues
 from vitnext.errors import InputError
+from vitnext.evaluation.evaluate import evaluate
 from vitnext.evaluation.instances import MaskAveragePrecision
-from vitnext.evaluation.panoptic import PanopticQuality, evaluate
+from vitnext.evaluation.panoptic import PanopticQuality
 from vitnext.inference.drawing import segment_overlay, shades
 from vitnext.preprocess import Preprocess
 from vitnext.types import Failure, PanopticSegmentation, Segments
@@ -144,9 +145,8 @@ def test_images_with_more_objects_than_coco_counts():
 
 
 def test_models_and_truth_that_cannot_be_measured():
-    split = split_of(1)
-    with pytest.raises(InputError, match=r"model.safetensors: this is a semantic model"):
-        evaluate(Told([], "semantic"), split, name="d", split_name="all")
+    with pytest.raises(InputError, match=r"model.safetensors: this is a classification model, and d has masks"):
+        evaluate(Told([], "classification"), split_of(1), name="d", split_name="all")
     with pytest.raises(InputError, match="do not tell the objects of a class apart"):
         evaluate(Told([]), split_of(1, instances=False), name="d", split_name="all")
 

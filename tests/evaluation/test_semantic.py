@@ -14,7 +14,8 @@ from vitnext.card import Card
 from vitnext.data.mask_folder import MaskSplit
 from vitnext.data.mask_values import MaskClass, MaskValues
 from vitnext.errors import InputError
-from vitnext.evaluation.semantic import BINS, SemanticMetrics, boundary, evaluate
+from vitnext.evaluation.evaluate import evaluate
+from vitnext.evaluation.semantic import BINS, SemanticMetrics, boundary
 from vitnext.inference.predictor import Predictor
 from vitnext.preprocess import Preprocess
 

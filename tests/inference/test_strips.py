@@ -27,9 +27,8 @@ def test_enlarging_in_strips(monkeypatch):
         return np.stack([batch[:, 0], 1 - batch[:, 1]], axis=1)
 
     def segment():
-        return windows.segment(
-            randint(20, 24, 3), run, lambda p: np.moveaxis(p / np.float32(64), -1, 1), (8, 8), (70, 90)
-        )
+        tiling = windows.Tiling(run, lambda p: np.moveaxis(p / np.float32(64), -1, 1), (8, 8))
+        return windows.segment(randint(20, 24, 3), (70, 90), tiling)
 
     whole = segment()
     monkeypatch.setattr(windows, "STRIP", 500)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vitnext.inference import windows
-from vitnext.inference.windows import OVERLAP, SCALES, augmented, bands, scaled, segment, starts
+from vitnext.inference.activations import softmax
+from vitnext.inference.windows import OVERLAP, SCALES, Tiling, augmented, bands, scaled, segment, starts
 
 
 def normalize(pixels):
@@ -28,7 +29,7 @@ def picture(*size, seed=0):
 
 
 def whole(pixels, window, run=pointwise):
-    found = list(bands(pixels, run, normalize, window))
+    found = list(bands(pixels, Tiling(run, normalize, window)))
     assert [top for top, _ in found] == np.cumsum([0, *(band.shape[1] for _, band in found)])[:-1].tolist()
     return np.concatenate([band for _, band in found], axis=1)
 
@@ -47,9 +48,9 @@ def test_starts_cover_evenly_and_overlap(length, window):
 @settings(max_examples=60, deadline=None)
 def test_a_network_that_looks_at_pixels_alone_answers_as_on_the_whole(height, width, h, w):
     pixels = picture(height, width)
-    expected = windows.softmax(pointwise(normalize(pixels)[None]))[0]
+    expected = softmax(pointwise(normalize(pixels)[None]))[0]
     np.testing.assert_allclose(whole(pixels, (h, w)), expected, atol=1e-6)
-    classes, sure = segment(pixels, pointwise, normalize, (h, w), (height, width))
+    classes, sure = segment(pixels, (height, width), Tiling(pointwise, normalize, (h, w)))
     top = np.sort(expected, axis=0)
     clear = top[-1] - top[-2] > 1e-5
     assert (classes == expected.argmax(0))[clear].all()
@@ -61,7 +62,7 @@ def test_one_window_is_the_network_s_own_answer_bit_for_bit(size):
     pixels = picture(*size)
     padded = np.zeros((4, 6, 3), np.uint8)
     padded[: size[0], : size[1]] = pixels
-    expected = windows.softmax(pointwise(normalize(padded)[None]))[0][:, : size[0], : size[1]]
+    expected = softmax(pointwise(normalize(padded)[None]))[0][:, : size[0], : size[1]]
     assert np.array_equal(whole(pixels, (4, 6)), expected)
 
 
@@ -77,7 +78,7 @@ def test_blending_is_the_mean_weighted_by_the_distance_from_the_edge():
     for top in starts(13, h):
         for left in starts(17, w):
             tile = normalize(pixels[top : top + h, left : left + w])[None]
-            answer = windows.softmax(positional(tile))[0]
+            answer = softmax(positional(tile))[0]
             for y in range(h):
                 for x in range(w):
                     rise_y = min(1, (min(y, h - 1 - y) + 1) / (h * OVERLAP))
@@ -95,7 +96,7 @@ def test_no_more_than_a_batch_of_windows_and_a_row_of_answers_at_once():
         seen.append(len(batch))
         return pointwise(batch)
 
-    for _, band in bands(picture(200, 37), run, normalize, (8, 8), batch=3):
+    for _, band in bands(picture(200, 37), Tiling(run, normalize, (8, 8), batch=3)):
         held.append(band.shape)
     assert max(seen) == 3
     assert all(shape[1] <= 8 and shape[2] == 37 for shape in held) and sum(shape[1] for shape in held) == 200
@@ -103,11 +104,11 @@ def test_no_more_than_a_batch_of_windows_and_a_row_of_answers_at_once():
 
 def test_at_another_size_probabilities_are_interpolated():
     pixels = picture(5, 4)
-    probabilities = windows.softmax(pointwise(normalize(pixels)[None]))[0]
+    probabilities = softmax(pointwise(normalize(pixels)[None]))[0]
     large = np.stack(
         [np.asarray(Image.fromarray(plane).resize((12, 15), Image.Resampling.BILINEAR)) for plane in probabilities]
     )
-    classes, sure = segment(pixels, pointwise, normalize, (8, 8), (15, 12))
+    classes, sure = segment(pixels, (15, 12), Tiling(pointwise, normalize, (8, 8)))
     assert classes.shape == sure.shape == (15, 12)
     top = np.sort(large, axis=0)
     clear = top[-1] - top[-2] > 2e-3  # held in half precision
@@ -129,8 +130,9 @@ def sided(batch):
 @settings(max_examples=25, deadline=None)
 def test_augmented_the_mirror_image_has_the_mirrored_answer(height, width, h, w):
     pixels = picture(height, width)
-    found = segment(pixels, sided, normalize, (h, w), (height, width), tta=True)
-    mirrored = segment(pixels[:, ::-1], sided, normalize, (h, w), (height, width), tta=True)
+    tiling = Tiling(sided, normalize, (h, w))
+    found = segment(pixels, (height, width), tiling, tta=True)
+    mirrored = segment(pixels[:, ::-1], (height, width), tiling, tta=True)
     for one, other in zip(found, mirrored, strict=True):
         assert np.array_equal(one, other[:, ::-1])
 
@@ -149,8 +151,9 @@ def test_augmented_is_the_mean_of_whole_answers_at_every_scale_and_mirrored(size
             there = [np.stack([np.interp(x, np.arange(plane.shape[1]), row) for row in plane]) for plane in answer]
             full = np.stack([np.stack([np.interp(y, np.arange(len(p)), c) for c in p.T], axis=1) for p in there])
             expected += full[..., turn] / 6
-    found = list(augmented(pixels, sided, normalize, window))
-    assert [top for top, _ in found] == [top for top, _ in bands(pixels, sided, normalize, window)]
+    tiling = Tiling(sided, normalize, window)
+    found = list(augmented(pixels, tiling))
+    assert [top for top, _ in found] == [top for top, _ in bands(pixels, tiling)]
     np.testing.assert_allclose(np.concatenate([band for _, band in found], axis=1), expected, atol=1e-5)
 
 
@@ -164,6 +167,6 @@ def test_augmented_holds_about_a_row_of_windows_of_each_scale(monkeypatch):
         return joined
 
     monkeypatch.setattr(windows.np, "concatenate", watched)
-    for _, band in augmented(picture(400, 21), pointwise, normalize, (16, 16)):
+    for _, band in augmented(picture(400, 21), Tiling(pointwise, normalize, (16, 16))):
         assert band.shape[1] <= 16
     assert 16 <= most <= 48

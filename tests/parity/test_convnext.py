@@ -9,17 +9,16 @@ import timm
 import torch
 import torchvision
 import transformers
-from safetensors.torch import load_file
 from timm.models.convnext import checkpoint_filter_fn
 from torch import nn
 from torchvision.models.convnext import CNBlockConfig
 
+from references import same_outputs, saved, with_weights
 from vitnext.errors import InputError
 from vitnext.models.convnext import SIZES, ConvNeXt, ConvNeXtConfig
 from vitnext.weights.rename import rename
 from vitnext.weights.tables import convnext as tables
 
-LARGEST = 1e-5  # the largest difference allowed, in fp32
 DEPTHS, WIDTHS = (1, 2, 1, 1), (8, 16, 24, 32)
 SMALL = {"depths": DEPTHS, "widths": WIDTHS, "classes": 7}
 
@@ -37,11 +36,7 @@ def filled(build):
 
 
 def converted(state, table, **config):
-    """Our model with their weights."""
-    with torch.device("meta"):
-        model = ConvNeXt(ConvNeXtConfig(**config))
-    model.load_state_dict({k: t.clone() for k, t in rename(state, table).items()}, strict=True, assign=True)
-    return model.eval()
+    return with_weights(lambda: ConvNeXt(ConvNeXtConfig(**config)), state, table)
 
 
 def timm_model(name="convnext_tiny", depths=DEPTHS, **options):
@@ -85,12 +80,6 @@ def dinov3_says(model, images):
     return out.pooler_output, out.hidden_states[-4:]
 
 
-def saved(model, folder):
-    """What a transformers file holds; in memory some names are others."""
-    model.save_pretrained(folder)
-    return load_file(folder / "model.safetensors")
-
-
 def original(state):
     """timm's names and layout -> those of facebookresearch/ConvNeXt (models/convnext.py), written out."""
     renamed = {}
@@ -121,25 +110,11 @@ def state_of(theirs, folder):
     return saved(theirs, folder) if isinstance(theirs, transformers.PreTrainedModel) else theirs.state_dict()
 
 
-def compare(ours, theirs, says, size):
-    batch = 2 if max(size) < 224 else 1
-    images = torch.randn(batch, ours.config.channels, *size, generator=torch.Generator().manual_seed(1))
-    with torch.inference_mode():
-        expected, expected_maps = says(theirs, images)
-        logits, maps = ours(images), ours.pyramid(images)
-    assert list(maps) == ["stage1", "stage2", "stage3", "stage4"]
-    for name, ours_, theirs_ in zip(
-        [*maps, "logits"], [*maps.values(), logits], [*expected_maps, expected], strict=True
-    ):
-        assert theirs_.std() > 0.1, name
-        assert (ours_ - theirs_).abs().max() <= LARGEST, name
-
-
 @pytest.mark.parametrize("case", [pytest.param(case, marks=pytest.mark.layout(CASES[case][2])) for case in CASES])
 def test_logits_and_every_stage(case, tmp_path):
     build, says, table, changed = CASES[case]
     theirs = build()
-    compare(converted(state_of(theirs, tmp_path), table, **SMALL | changed), theirs, says, (64, 75))
+    same_outputs(converted(state_of(theirs, tmp_path), table, **SMALL | changed), theirs, says, (64, 75))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -172,7 +147,7 @@ def test_the_authors_layout():
     assert all(torch.equal(read[name], tensor) for name, tensor in theirs.state_dict().items())
     assert {"downsample_layers.0.0.weight", "stages.1.1.dwconv.bias", "stages.0.0.gamma", "head.bias"} <= state.keys()
     ours = converted(state, tables.ORIGINAL, **SMALL)
-    compare(ours, theirs, timm_says, (64, 64))
+    same_outputs(ours, theirs, timm_says, (64, 64))
     back = rename(ours.state_dict(), tables.ORIGINAL, reverse=True)
     assert back.keys() == state.keys() and all(torch.equal(back[name], state[name]) for name in state)
 
@@ -184,7 +159,7 @@ def test_the_authors_layout_of_dinov3():
     state = original(theirs.state_dict())
     state |= {"norms.3.weight": state["norm.weight"], "norms.3.bias": state["norm.bias"]}
     ours = converted(state, tables.ORIGINAL_DINOV3, **SMALL | {"classes": 0})
-    compare(ours, theirs, timm_says, (64, 64))
+    same_outputs(ours, theirs, timm_says, (64, 64))
     back = rename(ours.state_dict(), tables.ORIGINAL_DINOV3, reverse=True)
     assert back.keys() == state.keys() and all(torch.equal(back[name], state[name]) for name in state)
     with pytest.raises(InputError, match=r"norms\.3\.weight is not what this model computes"):
@@ -204,7 +179,7 @@ NARROW = [name for name, size in SIZES.items() if max(size["widths"]) <= WIDE]
 def test_widths_at_reduced_depth(name):
     theirs = timm_model(timm_name(name), (1, 1, 2, 1))
     table = tables.TIMM_CONV_MLP if re.search("atto|femto|pico|nano", name) else tables.TIMM
-    compare(
+    same_outputs(
         converted(theirs.state_dict(), table, **SIZES[name] | {"depths": (1, 1, 2, 1)}), theirs, timm_says, (64, 64)
     )
 
@@ -212,7 +187,7 @@ def test_widths_at_reduced_depth(name):
 @pytest.mark.layout(tables.TIMM)
 def test_full_size():
     theirs = timm_model("convnext_tiny", (3, 3, 9, 3))
-    compare(converted(theirs.state_dict(), tables.TIMM), theirs, timm_says, (224, 224))
+    same_outputs(converted(theirs.state_dict(), tables.TIMM), theirs, timm_says, (224, 224))
 
 
 def test_gradients():

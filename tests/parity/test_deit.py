@@ -9,13 +9,12 @@ import transformers
 from safetensors.torch import load_file
 from torch import nn
 
+from references import LARGEST, near, there_and_back
 from vitnext.models.deit import DEIT3_SIZES, PLAIN_SIZES, SIZES, DeiT, DeiT3, DeiT3Config, DeiTConfig
 from vitnext.models.vit import VisionTransformer, ViTConfig
 from vitnext.weights.rename import rename
 from vitnext.weights.tables import deit as tables
 from vitnext.weights.tables import vit as plain_tables
-
-EQUAL = 1e-5  # the largest difference allowed, in fp32
 
 TINY = {"dim": 24, "depth": 3, "heads": 2, "image_size": 32, "patch_size": 8, "classes": 7}
 TINY_TIMM = {"embed_dim": 24, "depth": 3, "num_heads": 2, "img_size": 32, "patch_size": 8, "num_classes": 7}
@@ -51,25 +50,13 @@ def table_of(name):
 
 
 def converted(name, state, table, **config):
-    """Our model with the weights of ``state``, after the way back has given ``state`` again, bit for bit."""
-    with torch.device("meta"):
-        model = build(name, **config)
-    model.load_state_dict(rename(state, table), strict=True, assign=True)
-    back = rename(model.state_dict(), table, reverse=True)
-    assert back.keys() == state.keys()
-    assert all(torch.equal(back[key], state[key]) for key in state)
-    return model.eval()
+    return there_and_back(lambda: build(name, **config), state, table)
 
 
 def images(model):
     size = model.config.image_size
     batch = 1 if size == 224 else 2
     return torch.randn(batch, model.config.channels, size, size, generator=torch.Generator().manual_seed(1))
-
-
-def near(found, expected):
-    assert found.shape == expected.shape and expected.std() > 0.1
-    assert (found - expected).abs().max() <= EQUAL
 
 
 def compare(ours, logits, tokens):
@@ -149,7 +136,7 @@ def test_transformers(epsilon, tmp_path):
             near(found, expected)
         attentions = theirs(batch, output_attentions=True).attentions
         for (name, weights), expected in zip(ours.attention_weights(batch).items(), attentions, strict=True):
-            assert (weights - expected).abs().max() <= EQUAL, name
+            assert (weights - expected).abs().max() <= LARGEST, name
 
 
 def authors_keys(depth, *own):

@@ -10,14 +10,13 @@ import transformers
 from safetensors.torch import load_file
 from torch import nn
 
+from references import LARGEST, near, there_and_back
 from shared_data import SHARED
 from vitnext.errors import InputError
 from vitnext.models.dinov2 import SIZES, DINOv2, DINOv2Config
 from vitnext.weights.adapt import resize_positions
 from vitnext.weights.rename import rename
 from vitnext.weights.tables import dinov2 as tables
-
-EQUAL = 1e-5  # the largest difference allowed, in fp32
 
 TINY = {"dim": 24, "depth": 3, "heads": 2, "image_size": 32, "patch_size": 8, "classes": 7}
 TINY_TIMM = {"embed_dim": 24, "depth": 3, "num_heads": 2, "img_size": 32, "patch_size": 8, "num_classes": 7}
@@ -46,25 +45,13 @@ def timm_model(name, **options):
 
 
 def converted(state, table, config, lost=()):
-    """Our model with the weights of ``state``, after the way back has given all but ``lost`` again, bit for bit."""
-    with torch.device("meta"):
-        model = DINOv2(DINOv2Config(**config))
-    model.load_state_dict(rename(state, table), strict=True, assign=True)
-    back = rename(model.state_dict(), table, reverse=True)
-    assert back.keys() == state.keys() - set(lost)
-    assert all(torch.equal(tensor, state[key]) for key, tensor in back.items())
-    return model.eval()
+    return there_and_back(lambda: DINOv2(DINOv2Config(**config)), state, table, lost)
 
 
 def images(model):
     size = model.config.image_size
     batch = 1 if size >= 224 else 2
     return torch.randn(batch, model.config.channels, size, size, generator=torch.Generator().manual_seed(1))
-
-
-def near(found, expected):
-    assert found.shape == expected.shape and expected.std() > 0.1
-    assert (found - expected).abs().max() <= EQUAL
 
 
 def compare(ours, logits, tokens):
@@ -144,7 +131,7 @@ def test_transformers(registers, swiglu, head, tmp_path):
         compare(ours, theirs(batch).logits if head else hidden[:, 0], hidden[:, 1 + registers :])
         attentions = body(batch, output_attentions=True).attentions
         for (name, weights), expected in zip(ours.attention_weights(batch).items(), attentions, strict=True):
-            assert (weights - expected).abs().max() <= EQUAL, name
+            assert (weights - expected).abs().max() <= LARGEST, name
 
 
 def authors_names(state, swiglu=False, registers=0):

@@ -10,12 +10,11 @@ from safetensors.torch import load_file
 from timm.models.eva import checkpoint_filter_fn
 from torch import nn
 
+from references import LARGEST, near, there_and_back
 from vitnext.errors import InputError
 from vitnext.models.dinov3 import SIZES, DINOv3, DINOv3Config
 from vitnext.weights.rename import rename
 from vitnext.weights.tables import dinov3 as tables
-
-EQUAL = 1e-5  # the largest difference allowed, in fp32
 
 TINY = {"dim": 48, "depth": 3, "heads": 2, "patch_size": 8, "classes": 7}
 TINY_TIMM = {"embed_dim": 48, "depth": 3, "num_heads": 2, "patch_size": 8, "img_size": 32, "num_classes": 7}
@@ -42,23 +41,11 @@ def tiny(name, **options):
 
 
 def converted(state, table, config, lost=()):
-    """Our model with the weights of ``state``, after the way back has given all but ``lost`` again, bit for bit."""
-    with torch.device("meta"):
-        model = DINOv3(DINOv3Config(**config))
-    model.load_state_dict(rename(state, table), strict=True, assign=True)
-    back = rename(model.state_dict(), table, reverse=True)
-    assert back.keys() == state.keys() - set(lost)
-    assert all(torch.equal(tensor, state[key]) for key, tensor in back.items())
-    return model.eval()
+    return there_and_back(lambda: DINOv3(DINOv3Config(**config)), state, table, lost)
 
 
 def images(channels=3, height=32, width=32, batch=2):
     return torch.randn(batch, channels, height, width, generator=torch.Generator().manual_seed(1))
-
-
-def near(found, expected):
-    assert found.shape == expected.shape and expected.std() > 0.1
-    assert (found - expected).abs().max() <= EQUAL
 
 
 def compare_with_timm(ours, theirs, batch):
@@ -149,7 +136,7 @@ def test_transformers(swiglu, size, tmp_path):
         near(ours.pyramid(batch)["grid"], patches)
         attentions = theirs(batch, output_attentions=True).attentions
         for (name, weights), expected in zip(ours.attention_weights(batch).items(), attentions, strict=True):
-            assert (weights - expected).abs().max() <= EQUAL, name
+            assert (weights - expected).abs().max() <= LARGEST, name
 
 
 @pytest.mark.layout(tables.TRANSFORMERS_SWIGLU)

@@ -8,11 +8,11 @@ import transformers
 from safetensors.torch import load_file
 from torch import nn
 
+from references import LARGEST
 from vitnext.models import eomt
 from vitnext.weights.rename import rename
 from vitnext.weights.tables import segmenter as tables
 
-LARGEST = 1e-5
 SMALL = {
     "hidden_size": 16,
     "num_hidden_layers": 4,

@@ -8,11 +8,11 @@ import transformers
 from safetensors.torch import load_file
 from torch import nn
 
+from references import LARGEST
 from vitnext.models import create
 from vitnext.weights.rename import rename
 from vitnext.weights.tables.segmenter import MASK2FORMER_SWIN
 
-LARGEST = 1e-5
 SWIN = {"dim": 8, "depths": (1, 2, 1, 2), "heads": (1, 2, 2, 4), "window": 3}
 HEAD = {"width": 32, "queries": 5, "layers": 4, "hidden": 40, "pixel_layers": 2, "pixel_hidden": 24, "heads": 4}
 

@@ -10,15 +10,14 @@ import re
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
 from torch import nn
 
+from references import LARGEST, same_outputs, saved, with_weights
 from vitnext.errors import InputError
 from vitnext.models.mit import SIZES, MiTConfig, MixTransformer
 from vitnext.weights.rename import rename
 from vitnext.weights.tables import mit as tables
 
-LARGEST = 1e-5  # the largest difference allowed, in fp32
 SMALL = {"depths": (1, 2, 1, 2), "widths": (8, 16, 20, 32), "heads": (1, 2, 5, 8), "classes": 7}
 TRANSFORMERS_EPS = {"norm_eps": 1e-5}  # transformers leaves torch's default in every norm
 
@@ -53,17 +52,7 @@ def filled(**config):
 
 
 def converted(state, table, **config):
-    """Our model with their weights."""
-    with torch.device("meta"):
-        model = MixTransformer(MiTConfig(**config))
-    model.load_state_dict({k: t.clone() for k, t in rename(state, table).items()}, strict=True, assign=True)
-    return model.eval()
-
-
-def saved(model, folder):
-    """What a transformers file holds; in memory some names are others."""
-    model.save_pretrained(folder)
-    return load_file(folder / "model.safetensors")
+    return with_weights(lambda: MixTransformer(MiTConfig(**config)), state, table)
 
 
 def original(state):
@@ -88,17 +77,9 @@ def original(state):
     return renamed
 
 
-def compare(ours, theirs, size):
-    batch = 2 if max(size) < 224 else 1
-    images = torch.randn(batch, ours.config.channels, *size, generator=torch.Generator().manual_seed(1))
-    with torch.inference_mode():
-        out = theirs(images, output_hidden_states=True)
-        logits, maps = ours(images), ours.pyramid(images)
-    assert list(maps) == ["stage1", "stage2", "stage3", "stage4"]
-    expected = [*out.hidden_states[-4:], out.logits]
-    for name, ours_, theirs_ in zip([*maps, "logits"], [*maps.values(), logits], expected, strict=True):
-        assert theirs_.std() > 0.1, name
-        assert (ours_ - theirs_).abs().max() <= LARGEST, name
+def says(model, images):
+    out = model(images, output_hidden_states=True)
+    return out.logits, out.hidden_states[-4:]
 
 
 # What changes in both models
@@ -116,7 +97,7 @@ def test_logits_every_stage_and_back(case, tmp_path):
     theirs = filled(**SMALL | CASES[case])
     state = saved(theirs, tmp_path)
     ours = converted(state, tables.TRANSFORMERS, **SMALL | CASES[case] | TRANSFORMERS_EPS)
-    compare(ours, theirs, (64, 75))
+    same_outputs(ours, theirs, says, (64, 75))
     back = rename(ours.state_dict(), tables.TRANSFORMERS, reverse=True)
     assert back.keys() == state.keys()
     assert all(torch.equal(back[name], state[name]) for name in state)
@@ -144,7 +125,7 @@ def test_the_authors_layout_and_norms(tmp_path):
         "head.weight",
     } <= state.keys()
     ours = converted(state, tables.ORIGINAL, **SMALL)
-    compare(ours, theirs, (64, 75))
+    same_outputs(ours, theirs, says, (64, 75))
     back = rename(ours.state_dict(), tables.ORIGINAL, reverse=True)
     assert back.keys() == state.keys() and all(torch.equal(back[name], state[name]) for name in state)
 
@@ -165,7 +146,7 @@ def test_attention_weights(tmp_path):
 def test_full_size(tmp_path):
     theirs = filled(**SIZES["mit_b0"])
     ours = converted(saved(theirs, tmp_path), tables.TRANSFORMERS, **SIZES["mit_b0"] | TRANSFORMERS_EPS)
-    compare(ours, theirs, (224, 224))
+    same_outputs(ours, theirs, says, (224, 224))
 
 
 def test_gradients(tmp_path):

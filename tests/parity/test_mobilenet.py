@@ -11,12 +11,12 @@ import transformers
 from torch import nn
 from torchvision.models import mobilenetv2 as torchvision_mobilenet
 
+from references import same_outputs, with_weights
 from vitnext.errors import InputError
 from vitnext.models.mobilenet import MobileNetV2, MobileNetV2Config
 from vitnext.weights.rename import rename
 from vitnext.weights.tables import mobilenet as tables
 
-LARGEST = 1e-5  # the largest difference allowed, in fp32
 ENDS = [2, 5, 12, 16]  # the last block of each stage, blocks numbered from 0
 
 
@@ -96,12 +96,7 @@ def pair(case):
 
 
 def converted(theirs, table, config):
-    """Our model with their weights."""
-    with torch.device("meta"):
-        ours = MobileNetV2(MobileNetV2Config(**config))
-    state = {name: tensor.clone() for name, tensor in rename(theirs.state_dict(), table).items()}
-    ours.load_state_dict(state, strict=True, assign=True)
-    return ours.eval()
+    return with_weights(lambda: MobileNetV2(MobileNetV2Config(**config)), theirs.state_dict(), table)
 
 
 def logits_and_stages(model, images):
@@ -117,16 +112,7 @@ def logits_and_stages(model, images):
 
 
 def compare(ours, theirs, size):
-    shape = (2 if max(size) < 224 else 1, ours.config.channels, *size)
-    images = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    with torch.inference_mode():
-        logits, stages = logits_and_stages(theirs, images)
-        assert logits.std() > 0.1
-        assert (ours(images) - logits).abs().max() <= LARGEST
-        pyramid = ours.pyramid(images)
-    for stage, expected in zip(ours.stages, stages, strict=True):
-        assert expected.std() > 0.1 and expected.shape[1] == stage.channels
-        assert (pyramid[stage.name] - expected).abs().max() <= LARGEST, stage.name
+    same_outputs(ours, theirs, logits_and_stages, size)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (71, 98)])

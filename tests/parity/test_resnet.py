@@ -12,12 +12,12 @@ from timm.models import resnet as timm_resnet
 from torch import nn
 from torchvision.models import resnet as torchvision_resnet
 
+from references import same_outputs, with_weights
 from vitnext.errors import InputError
 from vitnext.models.resnet import SIZES, ResNet, ResNetConfig
 from vitnext.weights.rename import rename
 from vitnext.weights.tables import resnet as tables
 
-LARGEST = 1e-5  # the largest difference allowed, in fp32
 DEPTHS = (1, 2, 1, 2)
 WIDTHS = {"timm": (64, 16, 24, 32), "transformers": (8, 16, 24, 32)}  # timm's stem and torchvision's stages are fixed
 
@@ -91,12 +91,7 @@ def pair(case):
 
 
 def converted(theirs, table, config):
-    """Our model with their weights."""
-    with torch.device("meta"):
-        ours = ResNet(ResNetConfig(**config))
-    state = {name: tensor.clone() for name, tensor in rename(theirs.state_dict(), table).items()}
-    ours.load_state_dict(state, strict=True, assign=True)
-    return ours.eval()
+    return with_weights(lambda: ResNet(ResNetConfig(**config)), theirs.state_dict(), table)
 
 
 def logits_and_stages(model, images):
@@ -111,16 +106,7 @@ def logits_and_stages(model, images):
 
 
 def compare(ours, theirs, size):
-    shape = (2, ours.config.channels, *size)
-    images = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    with torch.inference_mode():
-        logits, stages = logits_and_stages(theirs, images)
-        assert logits.std() > 0.1
-        assert (ours(images) - logits).abs().max() <= LARGEST
-        pyramid = ours.pyramid(images)
-    for stage, expected in zip(ours.stages, stages, strict=True):
-        assert expected.std() > 0.1 and expected.shape[1] == stage.channels
-        assert (pyramid[stage.name] - expected).abs().max() <= LARGEST, stage.name
+    same_outputs(ours, theirs, logits_and_stages, size)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (57, 90)])

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 from torchvision.models import resnet
 
+from references import same_outputs, with_weights
 from vitnext.models.convnext import SIZES, ConvNeXt, ConvNeXtConfig
 from vitnext.models.roadmap import STEPS, Roadmap
 from vitnext.weights.rename import rename
 from vitnext.weights.tables.roadmap import CONVNEXT, TIMM, TORCHVISION
 
-LARGEST = 1e-5  # the largest difference allowed, in fp32
 DEPTHS = (1, 2, 1, 2)
 
 
@@ -40,24 +40,11 @@ def filled(build):
 
 
 def converted(theirs, table, design):
-    """The roadmap's model with their weights."""
-    with torch.device("meta"):
-        ours = Roadmap(design)
-    state = {name: tensor.clone() for name, tensor in rename(theirs.state_dict(), table).items()}
-    ours.load_state_dict(state, strict=True, assign=True)
-    return ours.eval()
+    return with_weights(lambda: Roadmap(design), theirs.state_dict(), table)
 
 
 def compare(ours, theirs, pyramid_of, size=(64, 96)):
-    images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
-    with torch.inference_mode():
-        logits, expected = theirs(images), pyramid_of(images)
-        assert logits.std() > 0.1
-        assert (ours(images) - logits).abs().max() <= LARGEST
-        pyramid = ours.pyramid(images)
-    for stage, wanted in zip(ours.stages, expected, strict=True):
-        assert wanted.std() > 0.1
-        assert (pyramid[stage.name] - wanted).abs().max() <= LARGEST, stage.name
+    same_outputs(ours, theirs, lambda model, images: (model(images), pyramid_of(images)), size)
 
 
 def compare_both_ways(ours, theirs, table):

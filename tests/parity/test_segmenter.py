@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
+from references import LARGEST
 from vitnext.models import segmenter
 from vitnext.weights.rename import rename
 from vitnext.weights.tables import segmenter as tables
 
-LARGEST = 1e-5
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 WIDTHS, DEPTHS = [8, 16, 24, 32], [1, 2, 1, 1]
 MIT = {

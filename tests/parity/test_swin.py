@@ -17,12 +17,12 @@ from timm.models.swin_transformer import SwinTransformer as TimmSwin
 from torch import nn
 from torchvision.models.swin_transformer import SwinTransformer as TorchvisionSwin
 
+from references import same_outputs, with_weights
 from vitnext.errors import InputError
 from vitnext.models.swin import SIZES, SwinConfig, SwinTransformer
 from vitnext.weights.rename import rename
 from vitnext.weights.tables import swin as tables
 
-LARGEST = 1e-5  # the largest difference allowed, in fp32
 SMALL = {"dim": 8, "depths": (2, 2, 3, 2), "heads": (1, 2, 4, 4), "window": 3, "classes": 7}
 
 
@@ -78,12 +78,7 @@ def transformers_model(patch_size=4, channels=3, mlp_ratio=4.0, qkv_bias=True):
 
 
 def converted(theirs, table, **config):
-    """Our model with their weights."""
-    with torch.device("meta"):
-        model = SwinTransformer(SwinConfig(**config))
-    state = rename(theirs.state_dict(), table)
-    model.load_state_dict({key: tensor.clone() for key, tensor in state.items()}, strict=True, assign=True)
-    return model.eval()
+    return with_weights(lambda: SwinTransformer(SwinConfig(**config)), theirs.state_dict(), table)
 
 
 def reference_outputs(model, images):
@@ -105,16 +100,7 @@ def reference_outputs(model, images):
 
 
 def compare(ours, theirs, size):
-    batch = 2 if max(size) < 224 else 1
-    images = torch.randn(batch, ours.config.channels, *size, generator=torch.Generator().manual_seed(1))
-    with torch.inference_mode():
-        logits, maps = reference_outputs(theirs, images)
-        assert logits.std() > 0.1
-        assert (ours(images) - logits).abs().max() <= LARGEST
-        pyramid = ours.pyramid(images)
-        for (name, found), expected in zip(pyramid.items(), maps, strict=True):
-            assert found.shape == expected.shape, name
-            assert (found - expected).abs().max() <= LARGEST, name
+    same_outputs(ours, theirs, reference_outputs, size)
 
 
 # timm shifts a map before it pads it, so its sizes are those whose maps are whole windows: 24, 12, 6 and 3 at 96 px.

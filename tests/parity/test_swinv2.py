@@ -18,12 +18,12 @@ from torch import nn
 from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformerBlockV2
 from torchvision.models.swin_transformer import SwinTransformer as TorchvisionSwin
 
+from references import same_outputs, with_weights
 from vitnext.errors import InputError
 from vitnext.models.swinv2 import SIZES, SwinTransformerV2, SwinV2Config
 from vitnext.weights.rename import rename
 from vitnext.weights.tables import swinv2 as tables
 
-LARGEST = 1e-5  # the largest difference allowed, in fp32
 SMALL = {"dim": 16, "depths": (2, 2, 3, 2), "heads": (1, 2, 4, 4), "window": 3, "classes": 7}
 
 
@@ -90,12 +90,7 @@ def transformers_model(channels=3, pretrained_windows=(0, 0, 0, 0), mlp_ratio=4.
 
 
 def converted(theirs, table, **config):
-    """Our model with their weights."""
-    with torch.device("meta"):
-        model = SwinTransformerV2(SwinV2Config(**config))
-    state = rename(theirs.state_dict(), table)
-    model.load_state_dict({key: tensor.clone() for key, tensor in state.items()}, strict=True, assign=True)
-    return model.eval()
+    return with_weights(lambda: SwinTransformerV2(SwinV2Config(**config)), theirs.state_dict(), table)
 
 
 def reference_outputs(model, images):
@@ -117,16 +112,7 @@ def reference_outputs(model, images):
 
 
 def compare(ours, theirs, size):
-    batch = 2 if max(size) < 224 else 1
-    images = torch.randn(batch, ours.config.channels, *size, generator=torch.Generator().manual_seed(1))
-    with torch.inference_mode():
-        logits, maps = reference_outputs(theirs, images)
-        assert logits.std() > 0.1
-        assert (ours(images) - logits).abs().max() <= LARGEST
-        pyramid = ours.pyramid(images)
-        for (name, found), expected in zip(pyramid.items(), maps, strict=True):
-            assert found.shape == expected.shape, name
-            assert (found - expected).abs().max() <= LARGEST, name
+    same_outputs(ours, theirs, reference_outputs, size)
 
 
 # timm shifts a map before it pads it, so its sizes are those whose maps are whole windows. torchvision leaves out the

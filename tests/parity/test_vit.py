@@ -7,17 +7,15 @@ import pytest
 import timm
 import torch
 import transformers
-from safetensors.torch import load_file
 from timm.models.vision_transformer import _load_weights
 from torch import nn
 from torchvision.models import vision_transformer as torchvision
 
+from references import LARGEST, near, saved, there_and_back
 from vitnext.errors import InputError
 from vitnext.models.vit import SIZES, VisionTransformer, ViTConfig
 from vitnext.weights.rename import rename
 from vitnext.weights.tables import vit as tables
-
-EQUAL = 1e-5  # the largest difference allowed, in fp32
 
 TINY = {"dim": 24, "depth": 3, "heads": 2, "image_size": 32, "patch_size": 8, "classes": 7}
 TINY_TIMM = {"embed_dim": 24, "depth": 3, "num_heads": 2, "img_size": 32, "patch_size": 8, "num_classes": 7}
@@ -65,25 +63,13 @@ def table_of(config):
 
 
 def converted(state, table, config):
-    """Our model with the weights of ``state``, after the way back has given ``state`` again, bit for bit."""
-    with torch.device("meta"):
-        model = VisionTransformer(ViTConfig(**config))
-    model.load_state_dict(rename(state, table), strict=True, assign=True)
-    back = rename(model.state_dict(), table, reverse=True)
-    assert back.keys() == state.keys()
-    assert all(torch.equal(back[key], state[key]) for key in state)
-    return model.eval()
+    return there_and_back(lambda: VisionTransformer(ViTConfig(**config)), state, table)
 
 
 def images(model, batch=0):
     size = model.config.image_size
     batch = batch or (2 if size < 224 else 1)
     return torch.randn(batch, model.config.channels, size, size, generator=torch.Generator().manual_seed(1))
-
-
-def near(found, expected):
-    assert found.shape == expected.shape and expected.std() > 0.1
-    assert (found - expected).abs().max() <= EQUAL
 
 
 def compare(ours, logits, tokens):
@@ -181,12 +167,6 @@ def test_torchvision_names_of_the_published_files():
     assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())
 
 
-def saved(model, folder):
-    """The weights as transformers writes them: its names in memory are others."""
-    model.save_pretrained(folder)
-    return load_file(folder / "model.safetensors")
-
-
 @pytest.mark.layout(tables.TRANSFORMERS)
 @pytest.mark.parametrize("epsilon", [1e-6, 1e-12])  # ours, and what the published configs say
 def test_transformers(epsilon, tmp_path):
@@ -199,7 +179,7 @@ def test_transformers(epsilon, tmp_path):
         compare(ours, theirs(batch).logits, theirs.vit(batch).last_hidden_state[:, 1:])
         expected = theirs(batch, output_attentions=True).attentions
         for (name, weights), attention in zip(ours.attention_weights(batch).items(), expected, strict=True):
-            assert (weights - attention).abs().max() <= EQUAL, name
+            assert (weights - attention).abs().max() <= LARGEST, name
 
 
 @pytest.mark.layout(tables.TRANSFORMERS)

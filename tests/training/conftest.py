@@ -20,6 +20,7 @@ from vitnext.evaluation.panoptic import PanopticQuality
 from vitnext.models import catalog
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import from_dict, override
+from vitnext.training import loop
 from vitnext.training.checkpoint import load_run
 from vitnext.training.defaults import model_config
 from vitnext.training.freezing import freeze
@@ -172,3 +173,8 @@ def journal(tmp_path):
         ]
 
     return journal
+
+
+@pytest.fixture
+def look_at_every_step(monkeypatch):
+    monkeypatch.setattr(loop, "CHECK_EVERY", 1)

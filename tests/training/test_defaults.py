@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from vitnext.errors import InputError
 from vitnext.models import catalog
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import read
-from vitnext.training.defaults import choose, model_config, patches_for, starting_point, stem_for
+from vitnext.training.defaults import choose, length, model_config, patches_for, starting_point, stem_for
+from vitnext.training.mask_defaults import choose_segmenter
 
 
 def facts(short_side, count=10_000, grey=False):
@@ -44,6 +46,21 @@ def check(choice):
     for reason in choice.reasons:
         assert reason and len(reason.splitlines()) == 1 and len(reason) < 120
     return recipe
+
+
+def test_the_length_of_a_run_is_said_as_it_was_asked_for():
+    endless, scenes = "schedule.epochs=100000", replace(facts(32, count=1), size=(32, 32))
+    for sets, said in (
+        (["schedule.epochs=1"], "1 epoch"),
+        (["schedule.epochs=20"], "20 epochs"),
+        ([endless, "schedule.steps=1500"], "1,500 steps"),
+        ([endless, "schedule.steps=1", "schedule.minutes=1"], "1 step or 1 minute"),
+        ([endless, "schedule.minutes=0.5"], "0.5 minutes"),
+    ):
+        choice = choose(facts(28, count=1), overrides=sets)
+        assert length(choice.recipe) == said
+        assert f"28 px, {said}: 1 training image" in choice.reasons
+        assert f"crops of 32 px, {said}: 1 training image; " in choose_segmenter(scenes, overrides=sets).reasons[-1]
 
 
 # ---- everything that comes out can be trained

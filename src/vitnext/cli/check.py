@@ -54,7 +54,7 @@ def check(
             report = doctor.findings(dataset, seen)
     if out is not None:
         from vitnext.evaluation import data_report, mask_report
-        from vitnext.evaluation.classification import write
+        from vitnext.evaluation.evaluate import write
 
         out.mkdir(parents=True, exist_ok=True)
         page = mask_report.render(dataset, looked, report) if masks else data_report.render(dataset, seen, report)

@@ -17,6 +17,7 @@ import numpy as np
 
 from vitnext.data.dataset import Dataset, Split
 from vitnext.data.survey import Survey, look
+from vitnext.wording import counted
 
 FEW_IMAGES = 5  # fewer training images of a class than this, and what is learnt is those images
 IMBALANCE = 50  # largest class / smallest class; ImageNet-LT (Liu et al. 2019) calls 256 extreme, CIFAR-LT 10 to 100
@@ -135,12 +136,6 @@ def finding(severity: Literal["error", "warning"], kind: str, what: str, items: 
     """``what: first, second, third, ...``; ``count`` when there are more items than are known by name."""
     more = ", ..." if max(count, len(items)) > EXAMPLES else ""
     return Finding(severity, kind, f"{what}: {', '.join(items[:EXAMPLES])}{more}", items)
-
-
-def counted(items: list[Any] | int, noun: str) -> str:
-    n = items if isinstance(items, int) else len(items)
-    plural = "" if n == 1 else "es" if noun.endswith("s") else "s"
-    return f"{n:,} {noun}{plural}"
 
 
 def class_counts(dataset: Dataset) -> dict[str, np.ndarray]:

@@ -11,8 +11,7 @@ warnings  images without a mask and masks without an image, images that no list 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -22,13 +21,14 @@ from PIL import Image
 
 from vitnext.data import object_doctor
 from vitnext.data.dataset import Dataset
-from vitnext.data.doctor import Finding, Report, counted, finding
+from vitnext.data.doctor import Finding, Report, finding
 from vitnext.data.mask_split import MaskSplit
-from vitnext.data.mask_values import UNKNOWN, VOID, MaskValues, pack_colors, read_indices
+from vitnext.data.mask_values import UNKNOWN, VOID, pack_colors, read_indices
 from vitnext.data.object_doctor import Objects
 from vitnext.data.survey import CHUNK
 from vitnext.decode import EXIF_ORIENTATION, open_image
 from vitnext.errors import ImageError
+from vitnext.wording import counted
 
 SHOWN = 6  # ids or colours named in a message
 VOID_ROW = "(void)"  # of a table of classes
@@ -86,8 +86,7 @@ def findings(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> Rep
         if found.problem is not None:
             unreadable.setdefault(split, []).append(index)
             problems.setdefault(found.problem[0], []).append(found.problem[1])
-    values = next(iter(dataset.splits.values())).values
-    every = [*_unreadable(problems), *_unknown(looked, values), *_classes(dataset, looked), *_left_out(dataset)]
+    every = [*_unreadable(problems), *_unknown(dataset, looked), *_classes(dataset, looked), *_left_out(dataset)]
     every += [*_turned(dataset, looked), *_repeated(dataset, looked)]
     objects = [(dataset.splits[split].name(i), found.objects) for (split, i), found in looked.items() if found.objects]
     every += object_doctor.findings(objects)
@@ -221,11 +220,15 @@ def _unreadable(problems: dict[str, list[str]]) -> Iterator[Finding]:
         yield finding("error", kind, f"{counted(items, noun)} {what}", items)
 
 
-def _unknown(looked: Mapping[Place, Looked], values: MaskValues) -> Iterator[Finding]:
-    """Ids and colours that classes.txt does not name, and how to name them."""
-    masks = Counter(value for found in looked.values() for value in found.unknown)
-    colors = {value: n for value, n in masks.items() if value.startswith("#")}
-    ids = {value: n for value, n in masks.items() if not value.startswith("#")}
+def _unknown(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> Iterator[Finding]:
+    """Ids and colours that classes.txt does not name, where they are, and how to name them."""
+    values = next(iter(dataset.splits.values())).values
+    masks: dict[str, list[str]] = {}
+    for (split, i), found in looked.items():
+        for value in found.unknown:
+            masks.setdefault(value, []).append(dataset.splits[split].mask_name(i))
+    colors = {value: files for value, files in masks.items() if value.startswith("#")}
+    ids = {value: files for value, files in masks.items() if not value.startswith("#")}
     if colors:
         some = _named(colors)
         if len(values.colors[0]):
@@ -244,16 +247,15 @@ def _unknown(looked: Mapping[Place, Looked], values: MaskValues) -> Iterator[Fin
         what = f"masks hold 0 and 255 alone: write the line '255 NAME' into classes.txt for what is drawn{zero}"
         yield Finding("error", "unknown_ids", what, list(ids))
         return
-    if n := ids.pop("0", 0):
+    if files := ids.pop("0", None):
         what = (
-            f"{counted(n, 'mask')} with the id 0, which classes.txt does not name: write '0 background' if it is a "
+            f"{_held('the id 0', files)}, which classes.txt does not name: write '0 background' if it is a "
             "class, '0 ignore' if it is not labelled"
         )
         yield Finding("error", "unknown_ids", what, ["0"])
-    if n := ids.pop("255", 0):
+    if files := ids.pop("255", None):
         what = (
-            f"{counted(n, 'mask')} with the id 255, which classes.txt does not name: write '255 ignore' if it is not "
-            "labelled"
+            f"{_held('the id 255', files)}, which classes.txt does not name: write '255 ignore' if it is not labelled"
         )
         yield Finding("error", "unknown_ids", what, ["255"])
     if ids:
@@ -262,10 +264,14 @@ def _unknown(looked: Mapping[Place, Looked], values: MaskValues) -> Iterator[Fin
         yield Finding("error", "unknown_ids", what, list(ids))
 
 
-def _named(masks: dict[str, int]) -> str:
-    some = sorted(masks.items(), key=lambda item: -item[1])[:SHOWN]
-    more = ", ..." if len(masks) > SHOWN else ""
-    return ", ".join(f"{value} in {counted(n, 'mask')}" for value, n in some) + more
+def _named(masks: Mapping[str, Sequence[str]]) -> str:
+    """Values with how many masks hold each, and one of these."""
+    some = sorted(masks.items(), key=lambda item: -len(item[1]))[:SHOWN]
+    return ", ".join(_held(value, files) for value, files in some) + (", ..." if len(masks) > SHOWN else "")
+
+
+def _held(value: str, files: Sequence[str]) -> str:
+    return f"{value} in {files[0]}" + (f" and {counted(len(files) - 1, 'other mask')}" if len(files) > 1 else "")
 
 
 def _classes(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> Iterator[Finding]:

@@ -132,6 +132,11 @@ class MaskSplit:
         """How messages and reports call image ``i``."""
         return str(self.names[i].decode(errors="replace"))
 
+    def mask_name(self, i: int) -> str:
+        """How messages call the mask of image ``i``."""
+        names = self.names if self.masks is not None else self.mask_names
+        return str(names[i].decode(errors="replace"))
+
     def regrouped(self, merge: Mapping[str, Sequence[str]], ignore: Sequence[str]) -> MaskSplit:
         """With classes merged under new names and others made void. Raises InputError for a name that is no class."""
         return replace(self, values=self.values.regrouped(merge, ignore))

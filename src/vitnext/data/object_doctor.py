@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vitnext.data.doctor import Finding, counted, finding
+from vitnext.data.doctor import Finding, finding
 from vitnext.data.mask_values import VOID
 from vitnext.data.truth import Drawn
 from vitnext.types import Segments
+from vitnext.wording import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,46 +72,40 @@ def of_drawn(drawn: Drawn, segments: Segments, things: Sequence[bool]) -> Object
 
 def findings(images: Sequence[tuple[str, Objects]]) -> Iterator[Finding]:
     """What is odd about the objects of images, of which each has a name."""
-    several = [(name, found.several) for name, found in images if found.several]
-    if several:
+    pixels = sum(found.pixels for _, found in images)
+
+    def having(fact: str) -> tuple[list[str], int, str]:
+        """Names of the images that have it, with how much, the most first; how much in all; and its share of pixels."""
+        counts = sorted(((name, getattr(found, fact)) for name, found in images), key=lambda item: -item[1])
+        total = sum(n for _, n in counts)
+        return [f"{name} ({n:,})" for name, n in counts if n], total, f"{100 * total / max(1, pixels):.2g}%"
+
+    names, total, _ = having("several")
+    if names:
         what = (
-            f"{counted(_total(several), 'object')} in several classes: each class counts its part as an object, "
+            f"{counted(total, 'object')} in several classes: each class counts its part as an object, "
             "unless data.merge makes one class of them"
         )
-        yield finding("warning", "several_classes", what, _each(several))
-    in_void = [(name, found.in_void) for name, found in images if found.in_void]
-    if in_void:
-        what = f"{counted(_total(in_void), 'object')} with pixels in void, which are left out"
-        yield finding("warning", "objects_in_void", what, _each(in_void))
-    bare = [(name, found.bare) for name, found in images if found.bare]
-    if bare:
-        share = _total(bare) / sum(found.pixels for _, found in images)
+        yield finding("warning", "several_classes", what, names)
+    names, total, _ = having("in_void")
+    if names:
+        what = f"{counted(total, 'object')} with pixels in void, which are left out"
+        yield finding("warning", "objects_in_void", what, names)
+    names, total, share = having("bare")
+    if names:
         what = (
-            f"{counted(_total(bare), 'pixel')} of things without a number, {100 * share:.2g}% of theirs: in each "
+            f"{counted(total, 'pixel')} of things without a number, {share} of theirs: in each "
             "image those of a class count as one object"
         )
-        yield finding("warning", "unnumbered", what, _each(bare))
-    covered = [(name, found.covered) for name, found in images if found.covered]
-    if covered:
-        share = _total(covered) / sum(found.pixels for _, found in images)
-        what = (
-            f"objects overlap in {counted(covered, 'image')}, in {100 * share:.2g}% of their pixels, which go to the "
-            "smaller one"
-        )
-        yield finding("warning", "overlap", what, _each(covered))
-    hidden = [(name, found.hidden) for name, found in images if found.hidden]
-    if hidden:
-        what = f"{counted(_total(hidden), 'object')} of which nothing is seen, because smaller ones lie over them"
-        yield finding("warning", "hidden", what, _each(hidden))
+        yield finding("warning", "unnumbered", what, names)
+    names, _, share = having("covered")
+    if names:
+        what = f"objects overlap in {counted(names, 'image')}, in {share} of their pixels, which go to the smaller one"
+        yield finding("warning", "overlap", what, names)
+    names, total, _ = having("hidden")
+    if names:
+        what = f"{counted(total, 'object')} of which nothing is seen, because smaller ones lie over them"
+        yield finding("warning", "hidden", what, names)
     empty = [name for name, found in images if found.empty]
     if empty:
         yield finding("warning", "empty", f"{counted(empty, 'image')} without an object, all background", empty)
-
-
-def _total(counts: Sequence[tuple[str, int]]) -> int:
-    return sum(n for _, n in counts)
-
-
-def _each(counts: Sequence[tuple[str, int]]) -> list[str]:
-    """Names with their counts, the largest first."""
-    return [f"{name} ({n:,})" for name, n in sorted(counts, key=lambda item: -item[1])]

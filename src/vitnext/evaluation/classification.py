@@ -1,21 +1,15 @@
-"""Measure a classifier on a labelled split. What inference predicts is scored: the measured thing is the served one."""
+"""What is measured of a classifier on labelled images."""
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vitnext.errors import InputError, WorkError
 from vitnext.evaluation import report
-from vitnext.files import atomic_write, writable_folder
-from vitnext.types import Classification, Failure, MultiLabel
+from vitnext.types import Classification, MultiLabel
 
 if TYPE_CHECKING:
     from vitnext.data.dataset import Split
@@ -80,108 +74,65 @@ def classification_metrics(
     }
 
 
-def evaluate(
-    predictor: Predictor,
-    split: Split,
-    *,
-    out: Path | None = None,
-    name: str,
-    split_name: str,
-    skip_unreadable: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
-    """Predict every image of a split and return its metrics; with ``out``, write metrics.json and report.html too.
+class Scores:
+    """Collects what a model says of a split's images, and their truth by the model's classes.
 
-    The keys are those of `classification_metrics` and: data, split, model, architecture, date, seconds,
-    images_per_second (decoding included), mistakes (the 24 most confident: file, truth, predicted,
-    confidence), skipped (file, error).
-    Classes are matched by name: the data may list them in another order than the model, or lack some.
-    ``progress(done, total)`` is called after every image. Memory: a float32 row of scores an image, and a few batches.
-
-    Raises InputError when the model does not classify or lacks a class of the data, ``out`` cannot be written, or
-    images cannot be read: all are counted, the first named; ``skip_unreadable`` leaves them out and lists them.
-    Raises WorkError when the model gives a score that is not finite, or writing fails.
+    Memory: a float32 row of scores an image. Raises InputError when the model lacks a class of the data.
     """
-    card = predictor.card
-    if card.task != "classification":
-        raise InputError(
-            f"{predictor.path}: this is a {card.task} model; only classification models can be evaluated here"
-        )
-    truth = labels_by_name(split, card.classes, name)
-    if out is not None:  # nobody should wait an hour for a result that has no place to go
-        writable_folder(out).mkdir(parents=True, exist_ok=True)
 
-    answers = predict_all(predictor, split, skip_unreadable, progress)
-    scores, kept, skipped, seconds = answers.scores, answers.kept, answers.skipped, answers.seconds
-    truth = truth[kept]
-    measured = classification_metrics(scores, truth, card.classes)
-    wrong = _confident_mistakes(scores, truth)
-    metrics = {
-        "task": measured.pop("task"),
-        "data": name,
-        "split": split_name,
-        "model": Path(predictor.path).name,
-        "architecture": card.architecture,
-        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "seconds": round(seconds, 3),
-        "images_per_second": round(len(kept) / max(seconds, 1e-9), 1),
-        **measured,
-        "mistakes": [
+    def __init__(self, predictor: Predictor, split: Split, name: str) -> None:
+        """name: of the data, for messages."""
+        self.card, self.split = predictor.card, split
+        self.kept: list[int] = []  # indices of the images that could be read
+        self._truth = labels_by_name(split, self.card.classes, name)
+        self._scores = np.empty((len(split), len(self.card.classes)), dtype=np.float32)
+
+    def add(self, index: int, prediction: Classification | MultiLabel) -> None:
+        """Raises WorkError for a score that is not finite."""
+        if not np.isfinite(prediction.scores).all():
+            raise WorkError(
+                f"{self.split.name(index)}: the model gives a score that is not finite; its weights may be broken"
+            )
+        self._scores[len(self.kept)] = prediction.scores
+        self.kept.append(index)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """float32 (n, C), of the images that could be read."""
+        return self._scores[: len(self.kept)]
+
+    @property
+    def truth(self) -> np.ndarray:
+        """Of the same images the labels (n,), or (n, C) where there are several an image."""
+        labels: np.ndarray = self._truth[self.kept]
+        return labels
+
+    def thumbnails(self, rows: Sequence[int]) -> list[str]:
+        images = (self.split.image(self.kept[row]) for row in rows)
+        return [report.thumbnail(image, exif=self.card.preprocess.exif) for image in images]
+
+
+class ClassificationCounts(Scores):
+    """What ``evaluate`` counts of a classifier."""
+
+    def result(self) -> dict[str, Any]:
+        """As `classification_metrics`, and mistakes: the 24 most confident (file, truth, predicted, confidence)."""
+        scores, truth, classes = self.rows, self.truth, self.card.classes
+        measured = classification_metrics(scores, truth, classes)
+        self._wrong = _confident_mistakes(scores, truth)
+        measured["mistakes"] = [
             {
-                "file": split.name(kept[row]),
-                "truth": card.classes[truth[row]],
-                "predicted": card.classes[scores[row].argmax()],
+                "file": self.split.name(self.kept[row]),
+                "truth": classes[truth[row]],
+                "predicted": classes[scores[row].argmax()],
                 "confidence": float(scores[row].max()),
             }
-            for row in wrong
-        ],
-        "skipped": skipped,
-    }
-    if out is not None:
-        write(out / "metrics.json", to_json(metrics))
-        thumbnails = [report.thumbnail(split.image(kept[row]), exif=card.preprocess.exif) for row in wrong]
-        write(out / "report.html", report.render(metrics, card, thumbnails))
-    return metrics
+            for row in self._wrong
+        ]
+        return measured
 
-
-@dataclass(frozen=True, eq=False)
-class Answers:
-    """What a model says of a split's images: scores float32 (n, C) of those at the indices ``kept``, and the rest."""
-
-    scores: np.ndarray
-    kept: list[int]
-    skipped: list[dict[str, str]]  # file, error
-    seconds: float
-
-
-def predict_all(
-    predictor: Predictor,
-    split: Split,
-    skip_unreadable: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-) -> Answers:
-    """Predict every image of a split. Raises as `evaluate`."""
-    total = len(split)
-    scores = np.empty((total, len(predictor.card.classes)), dtype=np.float32)
-    kept: list[int] = []
-    skipped: list[dict[str, str]] = []
-    start = time.perf_counter()
-    predictions = predictor.predict_many(split.image(index) for index in range(total))
-    for index, prediction in zip(range(total), predictions, strict=True):
-        if isinstance(prediction, Failure):
-            skipped.append({"file": split.name(index), "error": prediction.error})
-        else:
-            assert isinstance(prediction, Classification | MultiLabel)
-            if not np.isfinite(prediction.scores).all():
-                raise WorkError(
-                    f"{split.name(index)}: the model gives a score that is not finite; its weights may be broken"
-                )
-            scores[len(kept)] = prediction.scores
-            kept.append(index)
-        if progress is not None:
-            progress(index + 1, total)
-    require_readable(skipped, total, skip_unreadable)
-    return Answers(scores[: len(kept)], kept, skipped, time.perf_counter() - start)
+    def report(self, metrics: dict[str, Any]) -> str:
+        return report.render(metrics, self.card, self.thumbnails(self._wrong))
 
 
 def _require_probabilities(scores: np.ndarray, labels: np.ndarray, count: int) -> None:
@@ -272,35 +223,6 @@ def labels_by_name(split: Split, classes: Sequence[str], name: str) -> np.ndarra
     several = np.zeros((len(split), len(classes)), split.labels.dtype)
     several[:, position] = split.labels
     return several
-
-
-def require_readable(skipped: list[dict[str, str]], total: int, skip_unreadable: bool) -> None:
-    if skipped and (not skip_unreadable or len(skipped) == total):
-        errors = "; ".join(row["error"] for row in skipped[:3]) + ("; ..." if len(skipped) > 3 else "")
-        remedy = "" if len(skipped) == total else " (mend or remove them, or go on without them: --skip-unreadable)"
-        raise InputError(f"{len(skipped)} of {total} images cannot be read{remedy}: {errors}")
-
-
-def write(path: Path, text: str) -> None:
-    with atomic_write(path, shared=True) as temporary:
-        # A file name that is no valid text arrives as a lone surrogate, which UTF-8 cannot hold but \udc80 in JSON can.
-        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
-
-
-def to_json(metrics: dict[str, Any]) -> str:
-    """One line a key, and one a row of the tables: a confusion matrix stays readable, and git diff works."""
-
-    def line(value: Any) -> str:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
-
-    def table(rows: Any) -> bool:
-        return isinstance(rows, list) and bool(rows) and isinstance(rows[0], list | dict)
-
-    entries = (
-        f"  {line(key)}: " + ("[\n    " + ",\n    ".join(map(line, value)) + "\n  ]" if table(value) else line(value))
-        for key, value in metrics.items()
-    )
-    return "{\n" + ",\n".join(entries) + "\n}\n"
 
 
 def _some(names: Sequence[str], limit: int = 5) -> str:

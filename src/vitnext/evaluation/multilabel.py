@@ -1,23 +1,16 @@
-"""Measure a model that gives an image several labels: how it ranks, and what it says at its thresholds."""
+"""What is measured of a model that gives an image several labels: how it ranks, and what it says at its thresholds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from datetime import datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from vitnext.errors import InputError
-from vitnext.evaluation import multilabel_report, report
-from vitnext.evaluation.classification import MISTAKES, labels_by_name, predict_all, reliability, to_json, write
-from vitnext.files import writable_folder
-from vitnext.inference.multilabel import average_precision, best_thresholds
-
-if TYPE_CHECKING:
-    from vitnext.data.dataset import Split
-    from vitnext.inference.predictor import Predictor
+from vitnext.evaluation import multilabel_report
+from vitnext.evaluation.classification import MISTAKES, Scores, reliability
+from vitnext.inference.multilabel import average_precision
 
 RESAMPLES = 500  # of the bootstrap; each ranks all images anew
 
@@ -93,71 +86,32 @@ def multilabel_metrics(
     }
 
 
-def choose_thresholds(predictor: Predictor, split: Split, skip_unreadable: bool = False) -> tuple[float, ...]:
-    """Of each class the threshold with the highest F1 on a validation split. Raises as `evaluate`."""
-    answers = predict_all(predictor, split, skip_unreadable)
-    truth = labels_by_name(split, predictor.card.classes, str(predictor.path))[answers.kept]
-    return tuple(best_thresholds(answers.scores, truth).tolist())
+class MultiLabelCounts(Scores):
+    """What ``evaluate`` counts of a model that gives an image several labels."""
 
-
-def evaluate(
-    predictor: Predictor,
-    split: Split,
-    *,
-    out: Path | None = None,
-    name: str,
-    split_name: str,
-    skip_unreadable: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
-    """Predict every image of a split and return its metrics; with ``out``, write metrics.json and report.html too.
-
-    The keys are those of `multilabel_metrics` and: data, split, model, architecture, date, seconds,
-    images_per_second (decoding included), mistakes (24 images, the most confident: file, class, truth, score, labels,
-    predicted), skipped (file, error). Classes are matched by name. Raises as `classification.evaluate`.
-    """
-    card = predictor.card
-    if card.task != "multilabel":
-        raise InputError(
-            f"{predictor.path}: this is a {card.task} model; data with several labels an image is not for it"
-        )
-    truth = labels_by_name(split, card.classes, name)
-    if out is not None:
-        writable_folder(out).mkdir(parents=True, exist_ok=True)
-    answers = predict_all(predictor, split, skip_unreadable, progress)
-    scores, truth = answers.scores, truth[answers.kept]
-    measured = multilabel_metrics(scores, truth, card.thresholds, card.classes)
-    predicted = scores >= np.asarray(card.thresholds)
-    worst = _confident_mistakes(scores, truth, predicted)
-    metrics = {
-        "task": measured.pop("task"),
-        "data": name,
-        "split": split_name,
-        "model": Path(predictor.path).name,
-        "architecture": card.architecture,
-        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "seconds": round(answers.seconds, 3),
-        "images_per_second": round(len(answers.kept) / max(answers.seconds, 1e-9), 1),
-        **measured,
-        "mistakes": [
+    def result(self) -> dict[str, Any]:
+        """As `multilabel_metrics`, and mistakes: 24 images, the most confident (file, class, truth, score, labels,
+        predicted)."""
+        scores, truth, classes = self.rows, self.truth, self.card.classes
+        measured = multilabel_metrics(scores, truth, self.card.thresholds, classes)
+        predicted = scores >= np.asarray(self.card.thresholds)
+        worst = _confident_mistakes(scores, truth, predicted)
+        self._wrong = [row for row, _ in worst]
+        measured["mistakes"] = [
             {
-                "file": split.name(answers.kept[row]),
-                "class": card.classes[c],
+                "file": self.split.name(self.kept[row]),
+                "class": classes[c],
                 "truth": bool(truth[row, c]),
                 "score": float(scores[row, c]),
-                "labels": [card.classes[i] for i in np.flatnonzero(truth[row])],
-                "predicted": [card.classes[i] for i in np.flatnonzero(predicted[row])],
+                "labels": [classes[i] for i in np.flatnonzero(truth[row])],
+                "predicted": [classes[i] for i in np.flatnonzero(predicted[row])],
             }
             for row, c in worst
-        ],
-        "skipped": answers.skipped,
-    }
-    if out is not None:
-        write(out / "metrics.json", to_json(metrics))
-        files = [split.image(answers.kept[row]) for row, _ in worst]
-        thumbnails = [report.thumbnail(file, exif=card.preprocess.exif) for file in files]
-        write(out / "report.html", multilabel_report.render(metrics, card, thumbnails))
-    return metrics
+        ]
+        return measured
+
+    def report(self, metrics: dict[str, Any]) -> str:
+        return multilabel_report.render(metrics, self.card, self.thumbnails(self._wrong))
 
 
 def _confident_mistakes(scores: np.ndarray, truth: np.ndarray, predicted: np.ndarray) -> list[tuple[int, int]]:

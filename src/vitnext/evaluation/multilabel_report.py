@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def render(metrics: dict[str, Any], card: Card, thumbnails: Sequence[str] = ()) -> str:
-    """The report page of the metrics that `multilabel.evaluate` returns.
+    """The report page of the metrics that `evaluate.evaluate` returns.
 
     ``thumbnails`` are `report.thumbnail` data URIs, one for each of ``metrics["mistakes"]``. Equal arguments give equal
     pages.

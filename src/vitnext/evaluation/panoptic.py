@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from datetime import datetime
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,12 +10,10 @@ import numpy as np
 from vitnext.data import rle
 from vitnext.errors import ImageError, InputError
 from vitnext.evaluation import panoptic_report
-from vitnext.evaluation.classification import require_readable, to_json, write
 from vitnext.evaluation.instances import MaskAveragePrecision
 from vitnext.evaluation.matching import match
 from vitnext.evaluation.semantic import SHOWN, Galleries, by_name, iou
-from vitnext.files import writable_folder
-from vitnext.types import Failure, PanopticSegmentation, Segments
+from vitnext.types import PanopticSegmentation, Segments
 
 if TYPE_CHECKING:
     from vitnext.data.mask_folder import MaskSplit
@@ -141,100 +136,67 @@ class PanopticQuality:
         }
 
 
-def evaluate(
-    predictor: Predictor,
-    split: MaskSplit,
-    *,
-    out: Path | None = None,
-    name: str,
-    split_name: str,
-    skip_unreadable: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
-    """Find the segments of every image of a split at its original size and return the metrics; with ``out``, write
-    metrics.json and report.html too.
+class PanopticCounts:
+    """What ``evaluate`` counts of a panoptic model, at the images' original size. Memory: a few images and, for average
+    precision, the run lengths of every object of a thing, true or predicted.
 
-    The keys are those of `PanopticQuality.result` and: data, split, model, architecture, date, seconds,
-    images_per_second, images (best, worst, sure_and_wrong: {file, pq, sure_and_wrong}), skipped (file, error); and of
-    the things' masks ap, ap50, ap75 and detections as in `MaskAveragePrecision.result`, the first three also in
-    per_class: None for stuff, and everywhere without pycocotools. Of an image and class 100 detections count, as in
-    COCO, or as many as an image has true objects of a class. Classes are matched by name.
-
-    Memory: a few images and, for average precision, the run lengths of every object of a thing, true or predicted.
-
-    Raises InputError when the model is no panoptic one or lacks a class of the data, the truth does not tell objects
-    apart, ``out`` cannot be written, or images or masks cannot be read, unless ``skip_unreadable``.
+    Raises InputError when the model lacks a class of the data, or the truth does not tell objects apart.
     """
-    card = predictor.card
-    if card.task != "panoptic":
-        raise InputError(f"{predictor.path}: this is a {card.task} model; panoptic quality measures panoptic ones")
-    things = card.things or (True,) * len(card.classes)
-    table = by_name(split.classes, card.classes, name).astype(np.int64)
-    if any(things) and not split.has_instances:
-        raise InputError(f"{name}: its masks do not tell the objects of a class apart, as panoptic quality needs")
-    if out is not None:
-        writable_folder(out).mkdir(parents=True, exist_ok=True)
-    quality = PanopticQuality(card.classes, things)
-    precision = _average_precision(card.classes, things)
-    galleries = Galleries(SHOWN, "pq")
-    skipped: list[dict[str, str]] = []
-    start = time.perf_counter()
-    total = len(split)
-    for index, prediction in enumerate(predictor.predict_many(split.image(i) for i in range(total))):
-        try:
-            if isinstance(prediction, Failure):
-                raise ImageError(prediction.error)
-            assert isinstance(prediction, PanopticSegmentation)
-            found, truth = prediction.segments, _renamed(split.segments(index), table)
-            if truth.ids.shape != found.ids.shape:
-                raise ImageError(f"{split.name(index)}: image and truth differ in size")
-            own = quality.update(truth, found)
-            if precision is not None:
-                precision.update(truth, found)
-                counts = np.bincount(truth.labels[~truth.crowd & np.array(things)[truth.labels]], minlength=1)
-                precision.detections = max(precision.detections, int(counts.max()))
-            runs = rle.encode_segments(found.ids, len(found.labels))  # far smaller than the pixels
-            galleries.add({"file": split.name(index), **own}, index, (runs, found.labels))
-        except ImageError as error:
-            skipped.append({"file": split.name(index), "error": str(error)})
-        if progress is not None:
-            progress(index + 1, total)
-    seconds = time.perf_counter() - start
-    require_readable(skipped, total, skip_unreadable)
-    measured = quality.result()
-    if not any(row["n"] for row in measured["per_class"]):
-        raise InputError("there is no true segment to measure on")
-    masks = precision.result() if precision is not None else {}
-    of_class = {row["class"]: row for row in masks.get("per_class", [])}
-    for row in measured["per_class"]:
-        row |= {key: of_class.get(row["class"], {}).get(key) for key in ("ap", "ap50", "ap75")}
-    chosen = galleries.chosen()
-    values = {
-        "task": measured.pop("task"),
-        "data": name,
-        "split": split_name,
-        "model": Path(predictor.path).name,
-        "architecture": card.architecture,
-        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "seconds": round(seconds, 3),
-        "images_per_second": round(quality.images / max(seconds, 1e-9), 1),
-        **{key: measured.pop(key) for key in ("n", "pq", "sq", "rq", "things", "stuff", "miou")},
-        **{key: masks.get(key) for key in ("ap", "ap50", "ap75", "detections")},
-        **measured,
-        "images": {kind: [facts for facts, _, _ in rows] for kind, rows in chosen.items()},
-        "skipped": skipped,
-    }
-    if out is not None:
-        write(out / "metrics.json", to_json(values))
-        pictures = {
-            kind: [
-                panoptic_report.picture(split.image(i), _renamed(split.segments(i), table), runs, labels, card)
-                for _, i, (runs, labels) in rows
-            ]
-            for kind, rows in chosen.items()
+
+    def __init__(self, predictor: Predictor, split: MaskSplit, name: str) -> None:
+        self.card, self.split = predictor.card, split
+        self.things = np.array(self.card.things or (True,) * len(self.card.classes))
+        self._table = by_name(split.classes, self.card.classes, name).astype(np.int64)
+        if self.things.any() and not split.has_instances:
+            raise InputError(f"{name}: its masks do not tell the objects of a class apart, as panoptic quality needs")
+        self._quality = PanopticQuality(self.card.classes, self.things.tolist())
+        self._precision = _average_precision(self.card.classes, self.things.tolist())
+        self._galleries = Galleries(SHOWN, "pq")
+
+    def add(self, index: int, prediction: PanopticSegmentation) -> None:
+        """Raises ImageError for a truth that cannot be read or is of another size than its image."""
+        found, truth, name = prediction.segments, self._truth(index), self.split.name(index)
+        if truth.ids.shape != found.ids.shape:
+            raise ImageError(f"{name}: image and truth differ in size")
+        own = self._quality.update(truth, found)
+        if self._precision is not None:
+            self._precision.update(truth, found)
+            counts = np.bincount(truth.labels[~truth.crowd & self.things[truth.labels]], minlength=1)
+            self._precision.detections = max(self._precision.detections, int(counts.max()))
+        runs = rle.encode_segments(found.ids, len(found.labels))  # far smaller than the pixels
+        self._galleries.add({"file": name, **own}, index, (runs, found.labels))
+
+    def result(self) -> dict[str, Any]:
+        """As `PanopticQuality.result`, and images (best, worst, sure_and_wrong: {file, pq, sure_and_wrong}); and of the
+        things' masks ap, ap50, ap75 and detections as in `MaskAveragePrecision.result`, the first three also in
+        per_class: None for stuff, and everywhere without pycocotools. Of an image and class 100 detections count, as in
+        COCO, or as many as an image has true objects of a class."""
+        measured = self._quality.result()
+        if not any(row["n"] for row in measured["per_class"]):
+            raise InputError("there is no true segment to measure on")
+        masks = self._precision.result() if self._precision is not None else {}
+        of_class = {row["class"]: row for row in masks.get("per_class", [])}
+        for row in measured["per_class"]:
+            row |= {key: of_class.get(row["class"], {}).get(key) for key in ("ap", "ap50", "ap75")}
+        return {
+            **{key: measured.pop(key) for key in ("task", "n", "pq", "sq", "rq", "things", "stuff", "miou")},
+            **{key: masks.get(key) for key in ("ap", "ap50", "ap75", "detections")},
+            **measured,
+            "images": self._galleries.facts(),
         }
-        write(out / "report.html", panoptic_report.render(values, card, pictures))
-    return values
+
+    def report(self, metrics: dict[str, Any]) -> str:
+        pictures = self._galleries.drawn(
+            lambda i, found: panoptic_report.picture(
+                self.split.image(i), self._truth(i), runs=found[0], labels=found[1], card=self.card
+            )
+        )
+        return panoptic_report.render(metrics, self.card, pictures)
+
+    def _truth(self, index: int) -> Segments:
+        """True segments with the model's class indices."""
+        segments = self.split.segments(index)
+        return Segments(segments.ids, self._table[segments.labels], segments.crowd)
 
 
 def _average_precision(classes: Sequence[str], things: Sequence[bool]) -> MaskAveragePrecision | None:
@@ -243,11 +205,6 @@ def _average_precision(classes: Sequence[str], things: Sequence[bool]) -> MaskAv
         return MaskAveragePrecision(classes, things) if any(things) else None
     except InputError:
         return None
-
-
-def _renamed(segments: Segments, table: np.ndarray) -> Segments:
-    """True segments with the model's class indices."""
-    return Segments(segments.ids, table[segments.labels], segments.crowd)
 
 
 def _means(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

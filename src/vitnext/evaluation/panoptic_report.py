@@ -35,7 +35,7 @@ SPURIOUS, MISSED = (220, 30, 30), (30, 90, 230)  # what is drawn over segments t
 
 
 def render(metrics: dict[str, Any], card: Card, pictures: Mapping[str, Sequence[Mapping[str, str]]]) -> str:
-    """The report page of the metrics that `panoptic.evaluate` returns.
+    """The report page of the metrics that `evaluate.evaluate` returns.
 
     ``pictures`` are `picture` results, for each of ``metrics["images"][kind]`` one. Equal arguments give equal pages.
     """

@@ -34,7 +34,7 @@ _CSS = {
 
 
 def render(metrics: dict[str, Any], card: Card, thumbnails: Sequence[str] = ()) -> str:
-    """The report page of the metrics that `evaluate` returns.
+    """The report page of the metrics that `evaluate.evaluate` returns.
 
     ``thumbnails`` are `thumbnail` data URIs, one for each of ``metrics["mistakes"]``. Equal arguments give equal pages.
     """

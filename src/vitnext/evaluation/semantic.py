@@ -1,12 +1,9 @@
-"""Measure a semantic segmenter on images with masks, in memory that does not grow with their number."""
+"""What is measured of a semantic segmenter on images with masks, in memory that does not grow with their number."""
 
 from __future__ import annotations
 
 import heapq
-import time
 from collections.abc import Callable, Sequence
-from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,9 +11,7 @@ import numpy as np
 from vitnext.data.mask_values import VOID
 from vitnext.errors import ImageError, InputError
 from vitnext.evaluation import semantic_report
-from vitnext.evaluation.classification import require_readable, to_json, write
-from vitnext.files import writable_folder
-from vitnext.types import Failure, Segmentation
+from vitnext.types import Segmentation
 
 if TYPE_CHECKING:
     from vitnext.data.mask_folder import MaskSplit
@@ -157,77 +152,39 @@ def _eroded(mask: np.ndarray, distance: int) -> np.ndarray:
     return whole
 
 
-def evaluate(
-    predictor: Predictor,
-    split: MaskSplit,
-    *,
-    out: Path | None = None,
-    name: str,
-    split_name: str,
-    skip_unreadable: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
-    """Segment every image of a split at its original size and return the metrics; with ``out``, write metrics.json and
-    report.html too.
+class SemanticCounts:
+    """What ``evaluate`` counts of a semantic segmenter, at the images' original size. Memory: a few images.
 
-    The keys are those of `SemanticMetrics.result` and: data, split, model, architecture, tta, date, seconds,
-    images_per_second, images (best, worst, sure_and_wrong: {file, miou, sure_and_wrong}), skipped (file, error).
-    Classes are matched by name. Memory: a few images, however many there are.
-
-    Raises InputError when the model is no segmenter or lacks a class of the data, ``out`` cannot be written, or images
-    or masks cannot be read, unless ``skip_unreadable``.
+    Raises InputError when the model lacks a class of the data.
     """
-    card = predictor.card
-    if card.task != "semantic":
-        raise InputError(f"{predictor.path}: this is a {card.task} model; data with masks measures segmenters")
-    table = by_name(split.classes, card.classes, name)
-    if out is not None:
-        writable_folder(out).mkdir(parents=True, exist_ok=True)
-    metrics = SemanticMetrics(card.classes)
-    galleries = Galleries(SHOWN, "miou")
-    skipped: list[dict[str, str]] = []
-    start = time.perf_counter()
-    total = len(split)
-    for index, prediction in enumerate(predictor.predict_many(split.image(i) for i in range(total))):
-        try:
-            if isinstance(prediction, Failure):
-                raise ImageError(prediction.error)
-            assert isinstance(prediction, Segmentation)
-            truth = table[split.mask(index)]
-            if truth.shape != prediction.mask.shape:
-                raise ImageError(f"{split.name(index)}: image and mask differ in size")
-            own = metrics.update(truth, prediction.mask, prediction.confidence)
-            galleries.add({"file": split.name(index), **own}, index, prediction.mask)
-        except ImageError as error:
-            skipped.append({"file": split.name(index), "error": str(error)})
-        if progress is not None:
-            progress(index + 1, total)
-    seconds = time.perf_counter() - start
-    require_readable(skipped, total, skip_unreadable)
-    measured = metrics.result()
-    chosen = galleries.chosen()
-    values = {
-        "task": measured.pop("task"),
-        "data": name,
-        "split": split_name,
-        "model": Path(predictor.path).name,
-        "architecture": card.architecture,
-        "tta": predictor.tta,
-        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "seconds": round(seconds, 3),
-        "images_per_second": round(metrics.images / max(seconds, 1e-9), 1),
-        **measured,
-        "images": {kind: [facts for facts, _, _ in rows] for kind, rows in chosen.items()},
-        "skipped": skipped,
-    }
-    if out is not None:
-        write(out / "metrics.json", to_json(values))
-        pictures = {
-            kind: [semantic_report.picture(split.image(i), table[split.mask(i)], mask, card) for _, i, mask in rows]
-            for kind, rows in chosen.items()
-        }
-        write(out / "report.html", semantic_report.render(values, card, pictures))
-    return values
+
+    def __init__(self, predictor: Predictor, split: MaskSplit, name: str) -> None:
+        self.card, self.tta, self.split = predictor.card, predictor.tta, split
+        self._table = by_name(split.classes, self.card.classes, name)
+        self._metrics = SemanticMetrics(self.card.classes)
+        self._galleries = Galleries(SHOWN, "miou")
+
+    def add(self, index: int, prediction: Segmentation) -> None:
+        """Raises ImageError for a mask that cannot be read or is of another size than its image."""
+        truth, name = self._truth(index), self.split.name(index)
+        if truth.shape != prediction.mask.shape:
+            raise ImageError(f"{name}: image and mask differ in size")
+        own = self._metrics.update(truth, prediction.mask, prediction.confidence)
+        self._galleries.add({"file": name, **own}, index, prediction.mask)
+
+    def result(self) -> dict[str, Any]:
+        """As `SemanticMetrics.result`, tta, and images (best, worst, sure_and_wrong: {file, miou, sure_and_wrong})."""
+        return {**self._metrics.result(), "tta": self.tta, "images": self._galleries.facts()}
+
+    def report(self, metrics: dict[str, Any]) -> str:
+        pictures = self._galleries.drawn(
+            lambda i, mask: semantic_report.picture(self.split.image(i), self._truth(i), mask, self.card)
+        )
+        return semantic_report.render(metrics, self.card, pictures)
+
+    def _truth(self, index: int) -> np.ndarray:
+        mask: np.ndarray = self._table[self.split.mask(index)]
+        return mask
 
 
 Row = tuple[dict[str, Any], int, Any]  # facts, place in the split, what was predicted
@@ -252,7 +209,15 @@ class Galleries:
             if len(heap) > self.most:
                 heapq.heappop(heap)
 
-    def chosen(self) -> dict[str, list[Row]]:
+    def facts(self) -> dict[str, list[dict[str, Any]]]:
+        """Of each kind what is said of its images."""
+        return {kind: [facts for facts, _, _ in rows] for kind, rows in self._chosen().items()}
+
+    def drawn(self, picture: Callable[[int, Any], dict[str, str]]) -> dict[str, list[dict[str, str]]]:
+        """Of each kind ``picture(place, predicted)`` of its images."""
+        return {kind: [picture(i, predicted) for _, i, predicted in rows] for kind, rows in self._chosen().items()}
+
+    def _chosen(self) -> dict[str, list[Row]]:
         """Of each kind the images, most of that kind first."""
         return {
             kind: [row for _, _, row in sorted(heap, key=lambda entry: entry[:2], reverse=True)]

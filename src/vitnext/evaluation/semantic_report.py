@@ -26,7 +26,7 @@ TITLES = {
 
 
 def render(metrics: dict[str, Any], card: Card, pictures: Mapping[str, Sequence[Mapping[str, str]]]) -> str:
-    """The report page of the metrics that `semantic.evaluate` returns.
+    """The report page of the metrics that `evaluate.evaluate` returns.
 
     ``pictures`` are `picture` results, for each of ``metrics["images"][kind]`` one. Equal arguments give equal pages.
     """

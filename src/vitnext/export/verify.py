@@ -10,9 +10,8 @@ from typing import Protocol
 import numpy as np
 
 from vitnext.errors import ImageError, InputError, WorkError
+from vitnext.inference.activations import sigmoid, softmax
 from vitnext.inference.engines import Engine
-from vitnext.inference.multilabel import sigmoid
-from vitnext.inference.predictor import softmax
 from vitnext.inference.windows import cut
 from vitnext.models.names import answers_with_queries
 from vitnext.preprocess import Preprocess, Source
@@ -76,7 +75,7 @@ def verify(
             ours, theirs = _answers(reference, trial), _answers(exported, trial)
             apart = _apart(ours, theirs)
             if decisions is not None and not (apart <= TOLERANCE).all():
-                ours = _of_queries(*decisions.followed(trial))
+                ours = _of_queries(*(part.astype(np.float64) for part in decisions.followed(trial)))
                 otherwise = max(otherwise, int((~(apart[: len(batch)] <= TOLERANCE)).sum()))
                 apart = _apart(ours, theirs)
             largest = np.maximum(largest, apart.max())  # unlike max(), keeps a NaN
@@ -108,8 +107,8 @@ def _answers(engine: Engine, images: np.ndarray) -> tuple[np.ndarray, ...]:
     if engine.card.task == "multilabel":
         return (sigmoid(engine.run(images)),)
     if engine.card.task == "classification" or (engine.card.task == "semantic" and not _by_queries(engine)):
-        return (softmax(engine.run(images)),)
-    given = engine.outputs(images)
+        return (softmax(engine.run(images).astype(np.float64)),)
+    given = [part.astype(np.float64) for part in engine.outputs(images)]
     if _by_queries(engine):
         return _of_queries(*given)
     return softmax(given[0][:, :-3]), given[0][:, -3:]

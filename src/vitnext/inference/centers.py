@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from vitnext.inference.activations import softmax
 from vitnext.types import Segments
 
 UNIT = 32.0  # pixels: of the network's offsets
@@ -21,8 +22,6 @@ CHUNK = 1 << 20  # pixels worked on at a time
 
 def activate(answers: np.ndarray) -> np.ndarray:
     """What can be averaged over windows: (B, classes + 3, h, w) with probabilities in place of the classes' logits."""
-    from vitnext.inference.windows import softmax
-
     done: np.ndarray = np.concatenate([softmax(answers[:, :-3]), answers[:, -3:]], axis=1)
     return done
 

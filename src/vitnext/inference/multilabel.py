@@ -1,15 +1,10 @@
-"""Several labels an image: probabilities, how well they rank images, and the thresholds that decide."""
+"""Several labels an image: how well scores rank images, and the thresholds that decide."""
 
 from __future__ import annotations
 
 import numpy as np
 
 UNDECIDED = 0.5  # the threshold of a class of which the validation images show nothing
-
-
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """Logits (B, classes) -> a probability of each class, float32, computed in float64 so that no value overflows."""
-    return (0.5 * (1 + np.tanh(0.5 * logits.astype(np.float64)))).astype(np.float32)
 
 
 def average_precision(scores: np.ndarray, truth: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:

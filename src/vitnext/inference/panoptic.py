@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from vitnext.inference import centers, queries
-from vitnext.inference.windows import bands
+from vitnext.inference.windows import Tiling, bands
 from vitnext.models.names import answers_with_queries
 from vitnext.preprocess import Preprocess
 from vitnext.types import Segments
@@ -36,15 +36,8 @@ def segment_objects(
         inner = preprocess.fitted(*size) if preprocess.resize == "fit" else preprocess.image_size
         part = (inner[0] / preprocess.image_size[0], inner[1] / preprocess.image_size[1])
         return queries.segments(masks[0], classes[0], things, size, part=part)
-    answers = bands(
-        pixels,
-        lambda images: run(images)[0],
-        preprocess.normalize,
-        preprocess.image_size,
-        batch=batch,
-        activate=centers.activate,
-    )
-    found = centers.segments(answers, pixels.shape[:2], things)
+    tiling = Tiling(lambda images: run(images)[0], preprocess.normalize, preprocess.image_size, batch, centers.activate)
+    found = centers.segments(bands(pixels, tiling), pixels.shape[:2], things)
     return found if found.ids.shape == size else _resized(found, size)
 
 

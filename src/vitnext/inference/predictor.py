@@ -18,10 +18,10 @@ from vitnext.data.mask_values import MOST_CLASSES
 from vitnext.decode import decode
 from vitnext.errors import ImageError, InputError, WorkError
 from vitnext.inference import queries
+from vitnext.inference.activations import sigmoid, softmax
 from vitnext.inference.engines import Engine, OnnxRuntimeEngine, OpenVinoEngine, TorchEngine
-from vitnext.inference.multilabel import sigmoid
 from vitnext.inference.panoptic import segment_objects
-from vitnext.inference.windows import segment
+from vitnext.inference.windows import Tiling, segment
 from vitnext.models.names import answers_with_queries
 from vitnext.preprocess import Source
 from vitnext.types import Classification, Failure, MultiLabel, PanopticSegmentation, Prediction, Segmentation
@@ -176,10 +176,9 @@ class Predictor:
             given = run(images)
             return queries.semantic(given[0], given[1], window) if len(given) == 2 else given[0]
 
-        activate = queries.probabilities if by_queries else None
-        mask, confidence = segment(
-            pixels, answers, preprocess.normalize, window, size, batch=batch, activate=activate, tta=self.tta
-        )
+        activate = queries.probabilities if by_queries else softmax
+        tiling = Tiling(answers, preprocess.normalize, window, batch, activate)
+        mask, confidence = segment(pixels, size, tiling, tta=self.tta)
         return Segmentation(name, card.classes, mask, confidence)
 
     def _check_shapes(self, given: tuple[np.ndarray, ...], images: int) -> None:
@@ -246,13 +245,8 @@ class Predictor:
         if self.card.task == "multilabel":
             thresholds = self.card.thresholds
             return [MultiLabel(name, classes, s, thresholds) for name, s in zip(names, sigmoid(logits), strict=True)]
-        return [Classification(name, classes, scores) for name, scores in zip(names, softmax(logits), strict=True)]
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Logits (B, classes) -> probabilities, float32 (B, classes), computed in float64 so that no value overflows."""
-    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+        shares = softmax(logits.astype(np.float64)).astype(np.float32)
+        return [Classification(name, classes, scores) for name, scores in zip(names, shares, strict=True)]
 
 
 def _name(source: Source, place: int | None = None) -> str:

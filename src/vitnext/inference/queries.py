@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from vitnext.inference.activations import softmax
 from vitnext.types import Instances, Segments
 
 SURE = 0.8  # a query's probability of its class, at least
@@ -99,7 +100,7 @@ def semantic(masks: np.ndarray, classes: np.ndarray, size: tuple[int, int]) -> n
     """Scores of each class at each pixel, float32 (B, C, height, width): the sum over queries of the class's
     probability times the mask's. masks: logits (B, K, h, w); classes: logits (B, K, C + 1)."""
     planes = np.stack([[resized(mask, size) for mask in image] for image in masks])  # (B, K, height, width)
-    return np.einsum("bqc,bqhw->bchw", softmax(classes)[..., :-1], planes, optimize=True).astype(np.float32)
+    return np.einsum("bqc,bqhw->bchw", softmax(classes, axis=-1)[..., :-1], planes, optimize=True).astype(np.float32)
 
 
 def probabilities(scores: np.ndarray) -> np.ndarray:
@@ -115,9 +116,3 @@ def resized(mask: np.ndarray, size: tuple[int, int], part: tuple[float, float] =
     logits = np.asarray(plane.resize(size[::-1], Image.Resampling.BILINEAR, box=box))
     probabilities: np.ndarray = 1 / (1 + np.exp(-logits.clip(-80, 80)))
     return probabilities
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    shares: np.ndarray = powers / powers.sum(axis=-1, keepdims=True)
-    return shares

@@ -8,16 +8,41 @@ is handed on, so that no more than one row of probabilities is ever held.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
 from vitnext.decode import STRIP
+from vitnext.inference.activations import softmax
 
 AT_ONCE = 1 << 19  # pixels of the windows that the network sees at a time
 OVERLAP = 0.25  # of neighbouring windows, at least
 SCALES = (0.75, 1.0, 1.25)  # of the image, in test-time augmentation
-Run = Callable[[np.ndarray], np.ndarray]  # normalised float32 (B, C, h, w) -> logits float32 (B, classes, h, w)
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a network sees an image of any size.
+
+    run:       normalised windows, float32 (B, C, h, w) -> what it answers, float32 (B, classes, h, w)
+    normalize: uint8 (B, h, w, C) -> float32 (B, C, h, w)
+    window:    its (height, width)
+    batch:     windows that it sees at once, at most
+    activate:  makes of its answers what is averaged where windows overlap
+    """
+
+    run: Callable[[np.ndarray], np.ndarray]
+    normalize: Callable[[np.ndarray], np.ndarray]
+    window: tuple[int, int]
+    batch: int = 8
+    activate: Callable[[np.ndarray], np.ndarray] = softmax
+
+    def answers(self, tiles: list[np.ndarray]) -> Iterator[np.ndarray]:
+        """What is averaged, float32 (classes, h, w) of each tile uint8 (h, w, C), in order."""
+        batch = max(1, min(self.batch, AT_ONCE // (self.window[0] * self.window[1])))
+        for first in range(0, len(tiles), batch):
+            yield from self.activate(self.run(self.normalize(np.stack(tiles[first : first + batch]))))
 
 
 def starts(length: int, window: int) -> list[int]:
@@ -29,34 +54,22 @@ def starts(length: int, window: int) -> list[int]:
     return [round(i * (length - window) / (count - 1)) for i in range(count)]
 
 
-def bands(
-    pixels: np.ndarray,
-    run: Run,
-    normalize: Callable[[np.ndarray], np.ndarray],
-    window: tuple[int, int],
-    *,
-    batch: int = 8,
-    activate: Callable[[np.ndarray], np.ndarray] | None = None,
-) -> Iterator[tuple[int, np.ndarray]]:
+def bands(pixels: np.ndarray, tiling: Tiling) -> Iterator[tuple[int, np.ndarray]]:
     """Probabilities of the image uint8 (H, W, C), from top to bottom: (first row, float32 (classes, rows, W)).
 
-    activate: makes of the network's answers what is averaged where windows overlap; None: softmax over the classes.
     An image smaller than the window is filled up with black, as training fills its crops.
     """
     height, width = pixels.shape[:2]
-    h, w = window
-    activate = activate or softmax
-    batch = max(1, min(batch, AT_ONCE // (h * w)))
+    h, w = tiling.window
     rows, columns = starts(height, h), starts(width, w)
     if len(rows) == len(columns) == 1:  # nothing to blend
-        [only] = _answers([cut(pixels, 0, 0, window)], run, normalize, batch, activate)
+        [only] = tiling.answers([cut(pixels, 0, 0, tiling.window)])
         yield 0, only[:, :height, :width]
         return
     hill = np.minimum.outer(_ramp(h), _ramp(w))
     total = weight = None
     for number, top in enumerate(rows):
-        tiles = [cut(pixels, top, left, window) for left in columns]
-        answers = _answers(tiles, run, normalize, batch, activate)
+        answers = tiling.answers([cut(pixels, top, left, tiling.window) for left in columns])
         for left, answer in zip(columns, answers, strict=True):
             if total is None or weight is None:
                 total = np.zeros((len(answer), h, width), np.float32)
@@ -76,15 +89,7 @@ def bands(
             rows_left[:, h - done :] = 0
 
 
-def augmented(
-    pixels: np.ndarray,
-    run: Run,
-    normalize: Callable[[np.ndarray], np.ndarray],
-    window: tuple[int, int],
-    *,
-    batch: int = 8,
-    activate: Callable[[np.ndarray], np.ndarray] | None = None,
-) -> Iterator[tuple[int, np.ndarray]]:
+def augmented(pixels: np.ndarray, tiling: Tiling) -> Iterator[tuple[int, np.ndarray]]:
     """As `bands`, the mean over SCALES of the image, and over the image and its mirror image at each.
 
     Answers at other scales are interpolated as far as they have come, so that of each scale about one row of windows is
@@ -97,9 +102,8 @@ def augmented(
         for scale in SCALES:
             if scale != 1:
                 small = scaled(image, (max(1, round(height * scale)), max(1, round(width * scale))))
-                answers = bands(small, run, normalize, window, batch=batch, activate=activate)
-                others.append(_resampled(answers, small.shape[:2], (height, width)))
-        for top, band in bands(image, run, normalize, window, batch=batch, activate=activate):
+                others.append(_resampled(bands(small, tiling), small.shape[:2], (height, width)))
+        for top, band in bands(image, tiling):
             total = band.copy()
             for rows in others:
                 total += rows(top, top + band.shape[1])
@@ -149,22 +153,14 @@ def _between(places: np.ndarray, small: int, length: int) -> tuple[np.ndarray, n
 
 
 def segment(
-    pixels: np.ndarray,
-    run: Run,
-    normalize: Callable[[np.ndarray], np.ndarray],
-    window: tuple[int, int],
-    size: tuple[int, int],
-    *,
-    batch: int = 8,
-    activate: Callable[[np.ndarray], np.ndarray] | None = None,
-    tta: bool = False,
+    pixels: np.ndarray, size: tuple[int, int], tiling: Tiling, *, tta: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Most probable class uint8 (H, W) and its probability, as a share of 255, uint8 (H, W), at the original ``size``.
 
     ``pixels`` are the image at the scale at which the network sees it; if that is another than ``size``, probabilities
     are interpolated, not classes. tta: `augmented` instead of `bands`.
     """
-    answers = (augmented if tta else bands)(pixels, run, normalize, window, batch=batch, activate=activate)
+    answers = (augmented if tta else bands)(pixels, tiling)
     classes, sure = np.empty(size, np.uint8), np.empty(size, np.uint8)
     if pixels.shape[:2] == size:
         for top, band in answers:
@@ -187,27 +183,6 @@ def segment(
             np.maximum(best, scores, out=best)
         sure[place] = np.rint(best.clip(0, 1) * 255)
     return classes, sure
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Over the classes of (B, classes, ...), float32."""
-    powers: np.ndarray = logits - logits.max(axis=1, keepdims=True)
-    np.exp(powers, out=powers)
-    powers /= powers.sum(axis=1, keepdims=True)
-    return powers
-
-
-def _answers(
-    tiles: list[np.ndarray],
-    run: Run,
-    normalize: Callable[[np.ndarray], np.ndarray],
-    batch: int,
-    activate: Callable[[np.ndarray], np.ndarray],
-) -> Iterator[np.ndarray]:
-    """What is averaged, float32 (classes, h, w) of each tile, in order."""
-    for first in range(0, len(tiles), batch):
-        images = normalize(np.stack(tiles[first : first + batch]))
-        yield from activate(run(images))
 
 
 def cut(pixels: np.ndarray, top: int, left: int, window: tuple[int, int]) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import torch
 from torch import nn
 
 from vitnext.errors import InputError
@@ -85,3 +86,14 @@ def config_dict(model: nn.Module) -> dict[str, Any]:
     else:
         own = {"head": dataclasses.asdict(config.head)}
     return {**of_backbone, **own, "classes": config.classes}
+
+
+def require_fit(network: nn.Module, name: str, channels: int, *sizes: tuple[int, int]) -> None:
+    """Raises InputError with the network's reason if it does not take images of each size (height, width)."""
+    device = next(network.parameters()).device
+    try:
+        with torch.no_grad():
+            for size in dict.fromkeys(sizes):
+                network.eval()(torch.zeros(1, channels, *size, device=device))
+    except ValueError as error:
+        raise InputError(f"{name}: {error}") from error

@@ -11,7 +11,8 @@ from vitnext.errors import InputError
 from vitnext.models import catalog, create
 from vitnext.models.names import answers_with_queries
 from vitnext.recipe import Model, Recipe, override, read
-from vitnext.training.defaults import Choice
+from vitnext.training.defaults import Choice, length
+from vitnext.wording import counted
 
 SMALL = 128  # pixels of the short side: below it a stem or patches of 4 px blur what there is
 GRAIN = 32  # pixels: stride of the coarsest features
@@ -82,7 +83,7 @@ def choose_segmenter(
     height, width = chosen.data.window or (chosen.data.image_size,) * 2
     seen = f"windows of {width} x {height} px" if chosen.data.window else f"whole images in {width} x {height} px"
     reasons.append(
-        f"crops of {chosen.data.image_size} px, {_length(chosen)}: {facts.count:,} training images; "
+        f"crops of {chosen.data.image_size} px, {length(chosen)}: {counted(facts.count, 'training image')}; "
         f"{seen} in prediction"
     )
     return Choice(chosen, reasons)
@@ -94,13 +95,6 @@ def _validate_epochs(facts: Facts, watched: int, scale: float, crop: int) -> int
     height, width = facts.size
     share = watched * height * width * scale**2 / (3 * facts.count * crop**2)
     return max(1, round(share / VALIDATION))
-
-
-def _length(recipe: Recipe) -> str:
-    schedule = recipe.schedule
-    limits = [f"{schedule.steps:,} steps"] if schedule.steps else []
-    limits += [f"{schedule.minutes:g} minutes"] if schedule.minutes else []
-    return " or ".join(limits) or f"{schedule.epochs} epochs"
 
 
 def _with_model(recipe: Recipe, name: str | None) -> Recipe:

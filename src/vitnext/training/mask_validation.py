@@ -11,8 +11,9 @@ from torch import nn
 from vitnext.data.mask_folder import MaskSplit
 from vitnext.data.mask_loaders import pair
 from vitnext.data.mask_values import VOID
+from vitnext.inference.activations import softmax
 from vitnext.inference.queries import probabilities
-from vitnext.inference.windows import bands
+from vitnext.inference.windows import Tiling, bands
 from vitnext.models.queries import QuerySegmenter
 from vitnext.preprocess import Preprocess
 from vitnext.training.hardware import Precision
@@ -31,7 +32,7 @@ class MaskValidator:
     def __init__(self, split: MaskSplit, preprocess: Preprocess, *, by_queries: bool = False) -> None:
         """``by_queries``: the model answers with masks and classes of queries."""
         self.split, self.preprocess = split, preprocess
-        self.by_queries, self.activate = by_queries, probabilities if by_queries else None
+        self.by_queries, self.activate = by_queries, probabilities if by_queries else softmax
 
     def __call__(self, model: nn.Module, precision: Precision) -> Metrics:
         device, count = next(model.parameters()).device, len(self.split.classes)
@@ -42,12 +43,11 @@ class MaskValidator:
                 answers: np.ndarray = network(torch.from_numpy(batch).to(device)).float().cpu().numpy()
             return answers
 
+        tiling = Tiling(run, self.preprocess.normalize, self.preprocess.image_size, activate=self.activate)
         confusion, loss, pixels = np.zeros((count, count), np.int64), 0.0, 0
         for i in range(len(self.split)):
             image, mask = pair(self.split, self.preprocess, i)
-            for top, band in bands(
-                image, run, self.preprocess.normalize, self.preprocess.image_size, activate=self.activate
-            ):
+            for top, band in bands(image, tiling):
                 truth = mask[top : top + band.shape[1]]
                 seen = truth != VOID
                 labels, predicted = truth[seen].astype(np.int64), band.argmax(0)[seen]

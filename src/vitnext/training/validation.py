@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from vitnext.data.dataset import Split
 from vitnext.data.loaders import cache_limit
-from vitnext.inference.multilabel import average_precision, sigmoid
+from vitnext.inference.activations import sigmoid
+from vitnext.inference.multilabel import average_precision
 from vitnext.preprocess import Preprocess
 from vitnext.training.hardware import Precision
 from vitnext.training.loop import Metrics, Normalize

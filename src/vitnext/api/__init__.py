@@ -1,0 +1,8 @@
+"""What ``vitnext.NAME`` and the command line call: the parts, tied together."""
+
+from vitnext.api.evaluation import evaluate
+from vitnext.api.folder import finished, run_name
+from vitnext.api.models import convert, create_model, export
+from vitnext.api.training import TrainResult, train
+
+__all__ = ["TrainResult", "convert", "create_model", "evaluate", "export", "finished", "run_name", "train"]

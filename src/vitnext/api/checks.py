@@ -1,0 +1,47 @@
+"""The doctor's look at the data before training."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from vitnext.api.console import Say
+from vitnext.data import doctor, mask_doctor
+from vitnext.data.dataset import Dataset, Split
+from vitnext.errors import InputError
+
+UNREADABLE = ("unreadable", "unreadable_mask", "size", "no_file")  # findings that --skip-unreadable leaves out
+
+
+def checked(dataset: Dataset[Any], skip_unreadable: bool, say: Say) -> Dataset[Any]:
+    """Let the doctor look before training: warnings are said, errors stop unless they can be skipped."""
+    semantic = dataset.task == "semantic"
+    report = mask_doctor.check(dataset) if semantic else doctor.check(dataset)
+    for finding in report.warnings:
+        say(f"warning: {finding.message}")
+    for finding in report.errors:
+        if finding.kind in UNREADABLE and skip_unreadable:
+            say(f"skipped: {finding.message}")
+            for item in finding.items[doctor.EXAMPLES :]:  # the message names the first ones
+                say(f"skipped: {item}")
+        elif finding.kind in UNREADABLE:
+            raise InputError(
+                f"{finding.message}; mend or remove them (vitnext check --json lists all), or add --skip-unreadable"
+            )
+        else:
+            raise InputError(finding.message)
+    if not report.unreadable:
+        return dataset
+    splits: dict[str, Split] = {}
+    for name, split in dataset.splits.items():
+        good = np.setdiff1d(np.arange(len(split)), report.unreadable.get(name, []))
+        if not len(good):
+            raise InputError(f"{dataset.name}: none of the {len(split):,} {name} images can be used")
+        splits[name] = split.subset(good)
+    readable = dataclasses.replace(dataset, splits=splits)
+    again = mask_doctor.check(readable) if semantic else doctor.check(readable, decode=False)
+    for finding in again.errors:  # a class may have lost all of its images
+        raise InputError(finding.message)
+    return readable

@@ -1,0 +1,92 @@
+"""The folder of a run: what it holds, and whether a run may begin or go on in it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from vitnext.card import Card, read_card
+from vitnext.errors import InputError, WorkError
+from vitnext.files import writable_folder
+from vitnext.recipe import Recipe, override, read
+
+ARTIFACT, STATE, RECIPE = "model.safetensors", "last.pt", "recipe.yaml"
+BEGUN = "card.json"  # the card of its model before anything was measured
+
+
+def run_name(data: str | Path) -> str:
+    """What a run on ``data`` is called if nothing is said: a folder's name, or a table's without its extension."""
+    path = Path(data).resolve()
+    return path.stem if path.is_file() else path.name
+
+
+def require_free(folder: Path) -> None:
+    """Raises InputError if no new run can be kept in ``folder``."""
+    writable_folder(folder)
+    if (folder / STATE).exists():
+        raise InputError(f"{folder} holds a run already: add --resume to go on with it, or choose another --out")
+    if (folder / ARTIFACT).exists() and not _barely_begun(folder):
+        raise InputError(f"{folder} holds a model already: choose another --out")
+
+
+def _barely_begun(folder: Path) -> bool:
+    """Whether the model in ``folder`` is that of a run which was killed before its first last.pt: it may begin anew."""
+    with contextlib.suppress(InputError):
+        return (folder / BEGUN).exists() and not finished(folder)
+    return False
+
+
+def finished(folder: Path) -> bool:
+    """Whether the run in ``folder`` came to its end: its model is measured. Raises InputError for a damaged model."""
+    artifact = folder / ARTIFACT
+    return artifact.is_file() and (folder / "metrics.json").is_file() and "seconds" in read_card(artifact).metrics
+
+
+def recipe_of_run(folder: Path, model: str | None, recipe: str | None, overrides: Sequence[str]) -> Recipe:
+    """The recipe that the run in ``folder`` was started with; what is given now must not say otherwise."""
+    from vitnext.models import catalog
+
+    path = folder / RECIPE
+    if not path.is_file():
+        raise InputError(f"there is no run in {folder} to go on with: start it without --resume")
+    if recipe is not None:
+        raise InputError("--resume goes on with the run's own recipe: leave --recipe out")
+    full = read(path)
+    if model is not None and model not in (full.model.name, catalog.family_of(full.model.name)):
+        raise InputError(f"the run in {folder} trains {full.model.name}, not {model}: leave --model out")
+    return override(full, overrides)
+
+
+def card_of_run(folder: Path) -> Card:
+    """The card that the run in ``folder`` began with. Raises InputError if there is none, or it is damaged."""
+    from vitnext.training.checkpoint import ANEW
+
+    try:
+        return Card.from_json((folder / BEGUN).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{folder / BEGUN} cannot be read ({error.strerror}): {ANEW}") from error
+
+
+def require_weights(artifact: Path, stopped: dict[str, Any], recipe: Recipe, select: bool) -> None:
+    """Of a run whose model file is gone: raises InputError if neither last.pt nor the epochs to come can replace it."""
+    from vitnext.training.checkpoint import ANEW
+
+    kept, epoch = stopped["kept_epoch"], stopped["epoch"]
+    if select and kept and not kept == epoch == recipe.schedule.epochs:
+        raise InputError(f"{artifact} is gone, and with it the weights of epoch {kept}: {ANEW}")
+
+
+@contextlib.contextmanager
+def workers_may_die(folder: Path, again: str) -> Iterator[None]:
+    """Raises WorkError if a process that decodes images is killed; ``again`` is the command that goes on."""
+    try:
+        yield
+    except (RuntimeError, ConnectionError, EOFError) as error:  # the last two where it died in handing a batch over
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+            raise
+        go_on = f", and go on from the last checkpoint with: {again}" if (folder / STATE).exists() else ""
+        raise WorkError(
+            f"a worker process died, perhaps because memory ran out: if so, set workers lower{go_on}"
+        ) from error

@@ -1,0 +1,217 @@
+"""A run from its network to its measured model."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from torch import nn
+
+from vitnext.api.console import Say
+from vitnext.api.folder import ARTIFACT, BEGUN, RECIPE, STATE, require_free, require_weights, workers_may_die
+from vitnext.api.plan import ENDLESS
+from vitnext.card import Card, versions
+from vitnext.data.coco_folder import category_ids
+from vitnext.data.dataset import Dataset, held_out
+from vitnext.errors import InputError, Terminated
+from vitnext.evaluation.evaluate import HEADLINES, choose_thresholds, evaluate
+from vitnext.evaluation.panoptic import PanopticQuality
+from vitnext.files import atomic_write, held
+from vitnext.inference.multilabel import UNDECIDED
+from vitnext.inference.predictor import load
+from vitnext.models import catalog, create
+from vitnext.preprocess import Preprocess
+from vitnext.recipe import Recipe
+from vitnext.training import loop
+from vitnext.training.checkpoint import load_run
+from vitnext.training.console import SCORES, ConsoleWatcher
+from vitnext.training.hardware import Precision, choose_precision, suitable_threads
+from vitnext.training.loop import Interrupted, Metrics, Normalize, Progress
+from vitnext.training.task import Task, task_name, task_of, things_of
+from vitnext.weights.artifact import load_artifact, save_artifact
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """All that a run trains with.
+
+    recipe:  with the precision that was decided
+    card:    of its model, without metrics
+    watched: the split that is looked at after each epoch
+    select:  whether that chooses the epoch that is kept; without val images test is watched, and chooses nothing
+    macs:    multiply-adds of a batch
+    again:   the command that goes on with it
+    """
+
+    folder: Path
+    recipe: Recipe
+    dataset: Dataset[Any]
+    network: nn.Module
+    task: Task
+    precision: Precision
+    card: Card
+    watched: str
+    select: bool
+    macs: int
+    again: str
+
+    @property
+    def artifact(self) -> Path:
+        return self.folder / ARTIFACT
+
+
+def prepare(
+    recipe: Recipe,
+    dataset: Dataset[Any],
+    network: nn.Module,
+    preprocess: Preprocess,
+    licence: str,
+    folder: Path,
+    data: str | Path,
+    say: Say,
+) -> Run:
+    """All that the network trains with; the first batch is decoded, and on it the precision is chosen.
+
+    data: as the user named it. Raises InputError for a patience without validation images.
+    """
+    select = "val" in dataset.splits
+    watched = "val" if select else held_out(dataset)[0]
+    task = task_of(dataset, watched, preprocess, recipe, PanopticQuality)
+    say(f"data  {task.batches.description}")
+    macs = catalog.count_macs(network, recipe.data.image_size) * recipe.batch_size
+    again = f"vitnext train {shlex.quote(str(data))} --out {shlex.quote(str(folder))} --resume"
+    device = next(network.parameters()).device
+    with workers_may_die(folder, again):
+        images, truth = (tensor.to(device) for tensor in next(task.batches.epoch(0)))
+    with suitable_threads(macs):
+        sample = (Normalize(preprocess, device)(images), truth)
+        precision = choose_precision(recipe.precision, network, task.objective, sample)
+    if recipe.precision == "auto":  # decided once and written down, so that recipe.yaml repeats the run
+        recipe = replace(recipe, precision=precision.name)
+        say(f"precision {precision.name}: {precision.reason}")
+    if recipe.schedule.patience and not select:
+        raise InputError("schedule.patience needs validation images: set data.val_fraction above 0, or give val/")
+    card = _card(recipe, dataset, network, preprocess, licence)
+    return Run(folder, recipe, dataset, network, task, precision, card, watched, select, macs, again)
+
+
+def _card(recipe: Recipe, dataset: Dataset[Any], network: nn.Module, preprocess: Preprocess, licence: str) -> Card:
+    learnt = task_name(dataset, recipe.model.name)
+    train = dataset.splits["train"]
+    ids = category_ids(train) if dataset.kind == "coco" else None  # what COCO's file calls the classes
+    return Card(
+        task=learnt,
+        architecture=recipe.model.name,
+        config=create.config_dict(network),
+        classes=dataset.classes,
+        preprocess=preprocess,
+        metrics={},
+        data={
+            "name": dataset.name,
+            "kind": dataset.kind,
+            "fingerprint": dataset.fingerprint,
+            "split": dataset.split_rule,
+            "counts": {name: len(split) for name, split in dataset.splits.items()},
+            **({} if ids is None else {"category_ids": ids}),
+        },
+        recipe=recipe.to_dict(),
+        versions=versions(),
+        licence=licence,
+        colors=train.values.palette if dataset.task == "semantic" else (),
+        things=things_of(train) if learnt == "panoptic" else (),
+        thresholds=(UNDECIDED,) * len(dataset.classes) if dataset.task == "multilabel" else (),
+    )
+
+
+@contextlib.contextmanager
+def claimed(run: Run, resume: bool) -> Iterator[dict[str, Any] | None]:
+    """Hold the run's folder, with its recipe and card in it; gives the state to go on from, or None for a new run.
+
+    Raises InputError if another training holds it, and if no run can begin, or this one not go on, in it.
+    """
+    folder = run.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    with held(folder / f"{STATE}.lock", f"another training is writing to {folder}: choose another --out"):
+        state = None
+        if resume:  # what was said with it may yet be refused; then the run stays as it is
+            state = load_run(folder / STATE, run.recipe, run.dataset.fingerprint, run.task.batches.steps_per_epoch)
+            if not run.artifact.exists():
+                require_weights(run.artifact, state["progress"], run.recipe, run.select)
+        else:
+            require_free(folder)  # another run may have come and gone since
+        with atomic_write(folder / RECIPE) as temporary:
+            temporary.write_text(yaml.safe_dump(run.recipe.to_dict(), sort_keys=False), encoding="utf-8")
+        if not resume:
+            with atomic_write(folder / BEGUN) as temporary:
+                temporary.write_text(run.card.to_json() + "\n", encoding="utf-8")
+        yield state
+
+
+def fit(run: Run, state: dict[str, Any] | None, console: Console | None, say: Say) -> Progress:
+    """Train, and leave the kept epoch as the run's artifact. Raises KeyboardInterrupt or Terminated after a stop."""
+    schedule, score = run.recipe.schedule, run.task.validate.score
+
+    def keep(network: nn.Module, progress: Progress, metrics: Metrics) -> None:
+        values = {run.watched: metrics, "epoch": progress.epoch}
+        save_artifact(run.artifact, network, replace(run.card, metrics=values))
+
+    known = schedule.epochs if schedule.epochs < ENDLESS else None
+    watcher = ConsoleWatcher(console or Console(quiet=True), known, run.watched, score)
+    with watcher, suitable_threads(run.macs), workers_may_die(run.folder, run.again):
+        try:
+            end = loop.fit(
+                run.network,
+                run.task.batches,
+                run.task.objective,
+                run.task.validate,
+                run.recipe,
+                run.card.preprocess,
+                run.precision,
+                folder=run.folder,
+                keep=keep,
+                watch=watcher,
+                fingerprint=run.dataset.fingerprint,
+                mix=run.task.mix,
+                select=run.select,
+                resume=state,
+            )
+        except Interrupted as stop:
+            if stop.signal == signal.SIGTERM:
+                raise Terminated(f"terminated and saved; go on with: {run.again}") from None
+            raise KeyboardInterrupt(f"stopped and saved; go on with: {run.again}") from None
+    if not run.artifact.exists():  # the kept epoch is the last one
+        keep(run.network, end, {score: end.kept_score, "loss": end.kept_loss})
+    if schedule.patience and end.epoch - end.best_epoch >= schedule.patience and end.epoch < schedule.epochs:
+        say(f"stopped early: no better validation {SCORES[score]} since epoch {end.best_epoch}")
+    return end
+
+
+def measure(run: Run, end: Progress, say: Say) -> dict[str, Any]:
+    """The metrics of the held-out images, with the report in the run's folder; the artifact's card says what they are.
+
+    The measured thing is the served thing: the artifact is read back and predicts.
+    """
+    card, skip = run.card, run.recipe.data.skip_unreadable
+    watched = {run.watched: {run.task.validate.score: end.kept_score, "loss": end.kept_loss}}
+    trained, _ = load_artifact(run.artifact)
+    if card.task == "multilabel" and run.select:  # never on test images
+        card = replace(card, thresholds=choose_thresholds(load(run.artifact), run.dataset.splits["val"], skip))
+        save_artifact(run.artifact, trained, replace(card, metrics={**watched, "epoch": end.kept_epoch}))
+        say("thresholds: of each class the one with the highest F1 on the validation images")
+    elif card.task == "multilabel":
+        say(f"thresholds: {UNDECIDED} for every class, as there are no validation images")
+    name, split = held_out(run.dataset)
+    metrics = evaluate(
+        load(run.artifact), split, out=run.folder, name=run.dataset.name, split_name=name, skip_unreadable=skip
+    )
+    measured = watched | {name: {key: metrics[key] for key in HEADLINES[card.task]}}
+    facts = {"epoch": end.kept_epoch, "seconds": end.seconds}
+    save_artifact(run.artifact, trained, replace(card, metrics={**measured, **facts}))
+    return metrics
