@@ -137,7 +137,7 @@ WRONG = {
     "seed": ["-1", "0.5", "true"],
     "save_minutes": ["-1", ".inf", "true"],
     "save_steps": ["-1", "0.5", "true"],
-    "track": ["wandb", "true"],
+    "track": ["neptune", "true"],
 }
 
 

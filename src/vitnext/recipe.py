@@ -173,7 +173,7 @@ class Recipe:
     seed: Natural = 0
     save_minutes: NotNegative = 10.0  # between checkpoints within an epoch; after each epoch there is one anyhow
     save_steps: Natural = 0  # steps between them, too; 0: by the clock alone
-    track: Literal["none", "tensorboard"] = "none"  # beside the journal
+    track: Literal["none", "tensorboard", "wandb", "mlflow"] = "none"  # beside the journal
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dicts, ready for JSON and YAML."""

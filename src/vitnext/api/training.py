@@ -56,6 +56,7 @@ def train(
     """
     require("torch", "train")
     from vitnext.api import network, plan, run
+    from vitnext.training.trackers import require_tracker
 
     say = speaker(console)
     folder = Path(out) if out is not None else Path("runs") / run_name(data)
@@ -68,6 +69,7 @@ def train(
     chosen, dataset = choose(
         data, folder, model=model, pretrained=str(pretrained), recipe=recipe, overrides=said, say=say
     )
+    require_tracker(chosen.track)
 
     # Build the network, and all that it trains with.
     begun = card_of_run(folder) if resume and chosen.model.pretrained != "none" else None
