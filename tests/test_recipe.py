@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from vitnext.errors import InputError
-from vitnext.recipe import Augment, Data, Model, Recipe, builtin_names, from_dict, override, read
+from vitnext.recipe import AUTO, Augment, Data, Model, Recipe, builtin_names, from_dict, override, read
 
 # Another value than the default for every field, as the command line takes it.
 OTHER = {
@@ -309,6 +309,13 @@ def test_all_fields_at_once_survive_the_round_trip():
 )
 def test_numbers_are_read_in_every_usual_form(text, value):
     assert override(Recipe(), [f"optimizer.learning_rate={text}"]).optimizer.learning_rate == value
+
+
+def test_what_is_decided_when_the_run_begins_stays_auto_until_then():
+    recipe = override(Recipe(), ["optimizer.learning_rate=auto"])
+    tree = recipe.to_dict()
+    assert (recipe.optimizer.learning_rate, tree["optimizer"]["learning_rate"]) == (AUTO, "auto")
+    assert from_dict(tree) == recipe
 
 
 def test_later_assignments_win_and_the_original_is_not_changed():

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
 from vitnext.errors import InputError
@@ -53,6 +53,20 @@ Level = Annotated[Real, Field(ge=0, le=10)]
 Magnitude = Annotated[tuple[Level, NotNegative], AfterValidator(_with_magnitude)]
 Count = Annotated[Whole, Field(ge=1)]
 Natural = Annotated[Whole, Field(ge=0)]
+
+AUTO = 0  # what "auto" is as a number: decided when the run begins
+
+
+def _auto(value: Any) -> Any:
+    if value == "auto":
+        return AUTO
+    if isinstance(value, int | float) and not isinstance(value, bool) and value == AUTO:
+        raise PydanticCustomError("auto", 'input should be greater than 0, or "auto"')
+    return value
+
+
+_OR_AUTO = (BeforeValidator(_auto), PlainSerializer(lambda value: value or "auto"))
+PositiveOrAuto = Annotated[Real, Field(ge=0), *_OR_AUTO]
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -110,7 +124,7 @@ class Optimizer:
 
     __pydantic_config__ = _STRICT
     name: Literal["adamw", "muon"] = "adamw"
-    learning_rate: Positive = 1e-3  # peak, for the batch size given in the recipe
+    learning_rate: PositiveOrAuto = 1e-3  # peak, for the batch size given in the recipe; auto: by a range test
     weight_decay: NotNegative = 0.05
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     clip_norm: NotNegative = 1.0  # largest norm of the whole gradient; 0: no clipping

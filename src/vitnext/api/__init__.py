@@ -3,6 +3,16 @@
 from vitnext.api.evaluation import evaluate
 from vitnext.api.folder import finished, run_name
 from vitnext.api.models import convert, create_model, export
-from vitnext.api.training import TrainResult, train
+from vitnext.api.training import TrainResult, find_learning_rate, train
 
-__all__ = ["TrainResult", "convert", "create_model", "evaluate", "export", "finished", "run_name", "train"]
+__all__ = [
+    "TrainResult",
+    "convert",
+    "create_model",
+    "evaluate",
+    "export",
+    "find_learning_rate",
+    "finished",
+    "run_name",
+    "train",
+]

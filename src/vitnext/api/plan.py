@@ -15,7 +15,7 @@ from vitnext.data.dataset import Dataset, held_out, open_dataset, regroup
 from vitnext.data.facts import look_at
 from vitnext.errors import InputError
 from vitnext.models import create
-from vitnext.recipe import Recipe, override, read
+from vitnext.recipe import AUTO, Recipe, override, read
 from vitnext.training import defaults, mask_defaults
 from vitnext.training.task import require_labels, require_suitable
 
@@ -111,6 +111,8 @@ def go_on(
     if pretrained != "auto":
         raise InputError("--resume goes on from the run's own weights: leave --pretrained out")
     theirs = recipe_of_run(folder, model, recipe, overrides)
+    if theirs.optimizer.learning_rate == AUTO:
+        raise InputError("--resume goes on with what the run decided: leave auto out")
     dataset = open_dataset(data, seed=theirs.seed, val_fraction=theirs.data.val_fraction)
     say(dataset.line)
     require_suitable(theirs, dataset)

@@ -28,12 +28,13 @@ from vitnext.inference.multilabel import UNDECIDED
 from vitnext.inference.predictor import load
 from vitnext.models import catalog, create
 from vitnext.preprocess import Preprocess
-from vitnext.recipe import Recipe
+from vitnext.recipe import AUTO, Recipe
 from vitnext.training import loop
 from vitnext.training.checkpoint import load_run
 from vitnext.training.console import SCORES, ConsoleWatcher
 from vitnext.training.hardware import Precision, choose_precision, suitable_threads
 from vitnext.training.loop import Interrupted, Metrics, Normalize, Progress
+from vitnext.training.range_test import range_test
 from vitnext.training.task import Task, task_name, task_of, things_of
 from vitnext.weights.artifact import load_artifact, save_artifact
 
@@ -77,11 +78,14 @@ def prepare(
     data: str | Path,
     say: Say,
 ) -> Run:
-    """All that the network trains with; the first batch is decoded, and on it the precision is chosen.
+    """All that the network trains with; the first batch is decoded, and on it the precision is chosen. A learning rate
+    that is "auto" is found by a range test, which leaves the network as it is.
 
     data: as the user named it. Raises InputError for a patience without validation images.
     """
     select = "val" in dataset.splits
+    if recipe.schedule.patience and not select:
+        raise InputError("schedule.patience needs validation images: set data.val_fraction above 0, or give val/")
     watched = "val" if select else held_out(dataset)[0]
     task = task_of(dataset, watched, preprocess, recipe, PanopticQuality)
     say(f"data  {task.batches.description}")
@@ -96,8 +100,15 @@ def prepare(
     if recipe.precision == "auto":  # decided once and written down, so that recipe.yaml repeats the run
         recipe = replace(recipe, precision=precision.name)
         say(f"precision {precision.name}: {precision.reason}")
-    if recipe.schedule.patience and not select:
-        raise InputError("schedule.patience needs validation images: set data.val_fraction above 0, or give val/")
+    if recipe.optimizer.learning_rate == AUTO:
+        with suitable_threads(macs), workers_may_die(folder, again):
+            found = range_test(network, task, recipe, preprocess, precision)
+        found.write(folder)
+        recipe = replace(recipe, optimizer=replace(recipe.optimizer, learning_rate=found.suggestion))
+        say(
+            f"learning rate {found.suggestion:.1e}: a tenth of the one with the lowest loss in a range test of "
+            f"{len(found.rates)} steps, {folder / 'lr_test.png'}"
+        )
     card = _card(recipe, dataset, network, preprocess, licence)
     return Run(folder, recipe, dataset, network, task, precision, card, watched, select, macs, again)
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitnext.api.console import speaker
+from vitnext.api.console import Say, speaker
 from vitnext.api.folder import card_of_run, run_name
 from vitnext.errors import require
 from vitnext.evaluation.evaluate import headline
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from vitnext.api.run import Run
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,63 @@ def train(
     Raises InputError for wrong input, WorkError for a run that fails, and, after the run was saved, KeyboardInterrupt
     for Ctrl-C and Terminated, a SystemExit, for SIGTERM.
     """
+    say = speaker(console)
+    length = {"epochs": epochs, "steps": steps, "minutes": minutes}
+    ready = _prepared(data, model, pretrained, out, recipe, length, resume, seed, skip_unreadable, overrides, say)
+    from vitnext.api import run
+
+    # Fit, and measure what is left.
+    with run.claimed(ready, resume) as state:
+        end = run.fit(ready, state, console, say)
+        metrics = run.measure(ready, end, say)
+    say(f"{metrics['split']} {headline(metrics)}")
+    say(f"trained in {end.seconds:,.0f} s; report {ready.folder / 'report.html'}")
+    return TrainResult(ready.artifact, metrics, ready.folder)
+
+
+def find_learning_rate(
+    data: str | Path,
+    *,
+    model: str | None = None,
+    pretrained: str | Path = "auto",
+    out: str | Path | None = None,
+    recipe: str | None = None,
+    seed: int | None = None,
+    skip_unreadable: bool = False,
+    overrides: Sequence[str] = (),
+    console: Console | None = None,
+) -> float:
+    """The learning rate that a range test suggests (see ``training.range_test``) for what `train` would train, to which
+    the arguments are the same. Its curve is written to ``out``: lr_test.csv and lr_test.png. Nothing is trained:
+    `train` with the override ``optimizer.learning_rate=auto`` tests, and goes on with what it suggests.
+
+    Raises InputError for wrong input, and WorkError if the loss falls at no rate.
+    """
+    said = [*overrides, "optimizer.learning_rate=auto"]
+    ready = _prepared(data, model, pretrained, out, recipe, {}, False, seed, skip_unreadable, said, speaker(console))
+    return ready.recipe.optimizer.learning_rate
+
+
+def _prepared(
+    data: str | Path,
+    model: str | None,
+    pretrained: str | Path,
+    out: str | Path | None,
+    recipe: str | None,
+    length: Mapping[str, Any],
+    resume: bool,
+    seed: int | None,
+    skip_unreadable: bool,
+    overrides: Sequence[str],
+    say: Say,
+) -> Run:
+    """All that a run needs to begin or to go on, for the arguments of `train`."""
     require("torch", "train")
     from vitnext.api import network, plan, run
     from vitnext.training.trackers import require_tracker
 
-    say = speaker(console)
     folder = Path(out) if out is not None else Path("runs") / run_name(data)
-    said = [*overrides, *plan.length(epochs, steps, minutes, overrides)]
+    said = [*overrides, *plan.length(length.get("epochs"), length.get("steps"), length.get("minutes"), overrides)]
     said += [f"seed={seed}"] if seed is not None else []
     said += ["data.skip_unreadable=true"] if skip_unreadable else []
 
@@ -74,12 +126,4 @@ def train(
     # Build the network, and all that it trains with.
     begun = card_of_run(folder) if resume and chosen.model.pretrained != "none" else None
     built = network.build(chosen, dataset, begun, say)
-    ready = run.prepare(chosen, dataset, *built, folder, data, say)
-
-    # Fit, and measure what is left.
-    with run.claimed(ready, resume) as state:
-        end = run.fit(ready, state, console, say)
-        metrics = run.measure(ready, end, say)
-    say(f"{metrics['split']} {headline(metrics)}")
-    say(f"trained in {end.seconds:,.0f} s; report {folder / 'report.html'}")
-    return TrainResult(ready.artifact, metrics, folder)
+    return run.prepare(chosen, dataset, *built, folder, data, say)
