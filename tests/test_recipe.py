@@ -312,10 +312,10 @@ def test_numbers_are_read_in_every_usual_form(text, value):
 
 
 def test_what_is_decided_when_the_run_begins_stays_auto_until_then():
-    recipe = override(Recipe(), ["optimizer.learning_rate=auto"])
+    recipe = override(Recipe(), ["optimizer.learning_rate=auto", "batch_size=auto"])
+    assert (recipe.optimizer.learning_rate, recipe.batch_size) == (AUTO, AUTO)
     tree = recipe.to_dict()
-    assert (recipe.optimizer.learning_rate, tree["optimizer"]["learning_rate"]) == (AUTO, "auto")
-    assert from_dict(tree) == recipe
+    assert (tree["optimizer"]["learning_rate"], tree["batch_size"]) == ("auto", "auto") and from_dict(tree) == recipe
 
 
 def test_later_assignments_win_and_the_original_is_not_changed():

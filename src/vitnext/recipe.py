@@ -67,6 +67,7 @@ def _auto(value: Any) -> Any:
 
 _OR_AUTO = (BeforeValidator(_auto), PlainSerializer(lambda value: value or "auto"))
 PositiveOrAuto = Annotated[Real, Field(ge=0), *_OR_AUTO]
+CountOrAuto = Annotated[Whole, Field(ge=0), *_OR_AUTO]
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -179,7 +180,7 @@ class Recipe:
     loss: Loss = field(default_factory=Loss)
     label_smoothing: Fraction = 0.0
     ema: Fraction = 0.0  # decay a step of the moving average of the weights, which is what is kept; 0: none
-    batch_size: Count = 128  # images an optimizer step
+    batch_size: CountOrAuto = 128  # images an optimizer step; auto: by a measurement at the start
     accumulate: Count = 1  # parts in which they pass through the network, to save memory
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where a measurement at start finds it faster
     device: str = "auto"  # auto: cuda, else mps, else cpu

@@ -111,7 +111,7 @@ def go_on(
     if pretrained != "auto":
         raise InputError("--resume goes on from the run's own weights: leave --pretrained out")
     theirs = recipe_of_run(folder, model, recipe, overrides)
-    if theirs.optimizer.learning_rate == AUTO:
+    if AUTO in (theirs.optimizer.learning_rate, theirs.batch_size):
         raise InputError("--resume goes on with what the run decided: leave auto out")
     dataset = open_dataset(data, seed=theirs.seed, val_fraction=theirs.data.val_fraction)
     say(dataset.line)

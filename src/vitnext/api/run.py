@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 import yaml
 from rich.console import Console
 from torch import nn
@@ -30,13 +32,17 @@ from vitnext.models import catalog, create
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import AUTO, Recipe
 from vitnext.training import loop
+from vitnext.training.batch_size import choose_batch_size
 from vitnext.training.checkpoint import load_run
 from vitnext.training.console import SCORES, ConsoleWatcher
 from vitnext.training.hardware import Precision, choose_precision, suitable_threads
 from vitnext.training.loop import Interrupted, Metrics, Normalize, Progress
 from vitnext.training.range_test import range_test
-from vitnext.training.task import Task, task_name, task_of, things_of
+from vitnext.training.task import Task, require_statistics, task_name, task_of, things_of
+from vitnext.training.trial import Trial
 from vitnext.weights.artifact import load_artifact, save_artifact
+
+SAMPLE = 64  # images that a batch size is measured on
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,14 +84,17 @@ def prepare(
     data: str | Path,
     say: Say,
 ) -> Run:
-    """All that the network trains with; the first batch is decoded, and on it the precision is chosen. A learning rate
-    that is "auto" is found by a range test, which leaves the network as it is.
+    """All that the network trains with; the first batch is decoded, and on it the precision is chosen. A batch
+    size that is "auto" is measured, a learning rate found by a range test; both leave the network as it is.
 
     data: as the user named it. Raises InputError for a patience without validation images.
     """
     select = "val" in dataset.splits
     if recipe.schedule.patience and not select:
         raise InputError("schedule.patience needs validation images: set data.val_fraction above 0, or give val/")
+    if recipe.batch_size == AUTO:
+        recipe = _with_batch_size(recipe, dataset, network, preprocess, say)
+        require_statistics(network, recipe, len(dataset.splits["train"]))
     watched = "val" if select else held_out(dataset)[0]
     task = task_of(dataset, watched, preprocess, recipe, PanopticQuality)
     say(f"data  {task.batches.description}")
@@ -111,6 +120,28 @@ def prepare(
         )
     card = _card(recipe, dataset, network, preprocess, licence)
     return Run(folder, recipe, dataset, network, task, precision, card, watched, select, macs, again)
+
+
+def _with_batch_size(
+    recipe: Recipe, dataset: Dataset[Any], network: nn.Module, preprocess: Preprocess, say: Say
+) -> Recipe:
+    """Decided by steps on a few images; their classes are not all there, and count alike."""
+    train = dataset.splits["train"]
+    few = train.subset(np.linspace(0, len(train) - 1, min(SAMPLE, len(train))).astype(int))
+    plain = replace(
+        recipe,
+        batch_size=len(few),
+        workers=0,
+        data=replace(recipe.data, class_sampling=1.0),
+        loss=replace(recipe.loss, balanced=False),
+    )
+    task = task_of(replace(dataset, splits={"train": few}), "train", preprocess, plain, PanopticQuality)
+    precision = Precision(torch.bfloat16 if recipe.precision == "bf16" else torch.float32)
+    trial = Trial(network, task, plain, preprocess, precision)
+    with suitable_threads(catalog.count_macs(network, recipe.data.image_size) * len(few)):
+        size, reason = choose_batch_size(trial, next(task.batches.epoch(0)), len(train))
+    say(f"batch size {size}: {reason}")
+    return replace(recipe, batch_size=size)
 
 
 def _card(recipe: Recipe, dataset: Dataset[Any], network: nn.Module, preprocess: Preprocess, licence: str) -> Card:

@@ -7,27 +7,23 @@ again. It is a start for a run of this batch size and this augmentation, no meas
 
 from __future__ import annotations
 
-import copy
 import csv
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from vitnext.data.loaders import Batches, place_seed
+from vitnext.data.loaders import Batches
 from vitnext.errors import WorkError
 from vitnext.files import atomic_write
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import Recipe
-from vitnext.training.freezing import frozen_part
 from vitnext.training.hardware import Precision
-from vitnext.training.loop import Normalize
-from vitnext.training.optimizers import optimizers as build_optimizers
 from vitnext.training.task import Task
+from vitnext.training.trial import Trial
 
 LOWEST, HIGHEST, STEPS = 1e-6, 1.0, 100
 MEMORY = 0.9  # of the smoothed loss, a step
@@ -71,25 +67,13 @@ def range_test(
 
     Raises WorkError if the loss falls at no rate.
     """
-    device = next(model.parameters()).device
-    trial, normalize = copy.deepcopy(model).train(), Normalize(preprocess, device)
-    for module in frozen_part(trial):
-        module.eval()
-    optimizers = build_optimizers(trial, replace(recipe.optimizer, learning_rate=LOWEST))
+    trial = Trial(model, task, recipe, preprocess, precision)
     rates = np.geomspace(LOWEST, HIGHEST, steps)
     losses: list[float] = []
     smoothed: list[float] = []
     mean = 0.0
     for step, (rate, (images, truth)) in enumerate(zip(rates, _endless(task.batches), strict=False)):
-        torch.manual_seed(place_seed(recipe.seed, step))
-        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-            group["lr"] = rate * group.get("scale", 1.0)
-        loss = _backward(trial, task, normalize(images.to(device)), truth.to(device), recipe, precision)
-        if recipe.optimizer.clip_norm:
-            nn.utils.clip_grad_norm_(trial.parameters(), recipe.optimizer.clip_norm)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        loss = trial.step(images, truth, rate, step)
         if not abs(loss) < float("inf"):
             break
         mean = MEMORY * mean + (1 - MEMORY) * loss
@@ -98,21 +82,6 @@ def range_test(
         if smoothed[-1] > DIVERGED * min(smoothed):
             break
     return _read(rates[: len(losses)], np.array(losses), np.array(smoothed))
-
-
-def _backward(
-    model: nn.Module, task: Task, images: Tensor, truth: Tensor, recipe: Recipe, precision: Precision
-) -> float:
-    """The loss of a step, as `loop.fit` has it, and its gradients."""
-    if task.mix is not None:
-        images, truth = task.mix(images, truth)
-    total, parts = 0.0, min(recipe.accumulate, len(images))
-    for some, of_some in zip(images.tensor_split(parts), truth.tensor_split(parts), strict=True):
-        with precision.autocast(images.device):
-            loss = task.objective(model, some, of_some, 0.0) * (len(some) / len(images))
-        loss.backward()
-        total += float(loss.detach())
-    return total
 
 
 def _endless(batches: Batches) -> Iterator[tuple[Tensor, Any]]:

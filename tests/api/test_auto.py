@@ -1,4 +1,4 @@
-"""A learning rate that is looked for, alone or before training."""
+"""What is decided when a run begins: a learning rate, looked for alone or before training, and a batch size."""
 
 from __future__ import annotations
 
@@ -28,3 +28,15 @@ def test_it_is_said_drawn_and_trained_with_only_if_asked(tree, tmp_path, heard, 
     assert capsys.readouterr().out == f"train with  --set optimizer.learning_rate={rate:.1e}\n"
     assert main(["train", str(tree), "--find-lr", "--resume", "--epochs", "3"]) == 2
     assert "--find-lr trains nothing: leave --resume and --epochs out" in capsys.readouterr().err
+
+
+def test_a_batch_size_that_is_decided_is_written_down_and_trained_with(tree, tmp_path, heard):
+    sets = ("batch_size=auto", "accumulate=2", "augment.mixup=0.2", AUTO)
+    found = train(tree, tmp_path / "auto", *sets, console=heard)
+    recipe = read(tmp_path / "auto" / "recipe.yaml")
+    assert recipe.batch_size == 4 and "batch size 4: there are too few images for another" in heard.file.getvalue()
+    decided = ("batch_size=4", *sets[1:3], f"optimizer.learning_rate={recipe.optimizer.learning_rate}")
+    assert same_weights(found.artifact, train(tree, tmp_path / "said", *decided).artifact)
+    assert "leave auto out" in mistake(
+        api.train, tree, out=tmp_path / "auto", resume=True, overrides=["batch_size=auto"]
+    )
