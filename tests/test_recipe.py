@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from vitnext.errors import InputError
-from vitnext.recipe import Augment, Data, Model, Recipe, builtin_names, from_dict, override, read
+from vitnext.recipe import AUTO, Augment, Data, Model, Recipe, builtin_names, from_dict, override, read
 
 # Another value than the default for every field, as the command line takes it.
 OTHER = {
@@ -137,7 +137,7 @@ WRONG = {
     "seed": ["-1", "0.5", "true"],
     "save_minutes": ["-1", ".inf", "true"],
     "save_steps": ["-1", "0.5", "true"],
-    "track": ["wandb", "true"],
+    "track": ["neptune", "true"],
 }
 
 
@@ -227,14 +227,15 @@ def test_every_builtin_recipe_builds_and_takes_an_image_of_its_size(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "batch", "rate", "warmup", "depth", "repeats", "ema", "clip", "parameters"),
-    [  # of the papers: ConvNeXt's table 5, DeiT's table 9, Swin's section 4.1; parameters from table 1, 5 and 1
-        ("convnext", 4096, 4e-3, 20, 0.1, 1, 0.9999, 0, 29),
-        ("deit", 1024, 1e-3, 5, 0.1, 3, 0, 0, 22),
-        ("swin", 1024, 1e-3, 20, 0.2, 1, 0, 1, 28),
+    ("name", "batch", "rate", "last_rate", "warmup", "depth", "repeats", "ema", "clip", "parameters"),
+    [  # of the papers: ConvNeXt's table 5, DeiT's table 9, Swin's appendix A2.1; parameters from table 1, 5 and 1; the
+        # last rate from the authors' code: --min_lr, --min-lr, and TRAIN.MIN_LR times 1024 / 512
+        ("convnext", 4096, 4e-3, 1e-6, 20, 0.1, 1, 0.9999, 0, 29),
+        ("deit", 1024, 1e-3, 1e-5, 5, 0.1, 3, 0, 0, 22),
+        ("swin", 1024, 1e-3, 1e-5, 20, 0.2, 1, 0, 1, 28),
     ],
 )
-def test_the_recipes_of_the_papers(name, batch, rate, warmup, depth, repeats, ema, clip, parameters):
+def test_the_recipes_of_the_papers(name, batch, rate, last_rate, warmup, depth, repeats, ema, clip, parameters):
     import torch
 
     from vitnext.models import create
@@ -244,6 +245,7 @@ def test_the_recipes_of_the_papers(name, batch, rate, warmup, depth, repeats, em
     augment, optimizer = recipe.augment, recipe.optimizer
     assert (recipe.batch_size, optimizer.learning_rate, optimizer.clip_norm, recipe.ema) == (batch, rate, clip, ema)
     assert (recipe.schedule.epochs, recipe.schedule.warmup_epochs, recipe.schedule.decay) == (300, warmup, "cosine")
+    assert rate * recipe.schedule.final_fraction == pytest.approx(last_rate)
     assert (optimizer.name, optimizer.weight_decay, recipe.label_smoothing) == ("adamw", 0.05, 0.1)
     assert (augment.rand_augment, augment.mixup, augment.cutmix, augment.erasing) == ((9, 0.5), 0.8, 1.0, 0.25)
     assert (augment.repeats, recipe.model.config["stochastic_depth"]) == (repeats, depth)
@@ -307,6 +309,13 @@ def test_all_fields_at_once_survive_the_round_trip():
 )
 def test_numbers_are_read_in_every_usual_form(text, value):
     assert override(Recipe(), [f"optimizer.learning_rate={text}"]).optimizer.learning_rate == value
+
+
+def test_what_is_decided_when_the_run_begins_stays_auto_until_then():
+    recipe = override(Recipe(), ["optimizer.learning_rate=auto", "batch_size=auto"])
+    assert (recipe.optimizer.learning_rate, recipe.batch_size) == (AUTO, AUTO)
+    tree = recipe.to_dict()
+    assert (tree["optimizer"]["learning_rate"], tree["batch_size"]) == ("auto", "auto") and from_dict(tree) == recipe
 
 
 def test_later_assignments_win_and_the_original_is_not_changed():

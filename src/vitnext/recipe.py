@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
 from vitnext.errors import InputError
@@ -53,6 +53,21 @@ Level = Annotated[Real, Field(ge=0, le=10)]
 Magnitude = Annotated[tuple[Level, NotNegative], AfterValidator(_with_magnitude)]
 Count = Annotated[Whole, Field(ge=1)]
 Natural = Annotated[Whole, Field(ge=0)]
+
+AUTO = 0  # what "auto" is as a number: decided when the run begins
+
+
+def _auto(value: Any) -> Any:
+    if value == "auto":
+        return AUTO
+    if isinstance(value, int | float) and not isinstance(value, bool) and value == AUTO:
+        raise PydanticCustomError("auto", 'input should be greater than 0, or "auto"')
+    return value
+
+
+_OR_AUTO = (BeforeValidator(_auto), PlainSerializer(lambda value: value or "auto"))
+PositiveOrAuto = Annotated[Real, Field(ge=0), *_OR_AUTO]
+CountOrAuto = Annotated[Whole, Field(ge=0), *_OR_AUTO]
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -110,7 +125,7 @@ class Optimizer:
 
     __pydantic_config__ = _STRICT
     name: Literal["adamw", "muon"] = "adamw"
-    learning_rate: Positive = 1e-3  # peak, for the batch size given in the recipe
+    learning_rate: PositiveOrAuto = 1e-3  # peak, for the batch size given in the recipe; auto: by a range test
     weight_decay: NotNegative = 0.05
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     clip_norm: NotNegative = 1.0  # largest norm of the whole gradient; 0: no clipping
@@ -165,7 +180,7 @@ class Recipe:
     loss: Loss = field(default_factory=Loss)
     label_smoothing: Fraction = 0.0
     ema: Fraction = 0.0  # decay a step of the moving average of the weights, which is what is kept; 0: none
-    batch_size: Count = 128  # images an optimizer step
+    batch_size: CountOrAuto = 128  # images an optimizer step; auto: by a measurement at the start
     accumulate: Count = 1  # parts in which they pass through the network, to save memory
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where a measurement at start finds it faster
     device: str = "auto"  # auto: cuda, else mps, else cpu
@@ -174,7 +189,7 @@ class Recipe:
     seed: Natural = 0
     save_minutes: NotNegative = 10.0  # between checkpoints within an epoch; after each epoch there is one anyhow
     save_steps: Natural = 0  # steps between them, too; 0: by the clock alone
-    track: Literal["none", "tensorboard"] = "none"  # beside the journal
+    track: Literal["none", "tensorboard", "wandb", "mlflow"] = "none"  # beside the journal
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dicts, ready for JSON and YAML."""

@@ -16,8 +16,9 @@ from vitnext.inference.predictor import load
 from vitnext.preprocess import Preprocess
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("onnx")
+onnx = pytest.importorskip("onnx")
 
+from vitnext.export.decisions import Decisions, WithDecisions  # noqa: E402
 from vitnext.export.onnx import export_onnx  # noqa: E402
 from vitnext.inference.engines import OnnxRuntimeEngine, TorchEngine  # noqa: E402
 from vitnext.models import create  # noqa: E402
@@ -70,6 +71,24 @@ def test_every_panoptic_network_gives_the_same_segments(name, tmp_path):
         assert one.ids.shape == other.ids.shape == size[:2]
         assert (one.ids != other.ids).mean() < 0.01 and one.labels.tolist() == other.labels.tolist()
         assert np.abs(one.scores - other.scores).max(initial=0) <= 1e-3
+
+    if name == "convnext+mask2former":
+        the_file_is_asked_for_its_decisions(artifact, out)
+
+
+def the_file_is_asked_for_its_decisions(artifact, out):
+    assert [value.name for value in onnx.load(out).graph.output] == ["masks", "classes"]
+    assert {file.name for file in out.parent.iterdir()} == {"model.safetensors", "model.onnx"}
+    engine = TorchEngine(artifact, device="cpu")
+    images = np.random.default_rng(0).normal(size=(2, 3, *engine.card.preprocess.image_size)).astype(np.float32)
+    asked = Decisions(engine.model, out)
+    with torch.inference_mode():
+        masks, classes, *held = WithDecisions(engine.model)(torch.from_numpy(images))
+    assert len(held) == 2
+    for ours, theirs in zip(held, asked.of_export(images), strict=True):
+        assert theirs.dtype == bool and (ours.numpy() == theirs).mean() > 0.99
+    for ours, theirs in zip((masks, classes), asked.followed(images), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
 def test_an_export_of_other_centres_is_not_kept(tmp_path):

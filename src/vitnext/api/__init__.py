@@ -4,7 +4,7 @@ from vitnext.api.evaluation import evaluate
 from vitnext.api.folder import finished, run_name
 from vitnext.api.label_noise import doubtful_labels
 from vitnext.api.models import convert, create_model, export
-from vitnext.api.training import TrainResult, train
+from vitnext.api.training import TrainResult, find_learning_rate, train
 
 __all__ = [
     "TrainResult",
@@ -13,6 +13,7 @@ __all__ = [
     "doubtful_labels",
     "evaluate",
     "export",
+    "find_learning_rate",
     "finished",
     "run_name",
     "train",

@@ -15,7 +15,7 @@ from vitnext.data.dataset import Dataset, held_out, open_dataset, regroup
 from vitnext.data.facts import look_at
 from vitnext.errors import InputError
 from vitnext.models import create
-from vitnext.recipe import Recipe, override, read
+from vitnext.recipe import AUTO, Recipe, override, read
 from vitnext.training import defaults, mask_defaults
 from vitnext.training.task import require_labels, require_suitable
 
@@ -114,6 +114,8 @@ def go_on(
     if not same:
         began = "from scratch" if theirs.model.pretrained == "none" else f"from {theirs.model.pretrained}"
         raise InputError(f"the run in {folder} began {began}, not from {pretrained}: leave --pretrained out")
+    if AUTO in (theirs.optimizer.learning_rate, theirs.batch_size):
+        raise InputError("--resume goes on with what the run decided: leave auto out")
     dataset = open_dataset(data, seed=theirs.seed, val_fraction=theirs.data.val_fraction)
     say(dataset.line)
     dataset = regroup(dataset, theirs.data.merge, theirs.data.ignore)

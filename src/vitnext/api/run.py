@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 import yaml
 from rich.console import Console
 from torch import nn
@@ -28,14 +30,19 @@ from vitnext.inference.multilabel import UNDECIDED
 from vitnext.inference.predictor import load
 from vitnext.models import catalog, create
 from vitnext.preprocess import Preprocess
-from vitnext.recipe import Recipe
+from vitnext.recipe import AUTO, Recipe
 from vitnext.training import distributed, loop, sharding
+from vitnext.training.batch_size import choose_batch_size
 from vitnext.training.checkpoint import load_run
 from vitnext.training.console import SCORES, ConsoleWatcher
 from vitnext.training.hardware import Precision, choose_precision, suitable_threads
 from vitnext.training.loop import Interrupted, Metrics, Normalize, Progress
-from vitnext.training.task import Task, task_name, task_of, things_of
+from vitnext.training.range_test import range_test
+from vitnext.training.task import Task, require_statistics, task_name, task_of, things_of
+from vitnext.training.trial import Trial
 from vitnext.weights.artifact import load_artifact, save_artifact
+
+SAMPLE = 64  # images that a batch size is measured on
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,11 +84,18 @@ def prepare(
     data: str | Path,
     say: Say,
 ) -> Run:
-    """All that the network trains with; the first batch is decoded, and on it the precision is chosen.
+    """All that the network trains with; the first batch is decoded, and on it the precision is chosen. A batch
+    size that is "auto" is measured, a learning rate found by a range test; both leave the network as it is.
 
     data: as the user named it. Raises InputError for a patience without validation images.
     """
     select = "val" in dataset.splits
+    if recipe.schedule.patience and not select:
+        raise InputError("schedule.patience needs validation images: set data.val_fraction above 0, or give val/")
+    if recipe.batch_size == AUTO:
+        left_open = recipe
+        recipe = distributed.from_first(lambda: _with_batch_size(left_open, dataset, network, preprocess, say))
+        require_statistics(network, recipe, len(dataset.splits["train"]))
     watched = "val" if select else held_out(dataset)[0]
     task = task_of(dataset, watched, preprocess, recipe, PanopticQuality)
     say(f"data  {task.batches.description}")
@@ -97,11 +111,42 @@ def prepare(
     if recipe.precision == "auto":  # decided once and written down, so that recipe.yaml repeats the run
         recipe = replace(recipe, precision=precision.name)
         say(f"precision {precision.name}: {precision.reason}")
-    if recipe.schedule.patience and not select:
-        raise InputError("schedule.patience needs validation images: set data.val_fraction above 0, or give val/")
+    if recipe.optimizer.learning_rate == AUTO:
+        with suitable_threads(macs), workers_may_die(folder, again):
+            given = recipe
+            found = distributed.from_first(lambda: range_test(network, task, given, preprocess, precision))
+        if distributed.main():
+            found.write(folder)
+        recipe = replace(recipe, optimizer=replace(recipe.optimizer, learning_rate=found.suggestion))
+        say(
+            f"learning rate {found.suggestion:.1e}: a tenth of the one with the lowest loss in a range test of "
+            f"{len(found.rates)} steps, {folder / 'lr_test.png'}"
+        )
     distributed.require_same(dataset.fingerprint, recipe.to_dict())
     card = card_of(recipe, dataset, network, preprocess, licence)
     return Run(folder, recipe, dataset, network, task, precision, card, watched, select, macs, again)
+
+
+def _with_batch_size(
+    recipe: Recipe, dataset: Dataset[Any], network: nn.Module, preprocess: Preprocess, say: Say
+) -> Recipe:
+    """Decided by steps on a few images; their classes are not all there, and count alike."""
+    train = dataset.splits["train"]
+    few = train.subset(np.linspace(0, len(train) - 1, min(SAMPLE, len(train))).astype(int))
+    plain = replace(
+        recipe,
+        batch_size=len(few),
+        workers=0,
+        data=replace(recipe.data, class_sampling=1.0),
+        loss=replace(recipe.loss, balanced=False),
+    )
+    task = task_of(replace(dataset, splits={"train": few}), "train", preprocess, plain, PanopticQuality)
+    precision = Precision(torch.bfloat16 if recipe.precision == "bf16" else torch.float32)
+    trial = Trial(network, task, plain, preprocess, precision)
+    with suitable_threads(catalog.count_macs(network, recipe.data.image_size) * len(few)):
+        size, reason = choose_batch_size(trial, next(task.batches.epoch(0)), len(train))
+    say(f"batch size {size}: {reason}")
+    return replace(recipe, batch_size=size)
 
 
 def card_of(recipe: Recipe, dataset: Dataset[Any], network: nn.Module, preprocess: Preprocess, licence: str) -> Card:

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitnext.api.console import speaker
+from vitnext.api.console import Say, speaker
 from vitnext.api.folder import ARTIFACT, STATE, card_of_run, run_name
 from vitnext.errors import InputError, require
 from vitnext.evaluation.evaluate import headline
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from vitnext.api.run import Run
 
 
 @dataclass(frozen=True)
@@ -60,14 +62,11 @@ def train(
     for Ctrl-C and Terminated, a SystemExit, for SIGTERM.
     """
     require("torch", "train")
-    from vitnext.api import network, plan, run
+    from vitnext.api import plan, run
     from vitnext.api import probe as probes
     from vitnext.training import distributed
 
-    folder = Path(out) if out is not None else Path("runs") / run_name(data)
-    said = list(overrides)
-    said += [f"seed={seed}"] if seed is not None else []
-    said += ["data.skip_unreadable=true"] if skip_unreadable else []
+    folder, said = _folder(data, out), _said(overrides, seed, skip_unreadable)
     if probe is not None:
         given = {"recipe": recipe, "epochs": epochs, "steps": steps, "time": minutes, "resume": resume or None}
         if unused := next((option for option, value in given.items() if value is not None), None):
@@ -85,17 +84,7 @@ def train(
         say = speaker(console)
         if distributed.restarted() and (folder / STATE).exists():  # after one of its processes ended: goes on
             resume, model, recipe, pretrained = True, None, None, "auto"
-
-        # Choose the recipe, open and check the data.
-        choose = plan.go_on if resume else plan.begin
-        chosen, dataset = choose(
-            data, folder, model=model, pretrained=str(pretrained), recipe=recipe, overrides=said, say=say
-        )
-
-        # Build the network, and all that it trains with.
-        begun = card_of_run(folder) if resume and chosen.model.pretrained != "none" else None
-        built = network.build(chosen, dataset, begun, say)
-        ready = run.prepare(chosen, dataset, *built, folder, data, say)
+        ready = _prepared(data, folder, model, str(pretrained), recipe, said, resume, say)
 
         # Fit, and measure what is left.
         with run.claimed(ready, resume) as state:
@@ -104,3 +93,65 @@ def train(
         say(f"{metrics['split']} {headline(metrics)}")
         say(f"trained in {end.seconds:,.0f} s; report {folder / 'report.html'}")
         return TrainResult(ready.artifact, metrics, folder)
+
+
+def find_learning_rate(
+    data: str | Path,
+    *,
+    model: str | None = None,
+    pretrained: str | Path = "auto",
+    out: str | Path | None = None,
+    recipe: str | None = None,
+    seed: int | None = None,
+    skip_unreadable: bool = False,
+    overrides: Sequence[str] = (),
+    console: Console | None = None,
+) -> float:
+    """The learning rate that a range test suggests (see ``training.range_test``) for what `train` would train, to which
+    the arguments are the same. Its curve is written to ``out``: lr_test.csv and lr_test.png. Nothing is trained:
+    `train` with the override ``optimizer.learning_rate=auto`` tests, and goes on with what it suggests.
+
+    Raises InputError for wrong input, and WorkError if the loss falls at no rate.
+    """
+    require("torch", "train")
+    said = _said([*overrides, "optimizer.learning_rate=auto"], seed, skip_unreadable)
+    folder, say = _folder(data, out), speaker(console)
+    ready = _prepared(data, folder, model, str(pretrained), recipe, said, False, say)
+    return ready.recipe.optimizer.learning_rate
+
+
+def _folder(data: str | Path, out: str | Path | None) -> Path:
+    return Path(out) if out is not None else Path("runs") / run_name(data)
+
+
+def _said(overrides: Sequence[str], seed: int | None, skip_unreadable: bool) -> list[str]:
+    """What the arguments change in the recipe, as overrides."""
+    said = [*overrides, *([f"seed={seed}"] if seed is not None else [])]
+    return said + (["data.skip_unreadable=true"] if skip_unreadable else [])
+
+
+def _prepared(
+    data: str | Path,
+    folder: Path,
+    model: str | None,
+    pretrained: str,
+    recipe: str | None,
+    overrides: Sequence[str],
+    resume: bool,
+    say: Say,
+) -> Run:
+    """All that a run needs to begin or to go on."""
+    from vitnext.api import network, plan, run
+    from vitnext.training.trackers import require_tracker
+
+    # Choose the recipe, open and check the data.
+    choose = plan.go_on if resume else plan.begin
+    chosen, dataset = choose(
+        data, folder, model=model, pretrained=pretrained, recipe=recipe, overrides=overrides, say=say
+    )
+    require_tracker(chosen.track)
+
+    # Build the network, and all that it trains with.
+    begun = card_of_run(folder) if resume and chosen.model.pretrained != "none" else None
+    built = network.build(chosen, dataset, begun, say)
+    return run.prepare(chosen, dataset, *built, folder, data, say)

@@ -43,4 +43,6 @@ def export(
     compared = counted(report.images, f"{'generated ' if report.synthetic else ''}image")
     if report.unreadable:
         compared += f" ({report.unreadable} could not be read)"
+    if report.redecided:
+        compared += f" ({report.redecided} by the export's own decisions, see vitnext.export.decisions)"
     print(f"{report.path}  same labels on {compared}, largest difference of a probability {report.max_difference:.1e}")

@@ -45,6 +45,9 @@ def train(
     skip_unreadable: Annotated[
         bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read, and list them.")
     ] = False,
+    find_lr: Annotated[
+        bool, typer.Option("--find-lr", help="Suggest a learning rate by a range test, and train nothing.")
+    ] = False,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change one field of the recipe; may be repeated."),
@@ -73,9 +76,27 @@ def train(
       vitnext train photos --out runs/photos --resume
       vitnext train photos --probe linear --out runs/probe
       vitnext train roads --model convnext_tiny+upernet --time 30m
+      vitnext train photos --find-lr
     """
     from vitnext import api
 
+    if find_lr:
+        given = {"--resume": resume, "--epochs": epochs, "--steps": steps, "--time": time}
+        if useless := [name for name, value in given.items() if value]:
+            raise InputError(f"--find-lr trains nothing: leave {' and '.join(useless)} out")
+        rate = api.find_learning_rate(
+            data,
+            model=model,
+            pretrained=pretrained,
+            out=out,
+            recipe=recipe,
+            seed=seed,
+            skip_unreadable=skip_unreadable,
+            overrides=overrides or (),
+            console=progress_console(),
+        )
+        print(f"train with  --set optimizer.learning_rate={rate:.1e}")
+        return
     result = api.train(
         data,
         model=model,

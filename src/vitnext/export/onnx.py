@@ -36,6 +36,7 @@ class ExportReport:
     images:         how many images both were run on
     unreadable:     how many of those given could not be read
     max_difference: the largest difference between two probabilities
+    redecided:      images of which one pixel more or less was inside a mask that attention looks at, by rounding
     synthetic:      the images were generated, because none were given
     """
 
@@ -43,6 +44,7 @@ class ExportReport:
     images: int
     unreadable: int
     max_difference: float
+    redecided: int
     synthetic: bool
 
 
@@ -54,8 +56,8 @@ def export_onnx(
     are "masks" (batch, queries, h, w) and "classes" (batch, queries, classes + 1).
 
     Both are run on ``images`` (synthetic ones if None; those that cannot be read are passed over and counted); a file
-    that does not give the same labels, and the same probabilities to 1e-4, is not kept. ``out`` appears only when it is
-    complete and checked.
+    that does not give the same labels, and the same probabilities to 1e-4, is not kept. Of Mask2Former that holds of
+    the answers to the same decisions, see ``export.decisions``. ``out`` appears only when it is complete and checked.
 
     Raises:
         InputError: the artifact cannot be loaded, ``out`` cannot be written, or no image can be read.
@@ -67,6 +69,9 @@ def export_onnx(
     if out.is_dir():
         raise InputError(f"{out}: this is a folder: name a file")
     require("onnxscript", "train")
+    from vitnext.export.decisions import Decisions
+    from vitnext.models.segmenter import Mask2Former
+
     model = TorchEngine(artifact, device="cpu")
     if model.card.task not in TASKS:
         raise InputError(
@@ -77,7 +82,8 @@ def export_onnx(
         draft = folder / out.name  # its own name already: the file records the name of its .data file
         _write(model.model, model.card, draft)
         try:
-            agreement = verify(model, OnnxRuntimeEngine(draft), sources)
+            decisions = Decisions(model.model, draft) if isinstance(model.model, Mask2Former) else None
+            agreement = verify(model, OnnxRuntimeEngine(draft), sources, decisions)
         except WorkError as error:
             raise WorkError(f"{out}: not written: {error}") from error
         for file in sorted(folder.iterdir(), reverse=True):  # the .data file first
@@ -102,17 +108,22 @@ def _folder_beside(path: Path) -> Iterator[Path]:
 def _write(model: nn.Module, card: Card, path: Path) -> None:
     import torch
 
+    from vitnext.export.decisions import DECISION, WithDecisions
+    from vitnext.models.segmenter import Mask2Former
+
     height, width = card.preprocess.image_size
+    outputs = ["masks", "classes"] if answers_with_queries(card.architecture) else ["logits"]
+    decisions = len(model.head.layers) if isinstance(model, Mask2Former) else 0
     example = torch.zeros(2, card.preprocess.channels, height, width)  # 2, since a 1 would be taken for a constant
     try:
         with _quiet():
             program = torch.onnx.export(
-                model,
+                WithDecisions(model) if isinstance(model, Mask2Former) else model,
                 (example,),
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=["images"],
-                output_names=["masks", "classes"] if answers_with_queries(card.architecture) else ["logits"],
+                output_names=outputs + [f"{DECISION}{i}" for i in range(decisions)],
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 verbose=False,
             )
@@ -120,6 +131,7 @@ def _write(model: nn.Module, card: Card, path: Path) -> None:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise WorkError(f"torch cannot export this model to ONNX: {reason}") from error
     assert program is not None
+    del program.model.graph.outputs[len(outputs) :]  # the decisions keep their names inside
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # stack traces with the paths of this machine
     program.model.metadata_props[METADATA_KEY] = card.to_json()

@@ -25,7 +25,7 @@ from vitnext.errors import InputError
 from vitnext.models import catalog
 from vitnext.models.heads.feature_pyramid import SimpleFeaturePyramid
 from vitnext.models.heads.linear import LinearConfig, LinearHead
-from vitnext.models.heads.mask2former import Mask2FormerConfig, Mask2FormerHead
+from vitnext.models.heads.mask2former import Decide, Mask2FormerConfig, Mask2FormerHead, at_least_half
 from vitnext.models.heads.panoptic_deeplab import PanopticDeepLabConfig, PanopticDeepLabHead
 from vitnext.models.heads.segformer import SegFormerConfig, SegFormerHead, upsample
 from vitnext.models.heads.upernet import FCNHead, UPerNetConfig, UPerNetHead
@@ -139,8 +139,10 @@ class Mask2Former(Segmenter):
         super().reset_parameters()
         self.head.reset_own_parameters()
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        queries, pixels = self.head(self.maps(images))
+    def forward(  # type: ignore[override]
+        self, images: Tensor, decide: Decide = at_least_half
+    ) -> tuple[Tensor, Tensor]:
+        queries, pixels = self.head(self.maps(images), decide)
         return self.head.masks_and_classes(queries[-1], pixels)
 
     def predictions(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:

@@ -148,7 +148,8 @@ def fit(
     warmup = round(min(per_epoch * recipe.schedule.warmup_epochs, steps / 2))
     if progress.epoch * per_epoch > progress.step and not _ended(progress, steps, recipe):
         progress = replace(progress, epoch=progress.epoch - 1)  # an end that now comes later had cut it short
-    journal = Journal(folder if distributed.main() else None, track=recipe.track, offset=journal_offset)
+    config, kept_in = recipe.to_dict(), folder if distributed.main() else None
+    journal = Journal(kept_in, track=recipe.track, offset=journal_offset, config=config, step=progress.step)
     watch.start(progress, None if limit else steps)
     clock, last_save = time.monotonic(), progress.seconds
 

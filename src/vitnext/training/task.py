@@ -19,7 +19,7 @@ from vitnext.errors import InputError
 from vitnext.models import create, neighbours, segmenter
 from vitnext.models.names import answers_with_queries
 from vitnext.preprocess import Preprocess
-from vitnext.recipe import Augment, Data, Loss, Recipe
+from vitnext.recipe import AUTO, Augment, Data, Loss, Recipe
 from vitnext.training import distributed
 from vitnext.training.loop import Mix, Objective, Validate
 from vitnext.training.losses import LabelLoss, MaskLoss, MultiLabelLoss, balance
@@ -126,6 +126,8 @@ def require_statistics(network: nn.Module, recipe: Recipe, images: int) -> None:
 
     images: how many there are to train on.
     """
+    if recipe.batch_size == AUTO:  # not decided yet
+        return
     if min(images, recipe.batch_size) // recipe.accumulate > 1 or not isinstance(network, segmenter.Segmenter):
         return
     head, backbone = create.head_of(recipe.model.name), network.backbone
@@ -166,9 +168,9 @@ def _require_loss(recipe: Recipe) -> None:
 
 def _require_batches(recipe: Recipe) -> None:
     size, augment = recipe.batch_size, recipe.augment
-    if recipe.accumulate > size:
+    if size != AUTO and recipe.accumulate > size:
         raise InputError(f"accumulate is {recipe.accumulate}, more parts than the {size} images of batch_size")
-    if (augment.mixup or augment.cutmix) and -(-size // augment.repeats) < 2:
+    if size != AUTO and (augment.mixup or augment.cutmix) and -(-size // augment.repeats) < 2:
         raise InputError("augment.mixup and augment.cutmix need two different images in a batch: set batch_size higher")
     if augment.trivial_augment and augment.rand_augment[0]:
         raise InputError("augment.trivial_augment and augment.rand_augment do the same kind of thing: set one of them")

@@ -21,7 +21,7 @@ Paper -> here: N = 100 queries -> queries, L = 9 layers -> layers.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +39,12 @@ POINTS = 4  # that a head looks at in each scale (Zhu et al. 2021, section 4.1)
 GROUPS = 32  # of a group norm
 
 Sides = tuple[tuple[int, int], ...]  # height and width of each scale, coarsest first
+Decide = Callable[[Tensor], Tensor]  # logits of masks -> which pixels they hold
+
+
+def at_least_half(logits: Tensor) -> Tensor:
+    """The paper's threshold, eq. 3: the answers jump where a logit is near zero, by whatever rounding makes of it."""
+    return logits >= 0
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ class Mask2FormerHead(nn.Module):
             if isinstance(module, DeformableAttention):
                 module.reset_points()
 
-    def forward(self, maps: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+    def forward(self, maps: Sequence[Tensor], decide: Decide = at_least_half) -> tuple[list[Tensor], Tensor]:
         scales, pixels = self.pixel_decoder(maps)
         features = [(x + scale[:, None, None]).flatten(2).mT for x, scale in zip(scales, self.scales, strict=True)]
         places = [constant(sine_positions, tuple(x.shape[-2:]), x.shape[1], like=x) for x in scales]  # (N_i, D) each
@@ -94,13 +100,14 @@ class Mask2FormerHead(nn.Module):
         found = [self.norm(x)]
         for i, layer in enumerate(self.layers):
             scale = i % len(scales)
-            x = layer(x, self.positions, features[scale], places[scale], self.inside(found[-1], thumbnails[scale]))
+            inside = self.inside(found[-1], thumbnails[scale], decide)
+            x = layer(x, self.positions, features[scale], places[scale], inside)
             found.append(self.norm(x))
         return found, pixels
 
-    def inside(self, queries: Tensor, pixels: Tensor) -> Tensor:
+    def inside(self, queries: Tensor, pixels: Tensor, decide: Decide = at_least_half) -> Tensor:
         """(B, K, N): which of the N pixels each query may see, those of its mask or, if it is empty, all of them."""
-        held = torch.einsum("bqd,bdhw->bqhw", self.mask(queries.detach()), pixels).flatten(2) >= 0
+        held = decide(torch.einsum("bqd,bdhw->bqhw", self.mask(queries.detach()), pixels).flatten(2))
         return held | ~held.any(dim=-1, keepdim=True)
 
     def masks_and_classes(self, queries: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,42 @@
+"""What is decided when a run begins: a learning rate, looked for alone or before training, and a batch size."""
+
+from __future__ import annotations
+
+from colours import mistake, same_weights, train
+from vitnext import api
+from vitnext.cli.main import main
+from vitnext.recipe import read
+
+TINY = ("model.config.patch_size=4", "model.config.dim=16", "model.config.depth=1", "model.config.heads=2")
+AUTO = "optimizer.learning_rate=auto"
+
+
+def test_it_is_said_drawn_and_trained_with_only_if_asked(tree, tmp_path, heard, capsys):
+    sets = [*TINY, "precision=fp32", "batch_size=10", "schedule.warmup_epochs=1"]
+    rate = api.find_learning_rate(tree, model="vit", out=tmp_path / "alone", overrides=sets, console=heard)
+    assert f"learning rate {rate:.1e}: a tenth of the one with the lowest loss in a range test" in heard.file.getvalue()
+    assert sorted(file.name for file in (tmp_path / "alone").iterdir()) == ["lr_test.csv", "lr_test.png"]
+
+    found = train(tree, tmp_path / "auto", AUTO)
+    assert read(tmp_path / "auto" / "recipe.yaml").optimizer.learning_rate == rate
+    said = train(tree, tmp_path / "said", f"optimizer.learning_rate={rate}")
+    assert same_weights(found.artifact, said.artifact)  # the test left no trace
+    assert "leave auto out" in mistake(api.train, tree, out=tmp_path / "auto", resume=True, overrides=[AUTO])
+
+    flags = [flag for field in sets for flag in ("--set", field)]
+    assert main(["train", str(tree), "--model", "vit", "--find-lr", "--out", str(tmp_path / "alone"), *flags]) == 0
+    assert capsys.readouterr().out == f"train with  --set optimizer.learning_rate={rate:.1e}\n"
+    assert main(["train", str(tree), "--find-lr", "--resume", "--epochs", "3"]) == 2
+    assert "--find-lr trains nothing: leave --resume and --epochs out" in capsys.readouterr().err
+
+
+def test_a_batch_size_that_is_decided_is_written_down_and_trained_with(tree, tmp_path, heard):
+    sets = ("batch_size=auto", "accumulate=2", "augment.mixup=0.2", AUTO)
+    found = train(tree, tmp_path / "auto", *sets, console=heard)
+    recipe = read(tmp_path / "auto" / "recipe.yaml")
+    assert recipe.batch_size == 4 and "batch size 4: there are too few images for another" in heard.file.getvalue()
+    decided = ("batch_size=4", *sets[1:3], f"optimizer.learning_rate={recipe.optimizer.learning_rate}")
+    assert same_weights(found.artifact, train(tree, tmp_path / "said", *decided).artifact)
+    assert "leave auto out" in mistake(
+        api.train, tree, out=tmp_path / "auto", resume=True, overrides=["batch_size=auto"]
+    )
