@@ -55,7 +55,7 @@ def several(table, tmp_path_factory):
 def test_training_leaves_a_model_that_names_the_colours(several, table):
     card = read_card(several.artifact)
     assert (card.task, card.classes, card.data["kind"], card.data["name"]) == (
-        "multilabel", tuple(NAMES), "table", "colours",
+        "multilabel", tuple(NAMES), "table", "colours.csv",
     )  # fmt: skip
     assert several.metrics["task"] == "multilabel" and several.metrics["map"] > 0.9
     assert set(card.metrics) == {"val", "test", "epoch", "seconds"} and set(card.metrics["val"]) == {"map", "loss"}
