@@ -45,7 +45,7 @@ def test_one_label_a_row(folder):
     dataset = open_dataset(path, whole=True)
     split = dataset.splits["all"]
     assert (dataset.task, dataset.kind, dataset.name, dataset.classes) == (
-        "classification", "table", "photos", ("big cat", "dog"),
+        "classification", "table", "photos.csv", ("big cat", "dog"),
     )  # fmt: skip
     assert split.labels.tolist() == [1 if i % 3 == 0 else 0 for i in range(12)] and split.labels.dtype == np.int64
     assert split.image(2) == str(folder / "img/02.png") and (split.sizes > 0).all()
