@@ -34,7 +34,7 @@ from vitnext.training.hardware import Precision
 from vitnext.training.loop import Interrupted, fit
 from vitnext.training.losses import MaskLoss
 from vitnext.training.mask_validation import MaskValidator
-from vitnext.training.task import task_of
+from vitnext.training.task import require_suitable, task_of
 from vitnext.training.validation import MultiLabelValidator, Validator
 
 # Of Python 3.12 and later, where a process with threads is forked.
@@ -366,6 +366,29 @@ def other_data():
 
 def test_processes_that_see_other_images_are_refused():
     assert all("process 1 sees other images" in str(error) for error in together(2, other_data))
+
+
+def refused(data, *sets):
+    messages = []
+    for setting in sets:
+        with pytest.raises(InputError) as caught:
+            require_suitable(override(SCENES, ["model.config={}", *setting]), data)
+        messages.append(str(caught.value))
+    with pytest.raises(InputError) as caught:
+        distributed.own_device(torch.device("cuda:0"))
+    return [*messages, str(caught.value)]
+
+
+def test_what_needs_all_of_a_batch_or_a_matrix_is_refused(digit_scenes):
+    sets = (["loss.lovasz=1"], ["loss.hardest=0.5"], ["optimizer.name=muon", "parallel=fsdp"])
+    for setting in sets:
+        require_suitable(override(SCENES, ["model.config={}", *setting]), digit_scenes)  # alone all is well
+    for lovasz, hardest, muon, device in together(2, refused, digit_scenes, *sets):
+        assert lovasz == hardest and lovasz.startswith("loss.lovasz and loss.hardest put the pixels")
+        assert (
+            muon == "muon needs whole matrices, which parallel=fsdp divides: set parallel=ddp or optimizer.name=adamw"
+        )
+        assert device == "device is cuda:0, but there are 2 processes: set device=cuda or device=cpu"
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(digits, tmp_path):

@@ -50,7 +50,9 @@ def joined() -> Iterator[None]:
     if "RANK" not in os.environ or "MASTER_ADDR" not in os.environ:
         yield
         return
-    _store, rank, world = next(dist.rendezvous("env://", timeout=TIMEOUT))
+    store, rank, world = next(dist.rendezvous("env://", timeout=TIMEOUT))
+    # What the processes wrote before a restart, their addresses too, is still in it.
+    _store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     dist.init_process_group(backend, store=_store, rank=rank, world_size=world, timeout=TIMEOUT)
     try:
