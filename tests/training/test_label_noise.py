@@ -15,7 +15,7 @@ def drawn(n=200, classes=4, wrong=12, seed=0):
     """Features around one centre a class; of ``wrong`` images the label is another one."""
     random = np.random.default_rng(seed)
     truth = np.arange(n) % classes
-    features = 2.5 * random.normal(size=(classes, 8))[truth] + random.normal(size=(n, 8))
+    features = 4 * random.normal(size=(classes, 8))[truth] + random.normal(size=(n, 8))
     labels = truth.copy()
     flipped = random.choice(n, wrong, replace=False)
     labels[flipped] = (truth[flipped] + random.integers(1, classes, wrong)) % classes
