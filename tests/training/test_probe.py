@@ -11,7 +11,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from vitnext.models import catalog
-from vitnext.models.neighbours import FADE
 from vitnext.training.probe import (
     NEIGHBOURS,
     STRENGTHS,
@@ -104,7 +103,7 @@ def test_as_many_neighbours_vote_as_name_the_most_images_right():
     right = []
     for k in NEIGHBOURS:
         least = -np.sort(-cosine, axis=1)[:, k - 1, None]
-        weights = np.exp(cosine / 0.07) * np.clip((cosine - least) / FADE + 1, 0, 1)
+        weights = np.exp(cosine / 0.07) * (cosine >= least)
         votes = np.stack([(weights * (train[1] == c)).sum(1) for c in range(4)], 1)
         right.append((votes.argmax(1) == val[1]).sum())
     head = fit_neighbours(train, val, 4)

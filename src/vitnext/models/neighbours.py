@@ -8,8 +8,7 @@ via Non-Parametric Instance Discrimination", arXiv:1805.01978, section 3.4), wit
 
 Paper -> here: v_i -> features (of unit length), c_i -> labels, N_k -> near, tau -> temperature. The name is
 ``BACKBONE+knn``: the backbone of the catalog without a head, and this for its head; it gives log p_c.
-Deviation: the vote does not end at the k-th similarity but fades out over FADE below it. Where two images are as good
-as equally similar, rounding would otherwise choose between them, and two engines could disagree by a whole vote.
+Deviation: images as similar as the k-th vote too, so that it does not depend on the order of the training images.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ from vitnext.models import catalog
 from vitnext.models.layers import check_at_least
 
 NAME = "knn"  # of the head, behind the backbone's
-FADE = 1e-3  # cosine: a thousand times what engines round differently
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ class NearestNeighbours(nn.Module):
     def forward(self, feature: Tensor) -> Tensor:
         similarity = F.normalize(feature, dim=1) @ self.features.T  # (B, samples)
         nearest = similarity.topk(self.config.neighbours, dim=1).values  # (B, k), the most similar first
-        near = ((similarity - nearest[:, -1:]) / FADE + 1).clamp(0, 1)  # 1 for N_k
+        near = (similarity >= nearest[:, -1:]).to(similarity.dtype)
         weights = near * ((similarity - nearest[:, :1]) / self.config.temperature).exp()  # the largest is 1
         of_class = self.labels[:, None] == torch.arange(self.classes, device=feature.device)  # (samples, classes)
         votes = weights @ of_class.to(weights.dtype)  # (B, classes)
