@@ -14,6 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 import vitnext
 from colours import COLORS, mistake, plant
+from masks import mask_set
 from shared_data import SHARED, shared_data
 from vitnext import api
 from vitnext.card import read_card
@@ -151,10 +152,12 @@ def test_images_that_cannot_be_read(damaged, tmp_path):
         ({"overrides": ["data.image_sice=4"]}, "data.image_sice is for training"),
         ({"model": "vit+knn"}, "vit.knn is not trained, a probe makes it: give --model vit --probe knn"),
         ({"model": "vit+linear"}, "is a segmenter"),
-        ({"data": "digit-scenes"}, "--probe is for images with labels, and digit-scenes has masks"),
+        ({"data": "masks"}, "--probe is for images with labels, and masks has masks"),
     ],
 )
 def test_what_a_probe_is_not_is_one_line(given, message, tmp_path):
+    if given.get("data") == "masks":
+        given["data"] = mask_set(tmp_path / "masks", count=1)
     with pytest.raises(InputError, match=message) as caught:
         api.train(given.pop("data", "digits"), **{"probe": "linear", "out": tmp_path / "run", **given})
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
@@ -210,5 +213,5 @@ def test_the_doctor_finds_a_wrong_label_by_a_probe(tmp_path, capsys):
     assert main(["check", str(folder), "--model", str(model), "--json"]) == 0
     [doubt] = json.loads(capsys.readouterr().out)["facts"]["doubtful_labels"]
     assert doubt["file"] == "blue/wrong.png" and doubt["probability"] < 0.5 < doubt["other_probability"]
-    assert main(["check", "digit-scenes", "--model", str(model)]) == 2
+    assert main(["check", str(mask_set(tmp_path / "masks", count=1)), "--model", str(model)]) == 2
     assert "--model is for images with one label each" in capsys.readouterr().err

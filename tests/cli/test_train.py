@@ -29,13 +29,14 @@ def test_every_flag_reaches_the_training(capsys, monkeypatch, tmp_path):
 
     monkeypatch.setattr(api, "train", train)
     flags = ["--model", "vit", "--out", str(tmp_path), "--recipe", "r.yaml", "--epochs", "3", "--seed", "7"]
-    flags += ["--steps", "9", "--time", "90s"]
+    flags += ["--steps", "9", "--time", "90s", "--probe", "knn"]
     flags += ["--pretrained", "none", "--resume", "--skip-unreadable", "--set", "a.b=1", "--set", "c=2"]
     assert main(["train", "photos", *flags]) == 0
     assert seen == {
         "data": "photos",
         "model": "vit",
         "pretrained": "none",
+        "probe": "knn",
         "out": tmp_path,
         "recipe": "r.yaml",
         "epochs": 3,

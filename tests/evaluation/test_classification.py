@@ -182,7 +182,7 @@ class FakeSplit:
 
 
 class FakePredictor:
-    path = "runs/a/model.safetensors"
+    path, tta = "runs/a/model.safetensors", False
 
     def __init__(self, classes: list[str], answers: list[list[float] | None], task: str = "classification") -> None:
         self.answers = answers
@@ -234,6 +234,15 @@ def test_evaluate_matches_classes_by_name_and_writes_both_files(tmp_path) -> Non
     assert json.loads(text, parse_constant=refuse) == metrics
     assert "    [1, 0, 1],\n" in text  # a row of the matrix is a line
     assert "vit_tiny on pets" in (tmp_path / "deep" / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_augmentation_is_recorded(tmp_path) -> None:
+    split, said = FakeSplit(["cat"], [0, 0]), "the mean over the image and its mirror image"
+    predictor = FakePredictor(["cat", "dog", "eel"], CAT_DOG_EEL)
+    for tta in (False, True):
+        predictor.tta = tta
+        assert evaluate(predictor, split, out=tmp_path, name="pets", split_name="val")["tta"] is tta
+        assert (said in (tmp_path / "report.html").read_text(encoding="utf-8")) is tta
 
 
 def test_evaluate_without_out_writes_nothing(tmp_path, monkeypatch) -> None:

