@@ -206,7 +206,7 @@ def test_grey_images_train_a_segmenter_of_one_channel(tmp_path):
     ],
 )
 def test_a_mistake_is_one_line_and_comes_before_the_images_are_decoded(sets, message, masks, tmp_path, monkeypatch):
-    monkeypatch.setattr("vitnext.api.training.checked", lambda *_: pytest.fail("the images were decoded"))
+    monkeypatch.setattr("vitnext.api.plan.checked", lambda *_: pytest.fail("the images were decoded"))
     assert message in mistake(train, masks, tmp_path / "run", *sets)
     assert not (tmp_path / "run").exists()
 

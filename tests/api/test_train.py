@@ -157,7 +157,7 @@ def test_a_loss_that_is_not_finite_is_one_line(tree, tmp_path):
         (["model.config.classes=5"], "model.config.classes is 5, but the data makes it 3"),
         (["data.val_fraction=0.9"], "val_fraction is 0.9"),
         (["data.crop_fraction=0.5"], "crop_fraction"),
-        (["optimizer.train_blocks=1"], "the network has 1 blocks: give fewer, or null"),
+        (["optimizer.train_blocks=1"], "the network has 1 block: give fewer, or null"),
         (["device=gpu"], "device is 'gpu'"),
         (["data.val_fraction=0", "schedule.patience=3"], "schedule.patience needs validation images"),
     ],
@@ -218,7 +218,7 @@ def test_a_run_that_another_began_meanwhile_is_left_alone(trained, tree, tmp_pat
         shutil.copytree(trained.out, tmp_path / "run")
         return checked(*arguments)
 
-    monkeypatch.setattr("vitnext.api.training.checked", slowly)
+    monkeypatch.setattr("vitnext.api.plan.checked", slowly)
     assert "holds a run already" in mistake(train, tree, tmp_path / "run")
     assert (tmp_path / "run" / "recipe.yaml").read_bytes() == (trained.out / "recipe.yaml").read_bytes()
 
@@ -292,3 +292,34 @@ def test_a_class_without_images_stops_the_run(given, tmp_path):
     for path in (copy / "train" / "red").iterdir():
         path.unlink()
     assert "red" in mistake(train, copy, tmp_path / "run", skip_unreadable=True)
+
+
+def test_weights_are_fetched_after_the_images_were_checked(tmp_path, monkeypatch, heard):
+    """Of photographs: those of the other tests are too small to ask for weights."""
+    asked = []
+
+    def fail(name):
+        asked.append(name)
+        raise WorkError(f"{name} is not there: look elsewhere")
+
+    monkeypatch.setattr("vitnext.weights.hub.fetch", fail)
+    for name in ("green", "red"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(4):
+            large = np.asarray(Image.fromarray(picture(name, i)).resize((100, 80)))
+            Image.fromarray(large).save(tmp_path / "data" / name / f"{i}.png")
+    broken = tmp_path / "data" / "red" / "0.png"
+    content = broken.read_bytes()
+    broken.write_bytes(b"no image")
+    sets = ["precision=fp32", "workers=0", "data.image_size=32"]
+    for given in ({}, {"pretrained": "someone/weights"}):
+        assert "1 image cannot be read" in mistake(api.train, tmp_path / "data", out=tmp_path / "run", **given)
+    assert asked == []
+    broken.write_bytes(content)
+    end = api.train(tmp_path / "data", out=tmp_path / "run", epochs=1, overrides=sets, console=heard)
+    assert asked == ["timm/convnext_atto.d2_in1k"] and read(end.out / "recipe.yaml").model.pretrained == "none"
+    text = heard.file.getvalue()
+    assert "from scratch: timm/convnext_atto.d2_in1k is not there (--pretrained none asks for none)\nrecipe " in text
+    with pytest.raises(WorkError, match="look elsewhere"):
+        api.train(tmp_path / "data", pretrained="someone/weights", out=tmp_path / "other")
+    assert not (tmp_path / "other").exists()

@@ -8,7 +8,7 @@ import torch
 from vitnext.data.facts import Facts
 from vitnext.errors import InputError, WorkError
 from vitnext.models import catalog
-from vitnext.training.defaults import choose, model_config, starting_point
+from vitnext.training.defaults import choose, fetched, model_config, starting_point
 from vitnext.weights import hub, sources
 
 
@@ -29,7 +29,9 @@ def published(monkeypatch):
 
 
 def start(asked="auto", of=PHOTOGRAPHS, **given):
-    return starting_point(asked, of, **{"model": None, "recipe": None, **given})
+    given = {"model": None, "recipe": None, **given}
+    found = starting_point(asked, of, **given)
+    return fetched(found, asked, given["model"]) if found.fetch else found
 
 
 def test_photographs_start_from_published_weights_that_allow_any_use(published):
@@ -60,14 +62,30 @@ def test_nothing_is_asked_of_the_hub(given, published):
     assert not found.pretrained and found.overrides in ((), ("model.pretrained=none",)) and published == []
 
 
-@pytest.mark.parametrize("error", [WorkError("the hub cannot be reached"), InputError("no such repository")])
-def test_without_the_weights_the_run_starts_from_scratch_and_says_why(error, monkeypatch):
+@pytest.mark.parametrize("kind", [WorkError, InputError])
+def test_without_the_weights_the_run_starts_from_scratch_and_says_why(kind, monkeypatch):
     def fail(name):
-        raise error
+        raise kind(f"the hub has no {name}: download it and put it elsewhere")
 
     monkeypatch.setattr(hub, "fetch", fail)
     found = start(model="convnext_tiny")
-    assert (found.pretrained, found.model, found.reasons) == (False, "convnext_tiny", (f"from scratch: {error}",))
+    assert (found.pretrained, found.model) == (False, "convnext_tiny")
+    name = sources.default_for("convnext_tiny").name
+    assert found.reasons == (f"from scratch: the hub has no {name} (--pretrained none asks for none)",)
+    with pytest.raises(kind, match="put it elsewhere"):
+        start("timm/convnext_tiny.fb_in1k", model="convnext_tiny")
+
+
+def test_what_cannot_be_fetched_offline_is_said_in_short():
+    [reason] = start(model="swin_tiny").reasons
+    assert len(reason) < 160 and "HF_HUB_OFFLINE is set (--pretrained none asks for none)" in reason
+
+
+def test_names_that_cannot_be_of_weights_are_refused_before_anything_is_fetched(published):
+    with pytest.raises(InputError, match="no such file, and no name on the hub"):
+        starting_point("weigths", PHOTOGRAPHS, model=None, recipe=None)
+    assert start("someone/weights", model="vit_tiny").overrides == ('model.pretrained="someone/weights"',)
+    assert published == ["someone/weights"]
 
 
 def test_a_model_without_published_weights_starts_from_scratch(published):

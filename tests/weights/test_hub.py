@@ -141,7 +141,7 @@ def test_a_truncated_file(server):
         ),
         ("gated", InputError, "timm/gated is for those alone who accept its licence: do that at http://127.0.0.1:"),
         ("nothing", InputError, "/timm/nothing has no model.safetensors or pytorch_model.bin: download its weights"),
-        ("down", WorkError, "timm/down: the hub answers HTTP 500: try again later, or download http://127.0.0.1:"),
+        ("down", WorkError, "the hub answers HTTP 500 for timm/down: try again later, or download http://127.0.0.1:"),
     ],
 )
 def test_the_hub_refuses(server, name, kind, expected):

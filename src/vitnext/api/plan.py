@@ -1,4 +1,4 @@
-"""What a run is to do: its recipe, in which nothing is left open, and the data, recognised and divided."""
+"""What a run is to do: its recipe, in which nothing is left open, and the data, recognised, divided and checked."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import Any
 
 import torch
 
+from vitnext.api.checks import checked
 from vitnext.api.console import Say
 from vitnext.api.folder import recipe_of_run, require_free
-from vitnext.data.dataset import Dataset, held_out, open_dataset
+from vitnext.data.dataset import Dataset, held_out, open_dataset, regroup
 from vitnext.data.facts import look_at
 from vitnext.errors import InputError
 from vitnext.models import create
 from vitnext.recipe import Recipe, override, read
 from vitnext.training import defaults, mask_defaults
-from vitnext.training.task import require_labels
+from vitnext.training.task import require_labels, require_suitable
 
 ENDLESS = 100_000  # epochs, where steps or minutes end a run
 
@@ -45,7 +46,8 @@ def begin(
 ) -> tuple[Recipe, Dataset[Any]]:
     """Of a new run: what the user left open is chosen from the images and the machine, and said.
 
-    Mistakes in the arguments are found first, then those in the layout of the data, then in ``folder``.
+    Mistakes in the arguments are found first, then those in the layout of the data, then in ``folder``; only then is
+    every image read, and only then are weights fetched.
     """
     if model is not None:
         create.family_of(model)
@@ -54,30 +56,43 @@ def begin(
     for named in (model, read(recipe).model.name if recipe is not None else None):
         require_labels(named or "", dataset)
     require_free(folder)
+    say(dataset.line)
+    dataset = regroup(dataset, asked.data.merge, asked.data.ignore)
     facts = look_at(dataset.splits["train"])
-    semantic = dataset.task == "semantic"
+    semantic, gpu = dataset.task == "semantic", torch.cuda.is_available()
+    watched = len(dataset.splits.get("val", ())) or len(held_out(dataset)[1])
     default, small = ("masks_finetune", mask_defaults.SMALL) if semantic else ("photos_finetune", defaults.SMALL)
     start = defaults.starting_point(
         pretrained, facts, model=model, recipe=recipe, overrides=overrides, default=default, small=small
     )
-    require_labels(start.model or "", dataset)
-    overrides, gpu = [*overrides, *start.overrides], torch.cuda.is_available()
-    if semantic:
-        choice = mask_defaults.choose_segmenter(
-            facts,
-            model=start.model,
-            recipe=recipe,
-            pretrained=start.pretrained,
-            gpu=gpu,
-            objects=dataset.has_instances,
-            watched=len(dataset.splits.get("val", ())) or len(held_out(dataset)[1]),
-            overrides=overrides,
-        )
-    else:
-        choice = defaults.choose(
-            facts, model=start.model, recipe=recipe, pretrained=start.pretrained, gpu=gpu, overrides=overrides
-        )
-    say(dataset.line)
+
+    def choose() -> defaults.Choice:
+        require_labels(start.model or "", dataset)
+        said = [*overrides, *start.overrides]
+        if semantic:
+            choice = mask_defaults.choose_segmenter(
+                facts,
+                model=start.model,
+                recipe=recipe,
+                pretrained=start.pretrained,
+                gpu=gpu,
+                objects=dataset.has_instances,
+                watched=watched,
+                overrides=said,
+            )
+        else:
+            choice = defaults.choose(
+                facts, model=start.model, recipe=recipe, pretrained=start.pretrained, gpu=gpu, overrides=said
+            )
+        require_suitable(choice.recipe, dataset)
+        return choice
+
+    choice = choose() if start.model is not None or not start.fetch else None
+    dataset = checked(dataset, asked.data.skip_unreadable, say)
+    if start.fetch:
+        start = defaults.fetched(start, pretrained, model)
+        choice = choose()
+    assert choice is not None
     for reason in (*start.reasons, *choice.reasons):
         say(reason)
     return choice.recipe, dataset
@@ -94,9 +109,13 @@ def go_on(
     say: Say,
 ) -> tuple[Recipe, Dataset[Any]]:
     """Of the run in ``folder``: its own recipe, in which ``overrides`` may change a few fields."""
-    if pretrained != "auto":
-        raise InputError("--resume goes on from the run's own weights: leave --pretrained out")
     theirs = recipe_of_run(folder, model, recipe, overrides)
+    same = pretrained in ("auto", theirs.model.pretrained) or str(Path(pretrained).resolve()) == theirs.model.pretrained
+    if not same:
+        began = "from scratch" if theirs.model.pretrained == "none" else f"from {theirs.model.pretrained}"
+        raise InputError(f"the run in {folder} began {began}, not from {pretrained}: leave --pretrained out")
     dataset = open_dataset(data, seed=theirs.seed, val_fraction=theirs.data.val_fraction)
     say(dataset.line)
-    return theirs, dataset
+    dataset = regroup(dataset, theirs.data.merge, theirs.data.ignore)
+    require_suitable(theirs, dataset)
+    return theirs, checked(dataset, theirs.data.skip_unreadable, say)

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitnext.api.checks import checked
 from vitnext.api.console import speaker
 from vitnext.api.folder import card_of_run, run_name
-from vitnext.data.dataset import regroup
 from vitnext.errors import require
 from vitnext.evaluation.evaluate import headline
 
@@ -58,7 +56,6 @@ def train(
     """
     require("torch", "train")
     from vitnext.api import network, plan, run
-    from vitnext.training.task import require_suitable
 
     say = speaker(console)
     folder = Path(out) if out is not None else Path("runs") / run_name(data)
@@ -71,9 +68,6 @@ def train(
     chosen, dataset = choose(
         data, folder, model=model, pretrained=str(pretrained), recipe=recipe, overrides=said, say=say
     )
-    require_suitable(chosen, dataset)
-    dataset = regroup(dataset, chosen.data.merge, chosen.data.ignore)
-    dataset = checked(dataset, chosen.data.skip_unreadable, say)
 
     # Build the network, and all that it trains with.
     begun = card_of_run(folder) if resume and chosen.model.pretrained != "none" else None

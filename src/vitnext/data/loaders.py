@@ -18,12 +18,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
+from vitnext.cores import usable_cores
 from vitnext.data.augment import BatchAugment, ImageAugment, works_on_batches
 from vitnext.data.dataset import Split
 from vitnext.data.image_parts import read_part
 from vitnext.data.sampling import class_order, occurrences
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import Recipe
+from vitnext.wording import counted
 
 SMALL = 64  # pixels: up to this size whole batches are augmented at once
 CACHE_BYTES = 4 << 30  # decoded images are kept in memory up to this much ...
@@ -68,11 +70,6 @@ def cache_limit() -> int:
     """Bytes that decoded images may take."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 8 << 30
     return min(CACHE_BYTES, int(memory * CACHE_SHARE))
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def generator(*place: int) -> torch.Generator:
@@ -122,7 +119,7 @@ class SmallImages:
         self.labels = torch.from_numpy(split.labels)
         self.augment = BatchAugment(recipe.augment)
         self.steps_per_epoch = max(1, len(split) // recipe.batch_size)
-        self.description = f"{len(split):,} images in memory, augmented a batch at a time"
+        self.description = f"{counted(split, 'image')} in memory, augmented a batch at a time"
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         seed = self.recipe.seed
@@ -204,8 +201,8 @@ class Photographs:
         self.augment = ImageAugment(recipe.augment, recipe.data.image_size, stretch=stretch)
         self.steps_per_epoch = max(1, len(split) // recipe.batch_size)
         where = "decoded in memory" if held is not None else "read from files"
-        by = f"{workers} worker processes" if workers else "the training process"
-        self.description = f"{len(split):,} images {where}, augmented by {by}"
+        by = counted(workers, "worker process") if workers else "the training process"
+        self.description = f"{counted(split, 'image')} {where}, augmented by {by}"
 
     def __getitems__(self, places: list[tuple[int, ...]]) -> list[tuple[Tensor, int | Tensor]]:
         """Images as they look in their epochs, each by (epoch, index); a third number tells how often it was in the

@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from vitnext.data.loaders import batch_indices, cache_limit, outlast_signals, place_seed, usable_cores
+from vitnext.cores import usable_cores
+from vitnext.data.loaders import batch_indices, cache_limit, outlast_signals, place_seed
 from vitnext.data.mask_augment import MaskAugment
 from vitnext.data.mask_folder import MaskSplit
 from vitnext.data.mask_values import VOID
@@ -22,6 +23,7 @@ from vitnext.errors import ImageError
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import Recipe
 from vitnext.types import Segments
+from vitnext.wording import counted
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,9 @@ class MaskedImages:
         if recipe.workers < 0 and self.decoded is None:
             self.workers = max(1, min(8, usable_cores() - 1))
         held = "decoded in memory" if self.decoded is not None else "read from files"
-        by = f"{self.workers} worker processes" if self.workers else "the training process"
+        by = counted(self.workers, "worker process") if self.workers else "the training process"
         truth = "segments" if objects else "masks"
-        self.description = f"{len(split):,} images with {truth} {held}, augmented by {by}"
+        self.description = f"{counted(split, 'image')} with {truth} {held}, augmented by {by}"
 
     def pair(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Image uint8 (H, W, C) and mask uint8 (H, W) at the scale at which the network sees them; with ``objects``

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -34,12 +33,16 @@ class Choice:
 
 @dataclass(frozen=True)
 class Start:
-    """The weights that a run starts from, as what they add to the recipe, and the model that this decides."""
+    """The weights that a run starts from, as what they add to the recipe, and the model that this decides.
+
+    fetch: the name on the hub of those that are not looked for yet; model: None too if they alone can tell it
+    """
 
     pretrained: bool
     model: str | None
     overrides: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
+    fetch: str = ""
 
 
 def starting_point(
@@ -57,9 +60,8 @@ def starting_point(
     Images with a short side up to ``small`` are no photographs; ``default`` is the recipe whose model is taken if none
     is named. Of a segmenter the backbone starts from weights.
 
-    Of the published weights of a model those are taken whose licence allows any use; if they are neither in the cache
-    nor to be had, the run starts from scratch and says why. Raises InputError for weights that are named and cannot be
-    read, WorkError when they cannot be fetched.
+    Of the published weights of a model those are taken whose licence allows any use. Nothing is fetched: ``fetched``
+    does that. Raises InputError for weights that are named and cannot be read.
     """
     from vitnext.weights import hub, pretrained, sources
 
@@ -71,12 +73,15 @@ def starting_point(
     if asked == "none":
         return Start(False, model, ("model.pretrained=none",))
     if asked != "auto":
+        name = model or (read(recipe).model.name if recipe else None)
+        if pretrained.on_hub(asked):
+            hub.require_name(asked)
+            return Start(True, name, (f"model.pretrained={json.dumps(asked)}",), fetch=asked)
         path, _ = pretrained.locate(asked)
         if not path.is_file():
             raise InputError(f"{asked}: no such file of weights")
-        name = model or (read(recipe).model.name if recipe else pretrained.load(asked).name)
-        where = str(path.resolve()) if Path(asked).exists() else asked
-        return Start(True, name, (f"model.pretrained={json.dumps(where)}",))
+        where = json.dumps(str(path.resolve()))
+        return Start(True, name or pretrained.load(asked).name, (f"model.pretrained={where}",))
     if recipe is not None or facts.short_side <= small:
         return Start(False, model)
     name = model or read(default).model.name
@@ -85,12 +90,26 @@ def starting_point(
     source = sources.default_for(create.backbone_of(name))
     if source is None:
         return Start(False, model, reasons=(f"from scratch: no weights of {name} are published for any use",))
-    try:
-        hub.fetch(source.name)
-    except (InputError, WorkError) as error:
-        return Start(False, model, reasons=(f"from scratch: {error}",))
     reason = f"from published weights, {source.name} ({source.licence}); --pretrained none starts from scratch"
-    return Start(True, name, (f"model.pretrained={json.dumps(source.name)}",), (reason,))
+    return Start(True, name, (f"model.pretrained={json.dumps(source.name)}",), (reason,), source.name)
+
+
+def fetched(start: Start, asked: str, model: str | None) -> Start:
+    """``start`` with its weights in the cache. Published ones that nobody named need not be had: without them the run
+    starts from scratch and says why, with the user's ``model``.
+
+    Raises InputError for weights that are named and do not exist, WorkError when they cannot be fetched.
+    """
+    from vitnext.weights import hub, pretrained
+
+    try:
+        hub.fetch(start.fetch)
+    except (InputError, WorkError) as error:
+        if asked != "auto":
+            raise
+        why = f"from scratch: {str(error).partition(': ')[0]} (--pretrained none asks for none)"
+        return Start(False, model, reasons=(why,))
+    return replace(start, model=start.model or pretrained.load(start.fetch).name, fetch="")
 
 
 def choose(

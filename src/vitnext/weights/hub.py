@@ -38,14 +38,19 @@ def cached(repository: str) -> Path | None:
     return None
 
 
+def require_name(repository: str) -> None:
+    """Raises InputError for what cannot be the name of a repository."""
+    if repository.count("/") != 1:
+        raise InputError(f"{repository}: {NO_NAME}")
+
+
 def fetch(repository: str) -> Path:
     """The weights of ``repository`` ("timm/convnext_tiny.fb_in1k"), downloaded if the cache has none.
 
     Raises InputError for what the user must change (no such repository, none of FILES in it, a licence to accept first)
     and WorkError for what went wrong on the way (offline, unreachable, truncated, not what the hub promised).
     """
-    if repository.count("/") != 1:
-        raise InputError(f"{repository}: {NO_NAME}")
+    require_name(repository)
     if (path := cached(repository)) is not None:
         return path
     hub = require("huggingface_hub", "train")
@@ -77,7 +82,7 @@ def fetch(repository: str) -> Path:
                 f"the hub has no {repository}, or shows it to others alone (HTTP {status}): compare the name with "
                 f"{page}; if you may see it, log in with `hf auth login`"
             ) from error
-        raise WorkError(f"{repository}: the hub answers HTTP {status}: try again later, or {by_hand}") from error
+        raise WorkError(f"the hub answers HTTP {status} for {repository}: try again later, or {by_hand}") from error
     except Exception as error:  # of the network or of the disk, in classes of three libraries
         raise WorkError(f"{repository} could not be downloaded ({_reason(error)}): try again, or {by_hand}") from error
     found = sha256(path)
@@ -124,8 +129,8 @@ def _quiet() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """One sentence of what an error of another library says."""
+    """One sentence of what an error of another library says, without the ": " that remedies stand behind here."""
     text = str(error).strip() or type(error).__name__
     if "Consistency check failed" in text:
         return "it came truncated"
-    return re.split(r"\.?\n|\. ", text)[0]
+    return re.split(r"\.?\n|\. ", text)[0].replace(": ", ", ")

@@ -154,12 +154,18 @@ def locate(where: str | Path) -> tuple[Path, Source | None]:
 
     Raises InputError when there is none, and WorkError when the hub fails.
     """
+    if on_hub(where):
+        return hub.fetch(str(where)), sources.find(str(where))
     path = Path(where)
     if path.is_dir():
         path = next((path / name for name in hub.FILES if (path / name).is_file()), path)
-    if path.exists() or path.suffix.lower() in READERS or path.is_absolute():
-        return path, _source_of(path)
-    return hub.fetch(str(where)), sources.find(str(where))
+    return path, _source_of(path)
+
+
+def on_hub(where: str | Path) -> bool:
+    """Whether this is a name on the hub, and neither a file, nor what would be called one."""
+    path = Path(where)
+    return not (path.exists() or path.suffix.lower() in READERS or path.is_absolute())
 
 
 def _source_of(path: Path) -> Source | None:
