@@ -70,18 +70,16 @@ def test_a_model_on_files(photos, tmp_path):
 
 @pytest.mark.parametrize(("slow", "bottleneck"), [("data", "data"), ("step", "training step")])
 def test_the_bottleneck_is_what_takes_longer(slow, bottleneck, monkeypatch):
-    original = {"data": measured._epochs, "step": measured._step}[slow]
+    epochs, seconds = measured._epochs, 0.1
 
     def slow_epochs(batches):
-        for batch in original(batches):
-            time.sleep(0.05)
+        for batch in epochs(batches):
+            time.sleep(seconds)
             yield batch
 
-    def slow_step(*arguments):
-        step = original(*arguments)
-        return lambda *batch: (time.sleep(0.05), step(*batch))
-
-    monkeypatch.setattr(measured, *(("_epochs", slow_epochs) if slow == "data" else ("_step", slow_step)))
+    if slow == "data":
+        monkeypatch.setattr(measured, "_epochs", slow_epochs)
+    monkeypatch.setattr(measured, "_step", lambda *_: lambda *_: time.sleep(seconds if slow == "step" else 0))
     found = bench("vit", "digits", overrides=TINY, seconds=0.01)
     assert consistent(found) and found["bottleneck"] == bottleneck
 

@@ -30,7 +30,6 @@ from vitnext.training.hardware import Precision, choose_device, choose_precision
 from vitnext.training.loop import Mix, Normalize, Objective
 from vitnext.training.losses import LabelLoss
 from vitnext.training.optimizers import optimizers
-from vitnext.training.task import require_suitable
 
 MODEL = "vit_small"  # where neither a model nor data are named
 CLASSES, BATCH = 1000, 32  # where there are no data
@@ -64,8 +63,6 @@ def bench(
             recipe, dataset = plan.begin(
                 data, Path(nowhere), model=model, pretrained="none", recipe=None, overrides=overrides, say=say
             )
-            require_suitable(recipe, dataset)
-            dataset = regroup(dataset, recipe.data.merge, recipe.data.ignore)
             started = network.build(recipe, dataset, None, say)
             ready = run.prepare(recipe, dataset, *started, Path(nowhere), data, say)
         recipe, built, objective, precision = ready.recipe, ready.network, ready.task.objective, ready.precision
