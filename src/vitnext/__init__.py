@@ -1,4 +1,4 @@
-"""vitnext: from a folder of images to a trained, measured and deployed classifier.
+"""vitnext: from a folder of images to a trained, measured and deployed classifier or segmenter.
 
     model  = vitnext.create_model("convnext_tiny", classes=10)
     result = vitnext.train("photos/", out="runs/photos")

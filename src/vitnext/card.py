@@ -12,6 +12,7 @@ from typing import Any
 
 from vitnext.errors import InputError
 from vitnext.preprocess import Preprocess
+from vitnext.wording import counted
 
 FORMAT = 1
 COLOR = re.compile("#[0-9a-fA-F]{6}")
@@ -95,17 +96,17 @@ class Card:
         if not isinstance(colors, list) or not all(isinstance(c, str) and COLOR.fullmatch(c) for c in colors):
             raise InputError("the card's 'colors' is not a list of colours such as #804080")
         if len(colors) not in (0, len(classes)):
-            raise InputError(f"the card has {len(colors)} colours for {len(classes)} classes")
+            raise InputError(f"the card has {counted(colors, 'colour')} for {counted(classes, 'class')}")
         things = values["things"]
         if not isinstance(things, list) or not all(isinstance(thing, bool) for thing in things):
             raise InputError("the card's 'things' is not a list of true and false")
         if len(things) not in (0, len(classes)):
-            raise InputError(f"the card says of {len(things)} of {len(classes)} classes whether they are things")
+            raise InputError(f"the card says of {len(things)} of {counted(classes, 'class')} whether they are things")
         thresholds = values["thresholds"]
         if not isinstance(thresholds, list) or not all(isinstance(t, int | float) and 0 <= t <= 1 for t in thresholds):
             raise InputError("the card's 'thresholds' is not a list of numbers from 0 to 1")
         if len(thresholds) != (len(classes) if values["task"] == "multilabel" else 0):
-            raise InputError(f"the card has {len(thresholds)} thresholds for {len(classes)} classes")
+            raise InputError(f"the card has {counted(thresholds, 'threshold')} for {counted(classes, 'class')}")
         values["preprocess"] = Preprocess.from_dict(values["preprocess"])
         lists = {"classes": classes, "colors": colors, "things": things, "thresholds": map(float, thresholds)}
         return cls(**values | {name: tuple(items) for name, items in lists.items()})

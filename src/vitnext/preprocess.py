@@ -15,6 +15,7 @@ from vitnext.decode import Source as Source
 from vitnext.decode import decode, name_of, to_array
 from vitnext.decode import open_image as open_image
 from vitnext.errors import ImageError, InputError
+from vitnext.wording import counted
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -83,7 +84,7 @@ class Preprocess:
             "interpolation": (self.interpolation in INTERPOLATIONS, f"one of {', '.join(INTERPOLATIONS)}"),
             "color": (channels > 0, "'RGB' or 'L'"),
             "scale": (0 < self.scale < np.inf, "above 0"),
-            "mean": (len(self.mean) == channels and np.all(np.isfinite(self.mean)), f"{channels} number(s)"),
+            "mean": (len(self.mean) == channels and np.all(np.isfinite(self.mean)), counted(channels, "number")),
             "std": (len(self.std) == channels and all(0 < s < np.inf for s in self.std), f"{channels} above 0"),
         }
         for field, (holds, must) in rules.items():
@@ -163,7 +164,7 @@ class Preprocess:
         """Raises InputError for unknown or missing keys and for values that make no sense."""
         unknown = set(values) - {field.name for field in fields(cls)}
         if unknown:
-            raise InputError(f"preprocess: unknown key(s) {', '.join(sorted(unknown))}")
+            raise InputError(f"preprocess: unknown keys: {', '.join(sorted(unknown))}")
         try:
             return cls(**values)
         except TypeError as error:

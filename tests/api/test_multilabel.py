@@ -55,7 +55,7 @@ def several(table, tmp_path_factory):
 def test_training_leaves_a_model_that_names_the_colours(several, table):
     card = read_card(several.artifact)
     assert (card.task, card.classes, card.data["kind"], card.data["name"]) == (
-        "multilabel", tuple(NAMES), "table", "colours",
+        "multilabel", tuple(NAMES), "table", "colours.csv",
     )  # fmt: skip
     assert several.metrics["task"] == "multilabel" and several.metrics["map"] > 0.9
     assert set(card.metrics) == {"val", "test", "epoch", "seconds"} and set(card.metrics["val"]) == {"map", "loss"}
@@ -146,9 +146,13 @@ def test_photographs_are_batched_with_all_their_labels(table, tmp_path):
 
 def test_models_and_data_of_another_kind_are_refused(several, trained, table, tree, tmp_path):
     assert "is a multi-label model, but my colours has class folders" in mistake(api.evaluate, several.artifact, tree)
-    assert "is a classifier, but colours has several labels an image" in mistake(api.evaluate, trained.artifact, table)
+    assert "is a classifier, but colours.csv has several labels an image" in mistake(
+        api.evaluate, trained.artifact, table
+    )
     name = "vit_small+linear"
-    assert f"{name} is a segmenter, but colours has labels" in mistake(api.train, table, model=name, out=tmp_path / "x")
+    assert f"{name} is a segmenter, but colours.csv has labels" in mistake(
+        api.train, table, model=name, out=tmp_path / "x"
+    )
     assert "loss.dice is for segmentation" in mistake(train, table, tmp_path / "y", "loss.dice=1")
 
 

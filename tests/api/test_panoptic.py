@@ -12,6 +12,7 @@ from PIL import Image
 from colours import mistake, on_step, press_at, same_weights
 from masks import split_of_objects
 from vitnext import api
+from vitnext.api import plan
 from vitnext.card import read_card
 from vitnext.cli.main import main
 from vitnext.data.coco import Category, CocoImage
@@ -19,6 +20,7 @@ from vitnext.data.coco_panoptic import read_panoptic, write_panoptic
 from vitnext.data.dataset import open_dataset
 from vitnext.evaluation.panoptic import PanopticQuality
 from vitnext.inference.predictor import load
+from vitnext.training.task import task_name
 from vitnext.types import PanopticSegmentation, Segmentation, Segments
 
 NETWORK = "stem_stride: 2, depths: [1, 1], widths: [8, 12], layer_scale: 0.0, head: {width: 8, dropout: 0.0}"
@@ -142,3 +144,44 @@ def test_semantic_models_of_the_same_data(objects, tmp_path):
     sets = [*TINY, *DEEPLAB]
     result = api.train(objects, model="convnext+segformer", out=tmp_path / "run", epochs=1, overrides=sets)
     assert read_card(result.artifact).task == "semantic" and result.metrics["task"] == "semantic"
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_kept_model_that_finds_no_object_is_said(objects, tmp_path, heard, monkeypatch, number):
+    def found(pixels, size, *_):
+        ids = np.ones(size, np.int32)  # ground
+        ids[0, :number] = np.arange(number) + 2
+        labels = np.array([0] + [1] * number)
+        return Segments(ids, labels, labels < 0, np.ones(len(labels), np.float32))
+
+    monkeypatch.setattr("vitnext.training.panoptic_validation.segment_objects", found)
+    result = train(objects, tmp_path / "run", "convnext+panoptic_deeplab", epochs=1, console=heard)
+    warning = "warning: the model that is kept, of epoch 1, finds no object at all in the val images: train longer"
+    assert (warning in heard.file.getvalue()) == (number == 0)
+    assert read_card(result.artifact).metrics["val"]["objects"] == 2 * number  # of two images
+
+
+@pytest.mark.parametrize("told", ["instances", "coco"])
+def test_queries_on_objects_that_are_all_ignored_learn_classes(objects, tmp_path, told):
+    """Without a thing left there is nothing to tell apart: the data is what a semantic segmenter takes."""
+    split = split_of_objects(8, (32, 40))
+    if told == "coco":
+        for part, indices in (("train", range(4)), ("val", range(4, 8))):
+            (tmp_path / "data" / part).mkdir(parents=True)
+            for i in indices:
+                Image.fromarray(split.arrays[i]).save(tmp_path / "data" / part / f"{i:02}.png")
+            found = [(CocoImage(i, f"{i:02}.png", 32, 40), split.segments(i)) for i in indices]
+            kinds = tuple(Category(i + 1, name, i == 2) for i, name in enumerate(split.classes))
+            json_file = tmp_path / "data" / f"panoptic_{part}.json"
+            write_panoptic(json_file, json_file.with_suffix(""), kinds, found)
+    else:
+        shutil.copytree(objects, tmp_path / "data")
+        (tmp_path / "data" / "classes.txt").write_text("0 ground stuff\n1 red stuff\n2 blue thing\n")
+    given = {"model": "vit+eomt", "pretrained": "none", "recipe": None}
+    for sets, resize, task in (([], "fit", "panoptic"), (["data.ignore=[blue]"], "window", "semantic")):
+        said = [*TINY, *QUERIES, *sets]
+        recipe, dataset = plan.begin(
+            tmp_path / "data", tmp_path / "run", **given, overrides=said, say=lambda line: None
+        )
+        assert (recipe.data.window is None) == (resize == "fit") == (recipe.data.resize == "fit")
+        assert task_name(dataset, recipe.model.name) == task

@@ -72,7 +72,7 @@ def test_a_run_that_was_killed_goes_on_from_its_last_epoch(tree, tmp_path):
 
 def test_resuming_a_finished_run_measures_it_again_and_changes_nothing_else(trained, tree, tmp_path):
     copy = shutil.copytree(trained.out, tmp_path / "copy")
-    again = api.train(tree, out=copy, resume=True)
+    again = api.train(tree, out=copy, resume=True, pretrained="none")  # as it began
     assert same_weights(again.artifact, trained.artifact)
     assert again.metrics["top1"] == trained.metrics["top1"]
     assert read_card(again.artifact) == read_card(trained.artifact)
@@ -201,7 +201,7 @@ def test_a_disk_that_is_full_leaves_the_last_good_files_and_a_line(name, limit, 
     [
         ({"model": "convnext"}, "trains vit, not convnext: leave --model out"),
         ({"recipe": "digits_vit"}, "leave --recipe out"),
-        ({"pretrained": "timm/nonsense.x"}, "leave --pretrained out"),
+        ({"pretrained": "timm/nonsense.x"}, "began from scratch, not from timm/nonsense.x: leave --pretrained out"),
         ({"seed": 4}, "have changed"),  # another seed is another division of the tree
         ({"overrides": ["optimizer.weight_decay=0.5"]}, "optimizer.weight_decay was 0.05, is 0.5"),
         ({"overrides": ["optimizer.decay=0.5"]}, "there is no field optimizer.decay"),
@@ -237,7 +237,9 @@ def test_a_run_goes_on_without_the_weights_that_it_began_with(trained, tree, tmp
             api.train(tree, **more, overrides=sets)
     whole = api.train(tree, **more | {"out": tmp_path / "whole"}, overrides=sets)
     (tmp_path / "start.safetensors").unlink()
-    resumed = api.train(tree, out=tmp_path / "run", resume=True)
+    began = f"began from {start}, not from none: leave --pretrained out"
+    assert began in mistake(api.train, tree, out=tmp_path / "run", resume=True, pretrained="none")
+    resumed = api.train(tree, out=tmp_path / "run", resume=True, pretrained=start)  # what it says already may be said
     assert same_weights(resumed.artifact, whole.artifact)
     one, other = (read_card(result.artifact) for result in (whole, resumed))
     assert (one.licence, one.preprocess, one.config) == (other.licence, other.preprocess, other.config)

@@ -157,7 +157,7 @@ def test_a_loss_that_is_not_finite_is_one_line(tree, tmp_path):
         (["model.config.classes=5"], "model.config.classes is 5, but the data makes it 3"),
         (["data.val_fraction=0.9"], "val_fraction is 0.9"),
         (["data.crop_fraction=0.5"], "crop_fraction"),
-        (["optimizer.train_blocks=1"], "the network has 1 blocks: give fewer, or null"),
+        (["optimizer.train_blocks=1"], "the network has 1 block: give fewer, or null"),
         (["device=gpu"], "device is 'gpu'"),
         (["data.val_fraction=0", "schedule.patience=3"], "schedule.patience needs validation images"),
     ],

@@ -44,6 +44,7 @@ def test_nothing_but_the_package_is_in_the_wheel(wheel):
 
 def test_metadata(metadata):
     assert metadata["Name"] == "vitnext"
+    assert "classifier or segmenter" in metadata["Summary"]
     assert metadata["License-Expression"] == "Apache-2.0"
     assert set(metadata["Requires-Python"].split(",")) == {">=3.11", "<3.14"}
     trackers = {"track", "wandb", "mlflow"}

@@ -127,7 +127,7 @@ def test_mistakes(capsys, weights, tmp_path):
             "is not vit_small, it holds timm's and the authors' layout of vit",
         ),
         ([str(weights), *out, "--model", "vit_tini"], "did you mean vit_tiny?"),
-        ([str(weights), *out, "--classes", str(two)], "2 names of classes for a head of 3: give one for each output"),
+        ([str(weights), *out, "--classes", str(two)], "2 class names for a head of 3: give one for each output"),
         ([str(weights), *out, "--classes", str(twice)], 'two classes are called "a"'),
         ([str(weights), *out, "--classes", str(binary)], "is no text in UTF-8"),
         ([str(weights), *out, "--classes", str(tmp_path / "no.txt")], "No such file"),

@@ -49,6 +49,7 @@ def test_the_summary_shows_the_worst_classes(capsys):
     print_summary({**headline, "per_class": rows})
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     assert lines[:2] == ["images    1,234", "top-1     50.00%  (95% interval 25.00% to 75.00%)"]
+    assert lines[2] == "top-5     100.00%"
     assert lines[6].split() == ["lowest", "F1", "images", "precision", "recall", "F1"]
     assert [line.split()[0] for line in lines[7:]] == ["yak", "owl", "hen", "fox", "dog"]
     assert lines[7].split() == ["yak", "3", "-", "1.000", "0.400"]
@@ -58,7 +59,8 @@ def test_a_summary_of_few_classes_shows_all(capsys):
     row = {"class": "cat", "n": 3, "precision": 1.0, "recall": 1.0, "f1": 1.0}
     headline = {"n": 3, "top1": 1.0, "top1_interval": [1.0, 1.0], "top5": 1.0, "macro_f1": 1.0, "ece": 0.0}
     print_summary({**headline, "per_class": [row]})
-    assert "lowest" not in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "lowest" not in out and "top-5" not in out
 
 
 def test_a_summary_of_segments(capsys):

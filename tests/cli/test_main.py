@@ -36,7 +36,7 @@ def test_no_arguments_is_help(capsys):
     code, out, err = run(capsys)
     assert (code, err) == (0, "")
     assert out == run(capsys, "--help")[1]
-    assert all(verb in out for verb in VERBS)
+    assert all(verb in out for verb in VERBS) and "classifier or segmenter" in " ".join(out.split())
 
 
 @pytest.mark.parametrize("verb", VERBS)

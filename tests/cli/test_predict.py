@@ -32,13 +32,19 @@ def test_a_table_in_the_order_given(capsys, onnx, images):
 def test_a_file_in_a_new_folder(capsys, request, images, tmp_path, model):
     out = tmp_path / "new" / "labels.csv"
     assert main(["predict", str(request.getfixturevalue(model)), str(images), "--out", str(out), "--batch", "2"]) == 0
-    assert capsys.readouterr() == ("", f"5 images, 1 unreadable; predictions in {out}\n")
+    done = f"5 images, 1 unreadable; predictions in {out}\n"
+    assert capsys.readouterr() == ("", f"new folder {out.parent}\n{done}")
     with out.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["source"] for row in rows] == [
         str(images / name) for name in ("a/1.png", "a/2.png", "b/3.png", "b/4.png", "b/5.png")
     ]
     assert [bool(row["error"]) for row in rows] == [False, False, False, True, False]
+
+
+def test_a_folder_that_is_there_is_not_said(capsys, onnx, images, tmp_path):
+    assert main(["predict", str(onnx), str(images), "--out", str(tmp_path / "labels.csv")]) == 0
+    assert "new folder" not in capsys.readouterr().err
 
 
 def test_the_terminal_and_the_file_agree(capsys, onnx, images, tmp_path):

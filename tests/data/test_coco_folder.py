@@ -152,7 +152,7 @@ def test_layouts(tmp_path, file, pngs, images):
     assert dataset.splits["val"].mask_path(1) == str(tmp_path / pngs.format("val") / "1.png")
     assert len(dataset.splits["train"].segments(0).labels) == 5
     alone = open_dataset(tmp_path / file.format("val"), whole=True)
-    assert alone.name == (tmp_path / file.format("val")).stem and len(alone.splits["all"].segments(3).labels) == 5
+    assert alone.name == (tmp_path / file.format("val")).name and len(alone.splits["all"].segments(3).labels) == 5
 
 
 def test_instances(tmp_path):

@@ -147,7 +147,7 @@ def test_val_fraction(tmp_path):
 
 
 def test_too_few_images_to_split(tmp_path):
-    with pytest.raises(InputError, match=r"2 class\(es\) with fewer than 3 images.*: b \(2\), c \(0\)"):
+    with pytest.raises(InputError, match=r"2 classes with fewer than 3 images.*: b \(2\), c \(0\)"):
         open_dataset(tree(tmp_path, a=5, b=2, c=0))
 
 
@@ -156,6 +156,8 @@ def test_whole_divides_nothing(tmp_path):
     assert counts(dataset) == {"all": [5, 2, 0]}
     assert dataset.split_rule == {"rule": "given", "seed": 0, "fractions": {}}
     assert dataset.line == "tree: class folders, 3 classes, all 7 images (not divided)"
+    one = open_dataset(tree(tmp_path / "one", a=1, b=0), whole=True)
+    assert one.line == "one: class folders, 2 classes, all 1 image (not divided)"
     tree(tmp_path / "given" / "train", a=20, b=20)
     tree(tmp_path / "given" / "test", a=3, b=3)
     assert counts(open_dataset(tmp_path / "given", whole=True)) == {"train": [20, 20], "test": [3, 3]}
@@ -317,11 +319,11 @@ def test_given_splits_of_masks_stay(tmp_path):
 
 def test_too_few_masks(tmp_path):
     flat_set(tmp_path, count=2)
-    with pytest.raises(InputError, match="2 image.s. with a mask, too few to split into train, val and test"):
+    with pytest.raises(InputError, match="2 images with a mask, too few to split into train, val and test"):
         open_dataset(tmp_path)
     assert len(open_dataset(tmp_path, whole=True).splits["all"]) == 2
     (tmp_path / "train.txt").write_text("i0")  # of which none is left for val
-    with pytest.raises(InputError, match="1 image.s. with a mask, too few to split into train, val"):
+    with pytest.raises(InputError, match="1 image with a mask, too few to split into train, val"):
         open_dataset(tmp_path)
 
 

@@ -195,7 +195,7 @@ def test_a_split_without_class_folders(tmp_path):
 def test_classes_that_train_lacks(tmp_path):
     touch(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "val/a/1.jpg", "val/B/1.jpg")
     message = refusal(tmp_path)
-    assert "1 class folder(s) that train/ lacks: B" in message and str(tmp_path / "val") in message
+    assert "1 class folder that train/ lacks: B" in message and str(tmp_path / "val") in message
 
 
 def test_two_names_for_one_split(tmp_path):

@@ -141,7 +141,7 @@ def test_classes_txt(tmp_path):
     merged = regroup(open_dataset(tmp_path, whole=True), {"pet": ["dog", "cat"]}, []).splits["all"]
     assert merged.classes == ("background", "pet") and sorted(merged.segments(1).labels.tolist()) == [0, 1, 1]
     (tmp_path / "classes.txt").write_text("dog\n")
-    with pytest.raises(InputError, match=r"1 label.s. that classes.txt does not name: cat in i1.json; add lines"):
+    with pytest.raises(InputError, match=r"1 label that classes.txt does not name: cat in i1.json; add lines"):
         open_dataset(tmp_path)
 
 

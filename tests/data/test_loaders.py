@@ -321,7 +321,6 @@ def test_small_images_are_batched_if_they_fit_and_the_augmentation_can(size, aug
         (-1, False, 16, 8, False),
         (-1, False, 4, 3, False),
         (-1, False, 1, 1, False),
-        (-1, False, None, 1, False),
         (0, True, 16, 0, True),
         (0, False, 16, 0, False),
         (2, True, 16, 2, False),
@@ -330,7 +329,7 @@ def test_small_images_are_batched_if_they_fit_and_the_augmentation_can(size, aug
 )
 def test_workers_are_used_when_memory_is_not_enough(asked, fits, cores, workers, packed, photographs, monkeypatch):
     monkeypatch.setattr(loaders, "cache_limit", lambda: (1 << 20) * fits)
-    monkeypatch.setattr(loaders.os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(loaders, "usable_cores", lambda: cores)
     made = batches(photographs, PHOTOS, workers=asked)
     assert (made.workers, made.packed is not None) == (workers, packed)
     assert ("decoded in memory" if packed else "read from files") in made.description

@@ -160,7 +160,7 @@ SEVERAL = (
         (
             lost,
             2,
-            r"vitnext: .*: 1 image.s. with a mask but no instance map of their name in train/instances/: .*1.png;",
+            r"vitnext: .*: 1 image with a mask but no instance map of their name in train/instances/: .*1.png;",
         ),
         (
             lost_in_val,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from vitnext.data import scenes
 from vitnext.data.builtin import digits
+from vitnext.data.mask_split import fingerprint_parts
 from vitnext.data.mask_values import VOID
 
 
@@ -62,3 +64,13 @@ def test_splits_are_made_of_different_digits():
     low_high = sorted(scenes.PARTS.values())
     assert low_high[0][0] == 0 and low_high[-1][1] == 20
     assert all(a[1] == b[0] for a, b in itertools.pairwise(low_high))
+
+
+def test_the_fingerprint_covers_the_instances(monkeypatch):
+    monkeypatch.setattr(scenes, "COUNTS", {"train": 2, "val": 1, "test": 1})
+    split = scenes.splits.__wrapped__()["train"]
+    numbers = split.instances.copy()
+    numbers[0][numbers[0] == 1] = 999
+    values = replace(split.values, known=tuple(replace(c, thing=False) for c in split.values.known))
+    others = [split, replace(split, instances=numbers), replace(split, instances=None), replace(split, values=values)]
+    assert len({b"".join(fingerprint_parts(other)) for other in others}) == 4

@@ -136,4 +136,4 @@ def test_the_page_of_several_labels_and_of_many_classes(data, tmp_path, capsys):
         (data / part).rmdir()
     capsys.readouterr()
     assert main(["check", str(data), "--out", str(tmp_path / "many")]) == 0
-    assert "train: 1 to 1 images of a class, median 1" in capsys.readouterr().out
+    assert "train: 1 to 1 image of a class, median 1" in capsys.readouterr().out

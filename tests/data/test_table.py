@@ -45,11 +45,11 @@ def test_one_label_a_row(folder):
     dataset = open_dataset(path, whole=True)
     split = dataset.splits["all"]
     assert (dataset.task, dataset.kind, dataset.name, dataset.classes) == (
-        "classification", "table", "photos", ("big cat", "dog"),
+        "classification", "table", "photos.csv", ("big cat", "dog"),
     )  # fmt: skip
     assert split.labels.tolist() == [1 if i % 3 == 0 else 0 for i in range(12)] and split.labels.dtype == np.int64
     assert split.image(2) == str(folder / "img/02.png") and (split.sizes > 0).all()
-    assert dataset.line == ("photos: table, one label an image (column label), 2 classes, all 12 images (not divided)")
+    assert dataset.line.startswith("photos.csv: table, one label an image (column label), 2 classes, all 12 images")
     assert {k: len(s) for k, s in open_dataset(path).splits.items()} == {"train": 8, "val": 2, "test": 2}
 
 
@@ -198,7 +198,7 @@ def test_text_that_is_not_utf_8(folder):
 
 def test_too_few_images_of_several_labels_to_divide(folder):
     path = csv(folder, "image,labels", "img/00.png,a;b", "img/01.png,b")
-    assert "2 image(s) in it, too few to split" in mistake(open_dataset, path)
+    assert "2 images in it, too few to split" in mistake(open_dataset, path)
 
 
 def test_other_files_are_no_tables(folder):

@@ -85,7 +85,21 @@ def test_a_perfect_model_and_its_report(tmp_path):
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "<b>sky" not in page and "&lt;b&gt;sky" in page and "<script>0" not in page and "d&amp;d" in page
     assert not re.findall(r"(?:(?:src|href)=\"|url\()(?!data:|#)[^)\"]*", page)  # nothing is fetched
-    assert page.count("data:image/jpeg") == 5 * 3 * 4  # images, galleries, views
+    assert page.count("data:image/jpeg") == 5 * 2 * 4  # images, galleries (nothing is wrong), views
+
+
+def test_what_is_confident_and_wrong_shows_its_mistakes_first(tmp_path):
+    split = split_of()
+    predictions = [noisy(split.segments(i), i) if i < 2 else found for i, found in enumerate(perfect(split))]
+    found = evaluate(Told(predictions), split, out=tmp_path, name="d", split_name="val")
+    wrong = found["images"]["sure_and_wrong"]
+    assert len(wrong) == 2 and all(row["sure_and_wrong"] > 0 and row["pq"] < 1 for row in wrong)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    section = page[page.index("<h2>Confident and wrong") :].split("</section>")[0]
+    assert section.count('value="wrong" checked') == section.count("confident and wrong ") == 2
+    assert len(re.findall(r'<img data-view="wrong" [^>]*"mistakes">', section)) == 2  # shown, the others hidden
+    assert len(re.findall(r'<img data-view="predicted" [^>]* hidden>', section)) == 2
+    assert page.count('value="predicted" checked') == 5 + 5
 
 
 def test_the_numbers_are_those_of_the_metrics_by_themselves(tmp_path):

@@ -120,10 +120,11 @@ def test_pycocotools_reads_the_detections(tmp_path):
         results = truth.loadRes(str(tmp_path / "detections.json"))
     for id, prediction in ((17, PREDICTIONS[0]), (21, PREDICTIONS[2])):
         found = prediction.segments
-        entries = results.imgToAnns[id]
-        assert [entry["category_id"] for entry in entries] == [(7, 90, 3)[label] for label in found.labels]
-        assert [entry["score"] for entry in entries] == pytest.approx(found.scores.tolist())
-        for k, entry in enumerate(entries, start=1):
+        entries, things = results.imgToAnns[id], np.flatnonzero(np.array(THINGS)[found.labels])
+        assert 0 < len(things) < len(found.labels)  # the sky is no detection
+        assert [entry["category_id"] for entry in entries] == [(7, 90, 3)[label] for label in found.labels[things]]
+        assert [entry["score"] for entry in entries] == pytest.approx(found.scores[things].tolist())
+        for k, entry in zip(things + 1, entries, strict=True):
             encoded = mask_utils.encode(np.asfortranarray(found.ids == k, np.uint8))
             assert results.annToRLE(entry)["counts"] == encoded["counts"].decode()
             assert entry["area"] == (found.ids == k).sum()

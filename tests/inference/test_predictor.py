@@ -125,7 +125,7 @@ def test_engine_that_gives_no_number_names_the_image(predictor, grey, monkeypatc
 
 def test_engine_that_gives_other_classes(predictor, grey, monkeypatch):
     monkeypatch.setattr(predictor.engine, "run", lambda batch: np.zeros((1, 3), np.float32))
-    with pytest.raises(WorkError, match=r"logits \(1, 3\) for 1 images and 2 classes"):
+    with pytest.raises(WorkError, match=r"logits \(1, 3\) for 1 image and 2 classes"):
         predictor.predict(grey(1))
 
 

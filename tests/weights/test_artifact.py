@@ -174,7 +174,7 @@ def test_weights_that_do_not_fit_the_card(saved, change, message):
         ),
         ({"config": {"name": 1}}, "its card describes no model (vit has no model.config.name; "),
         ({"config": {"heads": 0}}, "its card describes no model (vit: heads is 0; it must be at least 1)"),
-        ({"classes": ("one",)}, "does not fit its card: 2 outputs for 1 class names"),
+        ({"classes": ("one",)}, "does not fit its card: 2 outputs for 1 class name"),
     ],
     ids=["architecture", "unknown field", "impossible field", "classes"],
 )

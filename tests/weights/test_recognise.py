@@ -32,9 +32,9 @@ BOTH = "timm's and the authors' layout of"
 @pytest.mark.parametrize(
     ("name", "options", "line"),
     [
-        ("vit_small_patch16_224", {}, f"{BOTH} vit_small, 1000 classes"),
+        ("vit_small_patch16_224", {}, f"{BOTH} vit_small, 1,000 classes"),
         ("vit_base_patch32_224", {"num_classes": 0}, f"{BOTH} vit_base_patch32, no head"),
-        ("vit_small_patch16_384", {"in_chans": 1}, f"{BOTH} vit_small, 1000 classes, 384 px, 1 channel"),
+        ("vit_small_patch16_384", {"in_chans": 1}, f"{BOTH} vit_small, 1,000 classes, 384 px, 1 channel"),
         ("vit_base_patch16_224.mae", {"global_pool": "avg"}, f"{BOTH} vit_base, no head"),
         ("vit_small_patch14_dinov2", {}, f"{BOTH} vit_small_patch14_dinov2, no head"),
         (
@@ -42,11 +42,11 @@ BOTH = "timm's and the authors' layout of"
             {"num_classes": 3, "img_size": 224},
             "timm's layout of vit_small_patch14_dinov2, 3 classes, 224 px",
         ),
-        ("convnext_tiny", {"num_classes": 21841}, "timm's layout of convnext_tiny, 21841 classes"),
+        ("convnext_tiny", {"num_classes": 21841}, "timm's layout of convnext_tiny, 21,841 classes"),
         ("convnext_tiny.dinov3_lvd1689m", {}, "timm's layout of convnext_tiny_dinov3, no head"),
-        ("convnext_nano", {}, "timm's layout of convnext_nano, 1000 classes"),
-        ("swin_base_patch4_window12_384", {}, "timm's layout of swin_base, 1000 classes, windows of 12"),
-        ("resnet50", {}, "torchvision's and timm's layout of resnet50, 1000 classes"),
+        ("convnext_nano", {}, "timm's layout of convnext_nano, 1,000 classes"),
+        ("swin_base_patch4_window12_384", {}, "timm's layout of swin_base, 1,000 classes, windows of 12"),
+        ("resnet50", {}, "torchvision's and timm's layout of resnet50, 1,000 classes"),
     ],
 )
 def test_timms_models(name, options, line):
@@ -120,7 +120,7 @@ def test_weights_of_no_family():
 
 
 def test_another_model_than_the_one_that_is_asked_for():
-    expected = "FILE is not convnext_small, it holds timm's layout of convnext_tiny, 1000 classes"
+    expected = "FILE is not convnext_small, it holds timm's layout of convnext_tiny, 1,000 classes"
     assert message(of_timm("convnext_tiny"), "convnext_small") == expected
     assert message(of_timm("convnext_tiny"), "vit_small").startswith("FILE is not vit_small, it holds timm's layout")
     text = message(of_timm("vit_tiny_patch16_224", depth=11), "vit_tiny")

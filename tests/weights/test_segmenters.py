@@ -410,7 +410,7 @@ def test_convert_upernet(atto, capsys, tmp_path):
     names = tmp_path / "names.txt"
     names.write_text("a\nb\n")
     assert main(["convert", str(path), "--out", str(out), "--classes", str(names)]) == 2
-    assert "2 names of classes for a head of 7" in capsys.readouterr().err
+    assert "2 class names for a head of 7" in capsys.readouterr().err
     names.write_text("\n".join("gfedcba"))
     assert main(["convert", str(out), "--out", str(tmp_path / "named.safetensors"), "--classes", str(names)]) == 0
     named = read_card(tmp_path / "named.safetensors")

@@ -11,6 +11,7 @@ from vitnext.api.console import Say
 from vitnext.data import doctor, mask_doctor
 from vitnext.data.dataset import Dataset, Split
 from vitnext.errors import InputError
+from vitnext.wording import counted
 
 UNREADABLE = ("unreadable", "unreadable_mask", "size", "no_file")  # findings that --skip-unreadable leaves out
 
@@ -38,7 +39,7 @@ def checked(dataset: Dataset[Any], skip_unreadable: bool, say: Say) -> Dataset[A
     for name, split in dataset.splits.items():
         good = np.setdiff1d(np.arange(len(split)), report.unreadable.get(name, []))
         if not len(good):
-            raise InputError(f"{dataset.name}: none of the {len(split):,} {name} images can be used")
+            raise InputError(f"{dataset.name}: none of the {counted(split, f'{name} image')} can be used")
         splits[name] = split.subset(good)
     readable = dataclasses.replace(dataset, splits=splits)
     again = mask_doctor.check(readable) if semantic else doctor.check(readable, decode=False)

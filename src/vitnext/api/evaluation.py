@@ -13,6 +13,7 @@ from vitnext.data.dataset import Dataset, held_out, open_dataset, regroup
 from vitnext.errors import InputError
 from vitnext.evaluation import evaluate as evaluation
 from vitnext.inference.predictor import Predictor, load
+from vitnext.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,7 +50,7 @@ def evaluate(
         dataset = _regrouped_as(dataset, predictor.card)
     images = dataset.splits[name]
     say = speaker(console)
-    say(f"{dataset.name}: {name} split, {len(images):,} images")
+    say(f"{dataset.name}: {name} split, {counted(images, 'image')}")
     if name == "all" and dataset.name == predictor.card.data.get("name"):
         say("warning: the images are not those of the training, which had the same name; some may have been trained on")
     return evaluation.evaluate(

@@ -13,6 +13,7 @@ from vitnext.card import Card, versions
 from vitnext.data import table
 from vitnext.data.dataset import held_out, open_dataset
 from vitnext.errors import InputError, require
+from vitnext.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -148,7 +149,7 @@ def _class_names(
     else:
         names = tuple(given)
     if len(names) != outputs:
-        raise InputError(f"{len(names)} names of classes for a head of {outputs}: give one for each output, in order")
+        raise InputError(f"{counted(names, 'class name')} for a head of {outputs}: give one for each output, in order")
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise InputError(f'two classes are called "{twice}": give each a name of its own')
     return names

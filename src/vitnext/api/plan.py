@@ -57,6 +57,7 @@ def begin(
         require_labels(named or "", dataset)
     require_free(folder)
     say(dataset.line)
+    dataset = regroup(dataset, asked.data.merge, asked.data.ignore)
     facts = look_at(dataset.splits["train"])
     semantic, gpu = dataset.task == "semantic", torch.cuda.is_available()
     watched = len(dataset.splits.get("val", ())) or len(held_out(dataset)[1])
@@ -87,7 +88,7 @@ def begin(
         return choice
 
     choice = choose() if start.model is not None or not start.fetch else None
-    dataset = checked(regroup(dataset, asked.data.merge, asked.data.ignore), asked.data.skip_unreadable, say)
+    dataset = checked(dataset, asked.data.skip_unreadable, say)
     if start.fetch:
         start = defaults.fetched(start, pretrained, model)
         choice = choose()
@@ -108,13 +109,15 @@ def go_on(
     say: Say,
 ) -> tuple[Recipe, Dataset[Any]]:
     """Of the run in ``folder``: its own recipe, in which ``overrides`` may change a few fields."""
-    if pretrained != "auto":
-        raise InputError("--resume goes on from the run's own weights: leave --pretrained out")
     theirs = recipe_of_run(folder, model, recipe, overrides)
     if AUTO in (theirs.optimizer.learning_rate, theirs.batch_size):
         raise InputError("--resume goes on with what the run decided: leave auto out")
+    same = pretrained in ("auto", theirs.model.pretrained) or str(Path(pretrained).resolve()) == theirs.model.pretrained
+    if not same:
+        began = "from scratch" if theirs.model.pretrained == "none" else f"from {theirs.model.pretrained}"
+        raise InputError(f"the run in {folder} began {began}, not from {pretrained}: leave --pretrained out")
     dataset = open_dataset(data, seed=theirs.seed, val_fraction=theirs.data.val_fraction)
     say(dataset.line)
-    require_suitable(theirs, dataset)
     dataset = regroup(dataset, theirs.data.merge, theirs.data.ignore)
+    require_suitable(theirs, dataset)
     return theirs, checked(dataset, theirs.data.skip_unreadable, say)

@@ -243,7 +243,14 @@ def measure(run: Run, end: Progress, say: Say) -> dict[str, Any]:
     """
     card, skip = run.card, run.recipe.data.skip_unreadable
     watched = {run.watched: {run.task.validate.score: end.kept_score, "loss": end.kept_loss}}
-    trained, _ = load_artifact(run.artifact)
+    trained, kept = load_artifact(run.artifact)
+    if "objects" in kept.metrics.get(run.watched, {}):  # of a panoptic model, how many it found when it was kept
+        watched[run.watched]["objects"] = objects = kept.metrics[run.watched]["objects"]
+        if not objects:
+            say(
+                f"warning: the model that is kept, of epoch {end.kept_epoch}, finds no object at all in the "
+                f"{run.watched} images: train longer, or start from weights (--pretrained)"
+            )
     if card.task == "multilabel" and run.select:  # never on test images
         card = replace(card, thresholds=choose_thresholds(load(run.artifact), run.dataset.splits["val"], skip))
         save_artifact(run.artifact, trained, replace(card, metrics={**watched, "epoch": end.kept_epoch}))

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from vitnext.cli.terminal import print_table, progress_bar, progress_console
+from vitnext.wording import counted
 
 CLASSES = 30  # that are listed one by one
 
@@ -86,7 +87,7 @@ def print_facts(facts: dict[str, Any]) -> None:
     else:
         for name in facts["images"]:
             held = sorted(of_split[name] for of_split in counts.values())
-            print(f"{name}: {held[0]:,} to {held[-1]:,} images of a class, median {held[len(held) // 2]:,}")
+            print(f"{name}: {held[0]:,} to {counted(held[-1], 'image')} of a class, median {held[len(held) // 2]:,}")
     if facts["width"]:
         width, height = facts["width"], facts["height"]
         at = {key: f"{width[key]} x {height[key]}" for key in width}

@@ -75,7 +75,8 @@ def print_summary(metrics: dict[str, Any]) -> None:
     low, high = metrics["top1_interval"]
     print(f"images    {metrics['n']:,}")
     print(f"top-1     {metrics['top1']:.2%}  (95% interval {low:.2%} to {high:.2%})")
-    print(f"top-5     {metrics['top5']:.2%}")
+    if len(metrics["per_class"]) > 5:  # of fewer the truth is always among the first five
+        print(f"top-5     {metrics['top5']:.2%}")
     print(f"macro F1  {metrics['macro_f1']:.4f}")
     print(f"ECE       {metrics['ece']:.4f}\n")
     present = [row for row in metrics["per_class"] if row["n"]]

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from vitnext.files import existing_file, writable_file
+from vitnext.wording import counted
 
 
 def export(
@@ -39,7 +40,7 @@ def export(
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
     report = api.export(model, to, out=out, images=images)
-    compared = f"{report.images} {'generated ' if report.synthetic else ''}images"
+    compared = counted(report.images, f"{'generated ' if report.synthetic else ''}image")
     if report.unreadable:
         compared += f" ({report.unreadable} could not be read)"
     if report.redecided:

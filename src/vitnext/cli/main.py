@@ -51,7 +51,7 @@ def options(
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """From a folder of images to a trained, measured and deployed classifier.
+    """From a folder of images to a trained, measured and deployed classifier or segmenter.
 
     \b
     Examples:

@@ -12,6 +12,7 @@ import typer
 from vitnext.cli.terminal import progress_bar, progress_console
 from vitnext.errors import InputError
 from vitnext.files import existing_file, writable_file, writable_folder
+from vitnext.wording import counted
 
 if TYPE_CHECKING:
     from vitnext.types import PanopticSegmentation, Prediction
@@ -67,21 +68,22 @@ def predict(
 
         predictions = with_masks(predictions, writable_folder(masks), mask_names(files), card, formats.split(","))
     if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        if not out.parent.exists():
+            out.parent.mkdir(parents=True)
+            print(f"new folder {out.parent}", file=sys.stderr)
         with progress_bar("predicting", progress_console()) as progress:
             predicted, failed = write_predictions(
-                out, counted(predictions, len(files), progress), card.classes, card.task
+                out, watched(predictions, len(files), progress), card.classes, card.task
             )
     else:
         predicted, failed = print_predictions(files, predictions, card.classes, card.task)
-    images = "1 image" if len(files) == 1 else f"{len(files):,} images"
     kept = (f"; predictions in {out}" if out else "") + (f"; masks in {masks}" if masks else "")
-    print(f"{images}, {failed:,} unreadable{kept}", file=sys.stderr)
+    print(f"{counted(files, 'image')}, {failed:,} unreadable{kept}", file=sys.stderr)
     if failed and not predicted:
         raise typer.Exit(1)
 
 
-def counted(
+def watched(
     predictions: Iterable[Prediction], total: int, progress: Callable[[int, int], None]
 ) -> Iterator[Prediction]:
     """Pass ``predictions`` on and report after each how many there have been."""

@@ -19,6 +19,7 @@ import numpy as np
 
 from vitnext.errors import InputError, require
 from vitnext.files import atomic_write
+from vitnext.wording import counted
 
 NAMES = ("digits", "fashion-mnist")
 DIGITS = tuple("0123456789")
@@ -102,7 +103,7 @@ def _read_idx(folder: Path, name: str, dimensions: int) -> np.ndarray:
     start = 4 + 4 * dimensions
     shape = np.frombuffer(content[4:start], ">i4") if len(content) >= start else np.zeros(0, ">i4")
     if content[:4] != bytes((0, 0, 8, dimensions)) or len(content) - start != np.prod(shape, dtype=np.int64):
-        raise InputError(f"{path}: not an IDX file of {dimensions} dimension(s), or truncated; fetch it again")
+        raise InputError(f"{path}: not an IDX file of {counted(dimensions, 'dimension')}, or truncated; fetch it again")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()  # writable
 
 

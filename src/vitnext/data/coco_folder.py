@@ -33,6 +33,7 @@ from vitnext.data.truth import Drawn, lay
 from vitnext.errors import InputError, require
 from vitnext.files import IMAGE_EXTENSIONS
 from vitnext.types import Segments
+from vitnext.wording import counted
 
 BACKGROUND = "background"
 KINDS = ("panoptic", "instances")  # the first goes before the second
@@ -243,7 +244,7 @@ def _values(read: CocoPanoptic | CocoInstances) -> MaskValues:
         things = [(c.name, c.color, True) for c in read.categories if c.name != BACKGROUND]
         described = [(BACKGROUND, None, False), *things]
     if not 2 <= len(described) <= MOST_CLASSES:
-        count = f"{len(described)} classes" + (", background among them" if isinstance(read, CocoInstances) else "")
+        count = counted(described, "class") + (", background among them" if isinstance(read, CocoInstances) else "")
         raise InputError(f"{read.path}: {count}; a segmenter tells 2 to {MOST_CLASSES} apart: remove some categories")
     return MaskValues(tuple(MaskClass(i, *each) for i, each in enumerate(described)))
 

@@ -20,6 +20,7 @@ from vitnext.data.labelme import has_labelme, read_labelme_folder
 from vitnext.data.mask_folder import has_both, has_masks, read_mask_folder
 from vitnext.data.mask_split import MaskSplit, fingerprint_parts
 from vitnext.errors import InputError
+from vitnext.wording import counted
 
 Kind = Literal["image_folder", "mask_folder", "table", "coco", "labelme", "builtin"]
 SPLITS = ("train", "val", "test")
@@ -163,6 +164,7 @@ def open_dataset(
         fractions = fractions | {"val": val_fraction}
     splits, split_rule, how = _divide(found, {} if whole else fractions, seed)
     counts = ", ".join(f"{split} {len(splits[split]):,}" for split in splits)
+    images = "image" if [len(split) for split in splits.values()] == [1] else "images"
     return Dataset(
         name=found.name,
         kind=found.kind,
@@ -170,7 +172,7 @@ def open_dataset(
         splits=splits,
         split_rule=split_rule,
         fingerprint=_fingerprint(found.classes, splits),
-        line=f"{found.name}: {found.what}, {len(found.classes)} classes, {counts} images ({how}){found.note}",
+        line=f"{found.name}: {found.what}, {counted(found.classes, 'class')}, {counts} {images} ({how}){found.note}",
         **found.left_out,
     )
 
@@ -213,7 +215,7 @@ class _Found:
 
 def _folder(path: Path) -> _Found:
     if path.is_file() and path.suffix.lower() == ".json":
-        return _coco(path.stem, read_coco_file(path))
+        return _coco(path.name, read_coco_file(path))
     if not path.is_dir():
         raise InputError(f"{path}: is a file, not a folder; {LAYOUTS}, or a table: {', '.join(table.EXTENSIONS)}")
     if not has_both(path):
@@ -266,7 +268,7 @@ def _table(path: Path) -> _Found:
     }
     fractions = TREE_FRACTIONS if "all" in parts else {"val": CARVED_VAL}
     left_out = {"unused": listed.unused, "unlisted": listed.unlisted}
-    name, what = path.resolve().stem, listed.description
+    name, what = path.resolve().name, listed.description
     return _Found(name, "table", listed.classes, parts, fractions, what, left_out=left_out)
 
 
@@ -312,7 +314,7 @@ def _divide(found: _Found, fractions: dict[str, float], seed: int) -> tuple[dict
     if several and len(whole) <= len(shares):
         what, where = ("with a mask", "train.txt, val.txt and test.txt") if masks else ("in it", "a column split")
         raise InputError(
-            f"{whole.root}: {len(whole)} image(s) {what}, too few to split into train, {' and '.join(shares)}: "
+            f"{whole.root}: {counted(whole, 'image')} {what}, too few to split into train, {' and '.join(shares)}: "
             f"add some, or name those of each split in {where}"
         )
     if source == "all" and not several:
@@ -321,8 +323,8 @@ def _divide(found: _Found, fractions: dict[str, float], seed: int) -> tuple[dict
         if few:
             named = ", ".join(few[:5]) + (", ..." if len(few) > 5 else "")
             raise InputError(
-                f"{whole.root}: {len(few)} class(es) with fewer than {len(shares) + 1} images, too few to split into "
-                f"train, {' and '.join(shares)}: {named}; add images, or give train/ and val/"
+                f"{whole.root}: {counted(few, 'class')} with fewer than {len(shares) + 1} images, too few to split "
+                f"into train, {' and '.join(shares)}: {named}; add images, or give train/ and val/"
             )
     parts |= _stratified(whole, shares, seed)
     shares = {"train": round(1 - sum(shares.values()), 6), **shares}

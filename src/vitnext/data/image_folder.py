@@ -15,6 +15,7 @@ import numpy as np
 
 from vitnext.errors import InputError
 from vitnext.files import IMAGE_EXTENSIONS, files_below, is_image
+from vitnext.wording import counted
 
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 LAYOUTS = "give train/CLASS/*.jpg with val/ and test/ beside train/, or one folder per class: CLASS/*.jpg"
@@ -80,7 +81,7 @@ def read_image_folder(root: Path) -> ImageFolder:
             if unknown:
                 named = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
                 raise InputError(
-                    f"{root / folder}: {len(unknown)} class folder(s) that {splits['train']}/ lacks: {named}; "
+                    f"{root / folder}: {counted(unknown, 'class folder')} that {splits['train']}/ lacks: {named}; "
                     "rename or remove them, or add them to it"
                 )
         # train/ alone is one tree to be split

@@ -31,6 +31,7 @@ from vitnext.data.truth import Drawn, lay
 from vitnext.decode import MAX_PIXELS, open_image
 from vitnext.errors import InputError, require
 from vitnext.files import files_below, is_image
+from vitnext.wording import counted
 
 BACKGROUND = "background"
 BACKGROUNDS = (BACKGROUND, "_background_")  # the second is labelme's own name for it
@@ -169,8 +170,8 @@ def _values(root: Path, labels: Mapping[str, str]) -> MaskValues:
             named = ", ".join(f"{label} in {labels[label]}" for label in strange[:NAMED])
             more = ", ..." if len(strange) > NAMED else ""
             raise InputError(
-                f"{root}: {len(strange)} label(s) that classes.txt does not name: {named}{more}; add lines for them, "
-                "or mend the labels"
+                f"{root}: {counted(strange, 'label')} that classes.txt does not name: {named}{more}; add lines for "
+                "them, or mend the labels"
             )
         said = any(c.thing is not None for c in known)
         color = None if background is None else background.color
@@ -179,8 +180,8 @@ def _values(root: Path, labels: Mapping[str, str]) -> MaskValues:
         color, described = None, [(label, None, True) for label in used]
     if not 1 <= len(described) < MOST_CLASSES:
         raise InputError(
-            f"{root}: {len(described)} classes beside the background; a segmenter tells 1 to {MOST_CLASSES - 1} apart: "
-            "label some shapes, or fewer kinds"
+            f"{root}: {counted(described, 'class')} beside the background; a segmenter tells 1 to {MOST_CLASSES - 1} "
+            "apart: label some shapes, or fewer kinds"
         )
     every = [(BACKGROUND, color, False), *described]
     return MaskValues(tuple(MaskClass(i, *each) for i, each in enumerate(every)))

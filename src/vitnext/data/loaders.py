@@ -17,12 +17,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from vitnext.cores import usable_cores
 from vitnext.data.augment import BatchAugment, image_augment, works_on_batches
 from vitnext.data.dataset import Split
 from vitnext.data.sampling import class_order, occurrences
 from vitnext.decode import open_image
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import Recipe
+from vitnext.wording import counted
 
 SMALL = 64  # pixels: up to this size whole batches are augmented at once
 CACHE_BYTES = 4 << 30  # decoded images are kept in memory up to this much ...
@@ -52,7 +54,7 @@ def training_batches(split: Split, preprocess: Preprocess, recipe: Recipe) -> Ba
     if workers <= 0:
         packed = pack(split, preprocess, short_side=round(size * 1.25), limit=cache_limit())
     if workers < 0:  # decoded images leave little to do; otherwise leave a core to the training step
-        workers = 0 if packed is not None else max(1, min(8, (os.cpu_count() or 1) - 1))
+        workers = 0 if packed is not None else max(1, min(8, usable_cores() - 1))
     return Photographs(split, packed, preprocess, recipe, workers)
 
 
@@ -106,7 +108,7 @@ class SmallImages:
         self.images, self.labels, self.recipe = images, labels, recipe
         self.augment = BatchAugment(recipe.augment)
         self.steps_per_epoch = max(1, len(labels) // recipe.batch_size)
-        self.description = f"{len(labels):,} images in memory, augmented a batch at a time"
+        self.description = f"{counted(labels, 'image')} in memory, augmented a batch at a time"
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         seed = self.recipe.seed
@@ -137,7 +139,7 @@ def pack(split: Split, preprocess: Preprocess, short_side: int, limit: int) -> P
     sample = [decode(i).nbytes for i in np.linspace(0, len(split) - 1, num=min(16, len(split)), dtype=int)]
     if np.mean(sample) * len(split) > limit:
         return None
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         images = list(pool.map(decode, range(len(split))))
     offsets = np.concatenate([[0], np.cumsum([image.size for image in images])])
     buffer = np.concatenate([image.reshape(-1) for image in images])
@@ -168,8 +170,8 @@ class Photographs:
         self.augment = image_augment(recipe.augment, recipe.data.image_size, stretch=stretch)
         self.steps_per_epoch = max(1, len(split) // recipe.batch_size)
         held = "decoded in memory" if packed is not None else "read from files"
-        by = f"{workers} worker processes" if workers else "the training process"
-        self.description = f"{len(split):,} images {held}, augmented by {by}"
+        by = counted(workers, "worker process") if workers else "the training process"
+        self.description = f"{counted(split, 'image')} {held}, augmented by {by}"
 
     def __getitem__(self, place: tuple[int, ...]) -> tuple[Tensor, int | Tensor]:
         """Image ``index`` as it looks in ``epoch``, a third number telling how often it was in it before."""

@@ -33,6 +33,7 @@ from vitnext.data.mask_split import MaskSplit, file_sizes
 from vitnext.data.mask_values import LARGEST_ID, MOST_CLASSES, MaskClass, MaskValues
 from vitnext.errors import InputError
 from vitnext.files import IMAGE_EXTENSIONS, files_below, is_image
+from vitnext.wording import counted
 
 MASK_LAYOUTS = (
     "give images/ and masks/ with classes.txt (and train.txt, val.txt, test.txt), or train/images/ and train/masks/ "
@@ -164,7 +165,7 @@ def _instance_maps(
     if missing := [os.fsdecode(image) for image, stem in zip(images, stems, strict=True) if stem not in maps]:
         named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise InputError(
-            f"{root}: {len(missing)} image(s) with a mask but no instance map of their name in {below}instances/: "
+            f"{root}: {counted(missing, 'image')} with a mask but no instance map of their name in {below}instances/: "
             f"{named}; add them (all 0 where no object is), or remove instances/"
         )
     known = {*stems, *(os.path.splitext(os.fsencode(name)[start:])[0] for name in unmasked)}
@@ -214,20 +215,20 @@ def read_classes(path: Path, root: Path, *, at_least: int = 2) -> MaskValues:
         )
     classes: list[MaskClass] = []
     void: list[MaskClass] = []
-    counted: list[str] = []  # lines without an id
+    unnumbered: list[str] = []  # lines without an id
     numbered = ""  # a class's line with one
     for number, line in _lines(path):
         where = f"{path}, line {number}"
         found = _class(line, where)
         is_void = VOID_NAME.fullmatch(found.name) is not None
         if found.id == UNNUMBERED:
-            found = replace(found, id=len(counted))
-            counted.append(where)
+            found = replace(found, id=len(unnumbered))
+            unnumbered.append(where)
         elif not is_void:
             numbered = where
         (void if is_void else classes).append(found)
-    if counted and numbered:
-        raise InputError(f"{counted[0]}: has no id, but other lines have one; give all of them an id, or none")
+    if unnumbered and numbered:
+        raise InputError(f"{unnumbered[0]}: has no id, but other lines have one; give all of them an id, or none")
     for group, called in (("id", "id"), ("name", "name"), ("color", "colour")):
         seen = Counter(getattr(c, group) for c in (*classes, *(() if group == "name" else void)))
         twice = [value for value, n in seen.items() if n > 1 and value is not None]
@@ -235,10 +236,10 @@ def read_classes(path: Path, root: Path, *, at_least: int = 2) -> MaskValues:
             raise InputError(f"{path}: two lines have the {called} {_shown(twice[0])}; give each one of its own")
     if len(classes) < at_least:
         raise InputError(
-            f"{path}: {len(classes)} class(es) that are not ignored; a segmenter needs at least {at_least}"
+            f"{path}: {counted(classes, 'class')} besides the ignored ones; a segmenter needs at least {at_least}"
         )
     if len(classes) > MOST_CLASSES:
-        raise InputError(f"{path}: {len(classes)} classes; at most {MOST_CLASSES} can be told apart")
+        raise InputError(f"{path}: {counted(classes, 'class')}; at most {MOST_CLASSES} can be told apart")
     return MaskValues(tuple(classes), tuple(void))
 
 

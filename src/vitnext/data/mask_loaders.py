@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from vitnext.cores import usable_cores
 from vitnext.data.loaders import batch_indices, cache_limit, outlast_signals, place_seed
 from vitnext.data.mask_augment import MaskAugment
 from vitnext.data.mask_folder import MaskSplit
@@ -23,6 +23,7 @@ from vitnext.errors import ImageError
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import Recipe
 from vitnext.types import Segments
+from vitnext.wording import counted
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,11 @@ class MaskedImages:
         self.workers = max(recipe.workers, 0)
         self.decoded = self._decode_all() if recipe.workers <= 0 else None
         if recipe.workers < 0 and self.decoded is None:
-            self.workers = max(1, min(8, (os.cpu_count() or 1) - 1))
+            self.workers = max(1, min(8, usable_cores() - 1))
         held = "decoded in memory" if self.decoded is not None else "read from files"
-        by = f"{self.workers} worker processes" if self.workers else "the training process"
+        by = counted(self.workers, "worker process") if self.workers else "the training process"
         truth = "segments" if objects else "masks"
-        self.description = f"{len(split):,} images with {truth} {held}, augmented by {by}"
+        self.description = f"{counted(split, 'image')} with {truth} {held}, augmented by {by}"
 
     def pair(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Image uint8 (H, W, C) and mask uint8 (H, W) at the scale at which the network sees them; with ``objects``
@@ -114,7 +115,7 @@ class MaskedImages:
         places = np.linspace(0, len(self.split) - 1, num=min(16, len(self.split)), dtype=int)
         if np.mean([size(int(i)) for i in places]) * len(self.split) > cache_limit():
             return None
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(usable_cores()) as pool:
             return list(pool.map(self._read, range(len(self.split))))
 
     def _read(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

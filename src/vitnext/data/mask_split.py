@@ -79,8 +79,8 @@ class MaskSplit:
     @property
     def has_instances(self) -> bool:
         """Whether the truth tells the objects of a class apart."""
-        drawn = self.truth is not None and any(self.values.things)
-        return drawn or self.instances is not None or self.instance_names is not None
+        told = self.truth is not None or self.instances is not None or self.instance_names is not None
+        return told and any(self.values.things)
 
     def drawn(self, i: int) -> Drawn:
         """What ``truth`` says of image ``i``, its classes not yet merged. Raises ImageError where it cannot."""
@@ -178,5 +178,7 @@ def fingerprint_parts(split: MaskSplit) -> Iterator[bytes]:
         yield json.dumps(values.things).encode()
         for pair in zip(split.instance_names.tolist(), split.instance_sizes.tolist(), strict=True):
             yield b"%b\0%d\n" % pair
-    for array in (split.arrays, split.masks):
+    if split.instances is not None:
+        yield json.dumps(values.things).encode()
+    for array in (split.arrays, split.masks, split.instances):
         yield b"" if array is None else np.ascontiguousarray(array).tobytes()

@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from vitnext.decode import EXIF_ORIENTATION, MAX_PIXELS, open_encoded
 from vitnext.errors import ImageError, InputError
+from vitnext.wording import counted
 
 VOID = 255  # of class indices: neither trained on nor measured
 MOST_CLASSES = 255  # a class index takes a byte, and 255 is void
@@ -122,7 +123,7 @@ class MaskValues:
                 continue
             groups.setdefault(group, []).append(i)
         if len(groups) < 2:
-            raise InputError(f"data.merge and data.ignore leave {len(groups)} class(es); a segmenter needs two")
+            raise InputError(f"data.merge and data.ignore leave {counted(groups, 'class')}; a segmenter needs two")
         return MaskValues(self.known, self.void, tuple((name, tuple(i)) for name, i in groups.items()))
 
 

@@ -19,6 +19,7 @@ from vitnext.evaluation.semantic import SemanticCounts
 from vitnext.files import atomic_write, writable_folder
 from vitnext.inference.multilabel import best_thresholds
 from vitnext.types import Failure
+from vitnext.wording import counted
 
 if TYPE_CHECKING:
     from vitnext.data.dataset import Split
@@ -122,7 +123,7 @@ def count(
     if skipped and (not skip_unreadable or len(skipped) == total):
         errors = "; ".join(row["error"] for row in skipped[:3]) + ("; ..." if len(skipped) > 3 else "")
         remedy = "" if len(skipped) == total else " (mend or remove them, or go on without them: --skip-unreadable)"
-        raise InputError(f"{len(skipped)} of {total} images cannot be read{remedy}: {errors}")
+        raise InputError(f"{len(skipped)} of {counted(total, 'image')} cannot be read{remedy}: {errors}")
     return skipped, time.perf_counter() - start
 
 
@@ -135,7 +136,7 @@ def choose_thresholds(predictor: Predictor, split: Split, skip_unreadable: bool 
 
 def headline(metrics: dict[str, Any]) -> str:
     """The metrics in one line: "top-1 95.00% (95%: 91.2-98.0) of 120 images"."""
-    of = f"of {metrics['n']:,} images"
+    of = f"of {counted(metrics['n'], 'image')}"
     if metrics["task"] == "panoptic":
         return f"PQ {100 * metrics['pq']:.2f}%, mIoU {100 * metrics['miou']:.2f}% {of}"
     if metrics["task"] == "semantic":

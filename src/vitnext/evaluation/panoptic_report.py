@@ -19,17 +19,20 @@ from vitnext.types import Segments
 if TYPE_CHECKING:
     from vitnext.card import Card
 
-TITLES = {
+MISTAKES = "Mistakes are red where a predicted segment matches no true one, and blue where a true one is missed."
+TITLES = {  # of each gallery: what it is called, what it shows, and which view comes first
     "worst": (
         "Worst images",
-        "The lowest panoptic quality of their own classes, first. Mistakes are red where a predicted segment matches "
-        "no true one, and blue where a true one is missed.",
+        f"The lowest panoptic quality of their own classes, first. {MISTAKES}",
+        "predicted",
     ),
     "sure_and_wrong": (
         "Confident and wrong",
-        "Segments that match no true one, by score and size: wrong truth and doubtful images.",
+        "Segments that match no true one, by score and size: wrong truth and doubtful images. The share is that of "
+        f"labelled pixels, each weighted with its segment's score. {MISTAKES}",
+        "wrong",
     ),
-    "best": ("Best images", "The highest panoptic quality of their own classes, first."),
+    "best": ("Best images", "The highest panoptic quality of their own classes, first.", "predicted"),
 }
 SPURIOUS, MISSED = (220, 30, 30), (30, 90, 230)  # what is drawn over segments that match nothing
 

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from vitnext.preprocess import Source, open_image
+from vitnext.wording import counted
 
 if TYPE_CHECKING:
     from vitnext.card import Card
@@ -69,6 +70,7 @@ def template(name: str) -> Template:
         lstrip_blocks=True,
     )
     page.filters.update(percent=_percent, csp_hash=_csp_hash)
+    page.globals.update(counted=counted)
     return page.get_template(name)
 
 

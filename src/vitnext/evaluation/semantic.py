@@ -202,7 +202,9 @@ class Galleries:
         score = facts[self.score]
         if score is None:  # nothing but void
             return
-        keys = {"worst": -score, "best": score, "sure_and_wrong": facts["sure_and_wrong"]}
+        keys = {"worst": -score, "best": score}
+        if facts["sure_and_wrong"]:  # an image without a mistake is none of the wrong
+            keys["sure_and_wrong"] = facts["sure_and_wrong"]
         for kind, key in keys.items():
             heap = self._heaps[kind]
             heapq.heappush(heap, (key, -index, (facts, index, predicted)))

@@ -18,10 +18,15 @@ if TYPE_CHECKING:
     from vitnext.card import Card
 
 SIDE = 320  # pixels, longest side of a picture
-TITLES = {
-    "worst": ("Worst images", "The lowest mean IoU of their own classes, first."),
-    "sure_and_wrong": ("Confident and wrong", "The most confidence in wrong pixels: wrong masks and doubtful images."),
-    "best": ("Best images", "The highest mean IoU of their own classes, first."),
+TITLES = {  # of each gallery: what it is called, what it shows, and which view comes first
+    "worst": ("Worst images", "The lowest mean IoU of their own classes, first.", "predicted"),
+    "sure_and_wrong": (
+        "Confident and wrong",
+        "The most confidence in wrong pixels: wrong masks and doubtful images. The share is that of labelled pixels, "
+        "each weighted with its confidence.",
+        "wrong",
+    ),
+    "best": ("Best images", "The highest mean IoU of their own classes, first.", "predicted"),
 }
 
 

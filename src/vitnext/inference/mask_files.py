@@ -5,7 +5,8 @@ png        NAME.png, class indices with the classes' colours as palette, 255 whe
            of 255: of each pixel's class, or its segment's score. Of a panoptic model also NAME_instances.png, 16 bits,
            the ids of things, and COCO's panoptic format: panoptic.json with panoptic/NAME.png
 overlay    NAME_overlay.png, RGBA to be laid over the image: every object in its own shade, with an outline
-rle        detections.json, COCO's format of results: every segment's run lengths with score and area
+rle        detections.json, COCO's format of results: run lengths, score and area of every thing; of a semantic model,
+           which knows no things, of every class
 polygons   NAME.geojson, a FeatureCollection: every segment's outline exactly along the edges of its pixels, in pixels
            from the top left corner, with class, score and area
 =========  =============================================================================================================
@@ -179,7 +180,9 @@ def _rle(folder: Path, card: Card) -> Iterator[Write]:
             nonlocal entries
             segments = _segments(prediction)
             masks = rle.encode_segments(segments.ids, len(segments.labels))
-            for facts, counts in zip(_facts(segments, categories), masks, strict=True):
+            for facts, counts, label in zip(_facts(segments, categories), masks, segments.labels, strict=True):
+                if card.task == "panoptic" and not categories[label].isthing:
+                    continue
                 encoded = {"size": [image.height, image.width], "counts": rle.compress(counts)}
                 # no bbox: pycocotools would take its area for the mask's
                 entry = {"image_id": image.id, **{key: facts[key] for key in ("category_id", "score", "area")}}

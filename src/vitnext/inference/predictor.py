@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from vitnext.card import Card, read_card
+from vitnext.cores import usable_cores
 from vitnext.data.mask_values import MOST_CLASSES
 from vitnext.decode import decode
 from vitnext.errors import ImageError, InputError, WorkError
@@ -25,6 +26,7 @@ from vitnext.inference.windows import Tiling, segment
 from vitnext.models.names import answers_with_queries
 from vitnext.preprocess import Source
 from vitnext.types import Classification, Failure, MultiLabel, PanopticSegmentation, Prediction, Segmentation
+from vitnext.wording import counted
 
 ENGINES = {"torch": TorchEngine, "onnxruntime": OnnxRuntimeEngine, "openvino": OpenVinoEngine}
 ENGINES_FOR = {".safetensors": ("torch",), ".onnx": ("onnxruntime", "openvino")}  # the first is what "auto" takes
@@ -67,14 +69,14 @@ def load(
         _check_task(path, read_card(path), tta)  # before torch builds an architecture that it may not know
     loaded: Engine = ENGINES[engine](path, threads)
     _check_task(path, loaded.card, tta)
-    return Predictor(path, loaded, threads or _cores(), tta)
+    return Predictor(path, loaded, threads or usable_cores(), tta)
 
 
 def _check_task(path: Path, card: Card, tta: bool) -> None:
     if card.task not in TASKS:
         raise InputError(f'{path}: a model for the task "{card.task}"; this version predicts {", ".join(TASKS)}')
     if card.task in SEGMENTING and len(card.classes) > MOST_CLASSES:
-        raise InputError(f"{path}: a segmenter of {len(card.classes)} classes; masks hold up to {MOST_CLASSES}")
+        raise InputError(f"{path}: a segmenter of {counted(card.classes, 'class')}; masks hold up to {MOST_CLASSES}")
     if tta and card.task != "semantic":
         raise InputError(
             f"{path}: a {card.task} model; test-time augmentation is for semantic segmenters: leave it out"
@@ -98,7 +100,7 @@ class Predictor:
         card, kind = self.card, type(self.engine)
         engine = next((name for name, known in ENGINES.items() if known is kind), kind.__name__)
         names = ", ".join(card.classes[:3]) + (", ..." if len(card.classes) > 3 else "")
-        classes = f"{len(card.classes)} classes ({names})"
+        classes = f"{counted(card.classes, 'class')} ({names})"
         return f"<Predictor {self.path}: {card.architecture}, {card.task}, {classes}, {engine}>"
 
     def predict(self, source: Source) -> Classification | MultiLabel | Segmentation | PanopticSegmentation:
@@ -186,14 +188,14 @@ class Predictor:
         shapes = [part.shape for part in given]
         if answers_with_queries(self.card.architecture):
             fits = len(shapes) == 2 and len(shapes[0]) == 4 and shapes[1] == (*shapes[0][:2], classes + 1)
-            wanted = f"masks and classes of queries, for {classes} classes"
+            wanted = f"masks and classes of queries, for {counted(classes, 'class')}"
         else:
             channels = classes + 3 * (self.card.task == "panoptic")
             fits = shapes == [(images, channels, height, width)]
             wanted = str((images, channels, height, width))
         if not fits or shapes[0][0] != images:
             raise WorkError(
-                f"{self.path}: gave logits {', '.join(map(str, shapes))} for {images} windows, not {wanted}"
+                f"{self.path}: gave logits {', '.join(map(str, shapes))} for {counted(images, 'window')}, not {wanted}"
             )
 
     def _stream(self, numbered: Iterator[tuple[int, Source]], batch: int) -> Iterator[Prediction]:
@@ -237,7 +239,7 @@ class Predictor:
         logits = self.engine.run(images)
         if logits.shape != (len(names), len(classes)):
             raise WorkError(
-                f"{self.path}: gave logits {logits.shape} for {len(names)} images and {len(classes)} classes"
+                f"{self.path}: gave logits {logits.shape} for {counted(names, 'image')} and {counted(classes, 'class')}"
             )
         if not np.isfinite(logits).all():
             bad = names[int(np.argmin(np.isfinite(logits).all(axis=1)))]
@@ -254,8 +256,3 @@ def _name(source: Source, place: int | None = None) -> str:
         return os.fspath(source)
     kind = {np.ndarray: "array", bytes: "bytes"}.get(type(source), "image")
     return kind if place is None else f"{kind}[{place}]"
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

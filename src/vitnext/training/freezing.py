@@ -6,6 +6,7 @@ from torch import nn
 
 from vitnext.errors import InputError
 from vitnext.training.optimizers import depths
+from vitnext.wording import counted
 
 
 def freeze(model: nn.Module, blocks: int) -> None:
@@ -15,7 +16,9 @@ def freeze(model: nn.Module, blocks: int) -> None:
     """
     depth_of, depth = depths(model)
     if blocks >= depth:
-        raise InputError(f"optimizer.train_blocks is {blocks}, but the network has {depth} blocks: give fewer, or null")
+        raise InputError(
+            f"optimizer.train_blocks is {blocks}, but the network has {counted(depth, 'block')}: give fewer, or null"
+        )
     for parameter in model.parameters():
         parameter.requires_grad_(depth_of[id(parameter)] > depth - blocks)
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from vitnext.errors import InputError
 from vitnext.weights.rename import listed
+from vitnext.wording import counted
 
 State = dict[str, Tensor]
 
@@ -103,10 +104,10 @@ def replace_head(state: State, fresh: Mapping[str, Tensor]) -> tuple[State, str]
     """The weights with ``fresh`` as their head (empty: none)."""
     old = head_of(state)
     body = {key: tensor for key, tensor in state.items() if key not in old}
-    before = f"that of {classes_of(state)} classes is left out" if old else "the weights have none"
+    before = f"that of {counted(classes_of(state), 'class')} is left out" if old else "the weights have none"
     if not fresh:
         return body, f"head: none; {before}"
-    return body | dict(fresh), f"head: new, for {classes_of(fresh)} classes; {before}"
+    return body | dict(fresh), f"head: new, for {counted(classes_of(fresh), 'class')}; {before}"
 
 
 def adapt(state: State, model: nn.Module, resize: Resize = "antialias") -> tuple[State, list[str]]:

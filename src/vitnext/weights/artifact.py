@@ -14,6 +14,7 @@ from vitnext.card import METADATA_KEY, Card, read_card
 from vitnext.errors import InputError, WorkError
 from vitnext.files import atomic_write
 from vitnext.models import create
+from vitnext.wording import counted
 
 
 def save_artifact(path: Path, model: nn.Module, card: Card) -> None:
@@ -46,7 +47,9 @@ def load_artifact(path: Path) -> tuple[nn.Module, Card]:
         raise InputError(f"{path}: its card describes no model ({error})") from error
     outputs = create.config_dict(model)["classes"]
     if outputs != len(card.classes):
-        raise InputError(f"{path} does not fit its card: {outputs} outputs for {len(card.classes)} class names")
+        raise InputError(
+            f"{path} does not fit its card: {counted(outputs, 'output')} for {counted(card.classes, 'class name')}"
+        )
     try:
         tensors = load_file(path)
     except Exception as error:

@@ -25,6 +25,7 @@ from vitnext.weights.adapt import BIAS_TABLE, PATCHES, POSITIONS, State, classes
 from vitnext.weights.naming import OURS, WHOSE, Naming, namings
 from vitnext.weights.rename import listed
 from vitnext.weights.segmenters import OF_THE_HEAD, body, masked_blocks, merged, seen
+from vitnext.wording import counted
 
 # Fields of a config that the shapes tell, and that ``adapt`` can change.
 ADAPTABLE = ("channels", "classes", "image_size", "patch_size", "window", "representation", "auxiliary_width")
@@ -78,7 +79,7 @@ def recognise(
             'a file name with "window16" says 16, "window12to24" 24 after training with 12'
         )
     if naming.head == "eomt" and "blocks" not in asked:
-        line += f"; queries in the last {network.blocks} blocks are taken, which these weights do not tell"
+        line += f"; queries in the last {counted(network.blocks, 'block')} are taken, which these weights do not tell"
     if left := naming.dropped(state):
         line += f"; left behind, as no part of it: {listed(left)}"
     rivals = [fit for fit in fits if fit[2].keys() == asked.keys() and create.resolve(fit[1], **fit[2]) != network]
@@ -196,10 +197,10 @@ def _details(name: str, asked: Mapping[str, Any]) -> str:
     """ "1000 classes, 518 px": the classes, and what is not the model's default."""
     whole = create.resolve(name, **asked)
     config = getattr(whole, "backbone", whole)
-    details = [f"{whole.classes} classes" if whole.classes else "no head"]
+    details = [counted(whole.classes, "class") if whole.classes else "no head"]
     details += [f"{config.image_size} px"] if "image_size" in asked else []
     details += [f"patches of {config.patch_size} px"] if "patch_size" in asked and config is not whole else []
-    details += [f"{config.channels} channel{'s' if config.channels > 1 else ''}"] if "channels" in asked else []
+    details += [counted(config.channels, "channel")] if "channels" in asked else []
     details += [f"windows of {config.window}"] if "window" in asked else []
     if widths := asked.get("head", {}):
         details.append(f"head of {widths['width']}")
@@ -208,7 +209,7 @@ def _details(name: str, asked: Mapping[str, Any]) -> str:
         details.append(f"auxiliary head of {auxiliary}" if auxiliary else "no auxiliary head")
     if "queries" in asked or "queries" in widths:
         details.append(f"{widths.get('queries', asked.get('queries'))} queries")
-    details += [f"in the last {whole.blocks} blocks"] if "blocks" in asked else []
+    details += [f"in the last {counted(whole.blocks, 'block')}"] if "blocks" in asked else []
     return ", ".join(details)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vitnext.models.heads.mask2former import POINTS
 from vitnext.models.segmenter import ONLY_POOLED
 from vitnext.weights.adapt import Resize, State, adapt, classes_of, head_of
+from vitnext.wording import counted
 
 BACKBONE = "backbone."
 AUXILIARY = "auxiliary."
@@ -101,7 +102,7 @@ def adapt_segmenter(state: State, model: nn.Module, resize: Resize = "antialias"
     old = {key: state[key] for key in fresh if key in state}
     if len({len(tensor) for tensor in (*fresh.values(), *old.values())}) > 1 or not old:
         before = f"those of {_classes(old, model)} are left out" if old else "the weights have none"
-        lines.append(f"head: new classifiers for {_classes(fresh, model)} classes; {before}")
+        lines.append(f"head: new classifiers for {counted(_classes(fresh, model), 'class')}; {before}")
         state |= fresh
     return state, lines
 
@@ -116,9 +117,9 @@ def under_new_head(state: State, model: nn.Module, resize: Resize = "antialias")
     left = tuple(f"{name}." for name in (ONLY_POOLED.get(family),) if name)
     inside = {key: tensor for key, tensor in state.items() if key not in head_of(state) and not key.startswith(left)}
     inside, lines = adapt(inside, backbone, resize)
-    before = f"; their head of {classes_of(state)} classes is left out" if head_of(state) else ""
+    before = f"; their head of {counted(classes_of(state), 'class')} is left out" if head_of(state) else ""
     rest = _beside(model.state_dict())
-    lines.append(f"head: new, for {_classes(rest, model)} classes, on the backbone of these weights{before}")
+    lines.append(f"head: new, for {counted(_classes(rest, model), 'class')}, on the backbone of these weights{before}")
     return rest | _below(inside), lines
 
 
