@@ -37,7 +37,7 @@ from vitnext.training.checkpoint import load_run
 from vitnext.training.console import SCORES, ConsoleWatcher
 from vitnext.training.hardware import Precision, choose_precision, suitable_threads
 from vitnext.training.loop import Interrupted, Metrics, Normalize, Progress
-from vitnext.training.range_test import range_test
+from vitnext.training.range_test import STEPS, range_test
 from vitnext.training.task import Task, require_statistics, task_name, task_of, things_of
 from vitnext.training.trial import Trial
 from vitnext.weights.artifact import load_artifact, save_artifact
@@ -112,6 +112,7 @@ def prepare(
         recipe = replace(recipe, precision=precision.name)
         say(f"precision {precision.name}: {precision.reason}")
     if recipe.optimizer.learning_rate == AUTO:
+        say(f"range test: up to {STEPS} steps on a copy of the network, at learning rates that grow")
         with suitable_threads(macs), workers_may_die(folder, again):
             given = recipe
             found = distributed.from_first(lambda: range_test(network, task, given, preprocess, precision))
