@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from vitnext.api import network, plan, run
 from vitnext.api.console import Say
 from vitnext.cores import usable_cores
-from vitnext.data.dataset import Split, regroup
+from vitnext.data.dataset import Split
 from vitnext.data.loaders import Batches, Photographs
 from vitnext.decode import open_image
 from vitnext.errors import InputError
