@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from vitnext.cli.predict import predict as predict_command
 from vitnext.data.dataset import open_dataset
 from vitnext.inference.predictor import load
 from vitnext.recipe import builtin_names, override, read
+from vitnext.training import loop
 from vitnext.training.mask_validation import MaskValidator
 from vitnext.training.task import require_suitable
 
@@ -140,7 +143,9 @@ def test_steps_end_a_run_within_an_epoch_and_it_resumes_the_same(masks, tmp_path
     assert journal(tmp_path / "stopped") == before  # a finished run trains no more
 
 
-def test_time_ends_a_run_and_its_rate_has_fallen(masks, tmp_path):
+def test_time_ends_a_run_and_its_rate_has_fallen(masks, tmp_path, monkeypatch):
+    clock = itertools.count(0, 0.03)  # seconds between one look at it and the next, however busy the machine is
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     end = train(masks, tmp_path / "run", "schedule.warmup_epochs=1000", epochs=None, minutes=0.02)
     assert 1.2 <= read_card(end.artifact).metrics["seconds"] < 60
     rates = [line["learning_rate"] for line in journal(tmp_path / "run") if line["event"] == "step"]
