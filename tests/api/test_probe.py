@@ -195,23 +195,23 @@ def test_of_pretrained_weights(tmp_path, heard):
     assert dataclasses.asdict(card)["recipe"]["model"]["pretrained"] == str(weights.resolve())
 
 
-def test_the_doctor_finds_a_wrong_label_by_a_probe(tmp_path, capsys):
+def test_the_doctor_shows_doubted_labels(probed, tmp_path, capsys, monkeypatch):
     from vitnext.cli.main import main
+    from vitnext.training import label_noise
 
-    folder = plant(tmp_path / "photos", dict.fromkeys(COLORS, 15))
-    (folder / "red" / "03.png").rename(folder / "blue" / "wrong.png")
-    model = api.train(folder, model="vit", probe="linear", overrides=TINY, out=tmp_path / "run").artifact
-    capsys.readouterr()
-    assert main(["check", str(folder), "--model", str(model), "--out", str(tmp_path / "check")]) == 0
-    printed = capsys.readouterr().out
-    assert "1 label that features contradict: blue/wrong.png (blue, perhaps red)" in printed
-    assert [line.split()[:3] for line in printed.splitlines() if line.startswith("blue ") and "wrong" in line] == [
-        ["blue", "red", "blue/wrong.png"]
-    ]
+    def first(features, labels):
+        one = np.array([0])
+        return label_noise.Doubts(one, labels[one], labels[one] + 1, np.array([0.1]), np.array([0.9]), len(labels))
+
+    monkeypatch.setattr(label_noise, "doubtful", first)
+    folder = plant(tmp_path / "photos", dict.fromkeys(COLORS, 4))
+    name, model = open_dataset(folder).splits["train"].name(0), str(probed["linear"].artifact)
+    assert main(["check", str(folder), "--model", model, "--out", str(tmp_path / "check")]) == 0
+    assert f"1 label that features contradict: {name} (blue, perhaps green)" in capsys.readouterr().out
     page = (tmp_path / "check" / "check.html").read_text(encoding="utf-8")
-    assert "Labels that features contradict" in page and "blue, perhaps red" in page
-    assert main(["check", str(folder), "--model", str(model), "--json"]) == 0
+    assert "Labels that features contradict" in page and "blue, perhaps green" in page
+    assert main(["check", str(folder), "--model", model, "--json"]) == 0
     [doubt] = json.loads(capsys.readouterr().out)["facts"]["doubtful_labels"]
-    assert doubt["file"] == "blue/wrong.png" and doubt["probability"] < 0.5 < doubt["other_probability"]
-    assert main(["check", str(mask_set(tmp_path / "masks", count=1)), "--model", str(model)]) == 2
+    assert (doubt["file"], doubt["probability"], doubt["other_probability"]) == (name, 0.1, 0.9)
+    assert main(["check", str(mask_set(tmp_path / "masks", count=1)), "--model", model]) == 2
     assert "--model is for images with one label each" in capsys.readouterr().err
