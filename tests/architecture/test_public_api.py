@@ -83,3 +83,9 @@ def test_importing_any_module_prints_and_writes_nothing(tmp_path, monkeypatch):
     )
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_module_has_the_name_of_a_function():
+    """Importing vitnext.NAME would put the module where the function was."""
+    modules = {module.name for module in pkgutil.iter_modules(vitnext.__path__)}
+    assert not modules & set(vitnext.__all__)

@@ -35,7 +35,7 @@ def grey():
 def model_files(request, tmp_path_factory):
     """The same tiny random model as an artifact and as its export."""
     torch = pytest.importorskip("torch")
-    from vitnext.export.onnx import export_onnx
+    from vitnext.exporting.onnx import export_onnx
     from vitnext.models import catalog
     from vitnext.weights.artifact import save_artifact
 

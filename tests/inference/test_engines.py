@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from vitnext.errors import InputError
-from vitnext.export.verify import synthetic_images
+from vitnext.exporting.verify import synthetic_images
 from vitnext.inference.predictor import load
 from vitnext.preprocess import Preprocess
 

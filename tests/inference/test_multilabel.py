@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score, f1_score
 
 from vitnext.card import Card
 from vitnext.errors import InputError, WorkError
-from vitnext.export.verify import verify
+from vitnext.exporting.verify import verify
 from vitnext.inference.activations import sigmoid
 from vitnext.inference.multilabel import average_precision, best_thresholds
 from vitnext.inference.predictor import Predictor

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from torch import nn
 
-    from vitnext.export.onnx import ExportReport
+    from vitnext.exporting.onnx import ExportReport
     from vitnext.weights.adapt import Resize
 
 
@@ -164,7 +164,7 @@ def export(
     Without it, deterministic synthetic images are compared. Raises WorkError if the answers differ, InputError for
     wrong input.
     """
-    from vitnext.export.onnx import export_onnx
+    from vitnext.exporting.onnx import export_onnx
     from vitnext.inference.sources import find_images
 
     if to != "onnx":

@@ -44,5 +44,5 @@ def export(
     if report.unreadable:
         compared += f" ({report.unreadable} could not be read)"
     if report.redecided:
-        compared += f" ({report.redecided} by the export's own decisions, see vitnext.export.decisions)"
+        compared += f" ({report.redecided} by the export's own decisions, see vitnext.exporting.decisions)"
     print(f"{report.path}  same labels on {compared}, largest difference of a probability {report.max_difference:.1e}")

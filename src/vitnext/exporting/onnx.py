@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from vitnext.card import METADATA_KEY, Card
 from vitnext.errors import InputError, WorkError, require
-from vitnext.export.verify import synthetic_images, verify
+from vitnext.exporting.verify import synthetic_images, verify
 from vitnext.inference.engines import OnnxRuntimeEngine, TorchEngine
 from vitnext.inference.predictor import TASKS
 from vitnext.models.names import answers_with_queries
@@ -69,7 +69,7 @@ def export_onnx(
     if out.is_dir():
         raise InputError(f"{out}: this is a folder: name a file")
     require("onnxscript", "train")
-    from vitnext.export.decisions import Decisions
+    from vitnext.exporting.decisions import Decisions
     from vitnext.models.segmenter import Mask2Former
 
     model = TorchEngine(artifact, device="cpu")
@@ -108,7 +108,7 @@ def _folder_beside(path: Path) -> Iterator[Path]:
 def _write(model: nn.Module, card: Card, path: Path) -> None:
     import torch
 
-    from vitnext.export.decisions import DECISION, WithDecisions
+    from vitnext.exporting.decisions import DECISION, WithDecisions
     from vitnext.models.segmenter import Mask2Former
 
     height, width = card.preprocess.image_size

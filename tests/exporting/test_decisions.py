@@ -7,13 +7,13 @@ import pytest
 
 from vitnext.card import Card
 from vitnext.errors import WorkError
-from vitnext.export.verify import verify
+from vitnext.exporting.verify import verify
 from vitnext.preprocess import Preprocess
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
-from vitnext.export import decisions  # noqa: E402
+from vitnext.exporting import decisions  # noqa: E402
 from vitnext.inference.engines import TorchEngine  # noqa: E402
 from vitnext.models import create  # noqa: E402
 from vitnext.weights.artifact import save_artifact  # noqa: E402

@@ -10,7 +10,7 @@ from vitnext.preprocess import Preprocess
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
-import vitnext.export.onnx as export  # noqa: E402
+import vitnext.exporting.onnx as export  # noqa: E402
 from vitnext.models import catalog  # noqa: E402
 from vitnext.weights.artifact import load_artifact, save_artifact  # noqa: E402
 

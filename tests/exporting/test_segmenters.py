@@ -10,7 +10,7 @@ import pytest
 
 from vitnext.card import Card
 from vitnext.errors import WorkError
-from vitnext.export.verify import Agreement, network_input, verify
+from vitnext.exporting.verify import Agreement, network_input, verify
 from vitnext.inference import queries
 from vitnext.inference.predictor import load
 from vitnext.preprocess import Preprocess
@@ -18,8 +18,8 @@ from vitnext.preprocess import Preprocess
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
-from vitnext.export.decisions import Decisions, WithDecisions  # noqa: E402
-from vitnext.export.onnx import export_onnx  # noqa: E402
+from vitnext.exporting.decisions import Decisions, WithDecisions  # noqa: E402
+from vitnext.exporting.onnx import export_onnx  # noqa: E402
 from vitnext.inference.engines import OnnxRuntimeEngine, TorchEngine  # noqa: E402
 from vitnext.models import create  # noqa: E402
 from vitnext.models.names import answers_with_queries  # noqa: E402

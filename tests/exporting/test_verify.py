@@ -3,7 +3,7 @@ import pytest
 
 from vitnext.card import Card
 from vitnext.errors import InputError, WorkError
-from vitnext.export.verify import Agreement, synthetic_images, verify
+from vitnext.exporting.verify import Agreement, synthetic_images, verify
 from vitnext.preprocess import Preprocess
 
 
