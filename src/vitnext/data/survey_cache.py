@@ -18,7 +18,7 @@ import PIL
 
 from vitnext.data.dataset import Dataset, Split
 from vitnext.errors import WorkError
-from vitnext.files import atomic_write
+from vitnext.files import atomic_write, cache_folder
 
 FORMAT = "1"  # to be changed with what is seen of an image, or how
 WORTH = 1_000  # images; fewer are read again as quickly
@@ -64,10 +64,9 @@ def _key(path: str) -> bytes:
 
 
 def _path(dataset: Dataset[Split]) -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     roots = sorted({os.path.abspath(split.root) for split in dataset.splits.values()})
     name = hashlib.sha256(os.fsencode("\0".join([dataset.name, *roots]))).hexdigest()[:32]
-    return cache / "vitnext" / "surveys" / f"{name}.npz"
+    return cache_folder() / "surveys" / f"{name}.npz"
 
 
 def _version() -> str:
