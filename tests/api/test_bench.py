@@ -93,3 +93,5 @@ def test_wrong_input_is_told():
     ):
         with pytest.raises(InputError, match=message):
             bench(*arguments)
+    with pytest.raises(InputError, match="give --data, or a number"):
+        bench("vit_tiny", overrides=["batch_size=auto"])

@@ -24,7 +24,7 @@ from vitnext.decode import open_image
 from vitnext.errors import InputError
 from vitnext.models import catalog, create
 from vitnext.preprocess import Preprocess
-from vitnext.recipe import Model, Recipe, override
+from vitnext.recipe import AUTO, Model, Recipe, override
 from vitnext.training import defaults
 from vitnext.training.hardware import Precision, choose_device, choose_precision, keep_heap, suitable_threads
 from vitnext.training.loop import Mix, Normalize, Objective
@@ -110,6 +110,8 @@ def _without_data(
     family = catalog.FAMILIES[catalog.family_of(name)]
     size = getattr(create.resolve(name), "image_size", family.image_size)
     recipe = override(Recipe(model=Model(name=name), batch_size=BATCH), [f"data.image_size={size}", *overrides])
+    if recipe.batch_size == AUTO:
+        raise InputError("batch_size=auto is decided by what is trained on: give --data, or a number")
     device, size = choose_device(recipe.device), recipe.data.image_size
     keep_heap()
     built = create.build(name, **defaults.model_config(recipe, CLASSES)).to(device)
