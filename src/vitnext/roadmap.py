@@ -84,8 +84,10 @@ def train(
     from vitnext.data.dataset import open_dataset
     from vitnext.data.facts import look_at
     from vitnext.models.roadmap import STEPS
+    from vitnext.training import distributed
 
     points = steps(column)
+    distributed.require_alone("the roadmap")
     folder = Path(out) if out is not None else Path("runs") / f"roadmap-{Path(data).resolve().name}"
     dataset = open_dataset(data, seed=seed or 0)
     if dataset.task == "multilabel":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from colours import mistake, same_weights, train
-from vitnext import api
+from vitnext import api, roadmap
 from vitnext.cli.main import main
 from vitnext.recipe import read
 
@@ -26,8 +26,31 @@ def test_it_is_said_drawn_and_trained_with_only_if_asked(tree, tmp_path, heard, 
     flags = [flag for field in sets for flag in ("--set", field)]
     assert main(["train", str(tree), "--model", "vit", "--find-lr", "--out", str(tmp_path / "alone"), *flags]) == 0
     assert capsys.readouterr().out == f"train with  --set optimizer.learning_rate={rate:.1e}\n"
-    assert main(["train", str(tree), "--find-lr", "--resume", "--epochs", "3"]) == 2
-    assert "--find-lr trains nothing: leave --resume and --epochs out" in capsys.readouterr().err
+    assert main(["train", str(tree), "--find-lr", "--probe", "knn", "--resume", "--epochs", "3"]) == 2
+    assert "--find-lr trains nothing: leave --probe and --resume and --epochs out" in capsys.readouterr().err
+
+
+def test_a_run_that_torchrun_restarts_goes_on_with_what_it_decided(tree, tmp_path, monkeypatch):
+    sets = (AUTO, "batch_size=auto", "precision=auto", "data.val_fraction=null")
+    train(tree, tmp_path / "run", *sets, epochs=1)
+    decided = read(tmp_path / "run" / "recipe.yaml")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    train(tree, tmp_path / "run", *sets, epochs=1)
+    assert read(tmp_path / "run" / "recipe.yaml") == decided
+    assert "leave auto out" in mistake(api.train, tree, out=tmp_path / "run", resume=True, overrides=[AUTO])
+
+
+def test_several_processes_neither_probe_nor_look_for_a_learning_rate(tree, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for what, does, options in (
+        ("--probe", api.train, {"probe": "knn"}),
+        ("--find-lr", api.find_learning_rate, {}),
+        ("the roadmap", roadmap.train, {}),
+    ):
+        told = mistake(does, tree, out=tmp_path / "run", **options)
+        assert told == f"{what} is the work of one process: start it without torchrun"
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_batch_size_that_is_decided_is_written_down_and_trained_with(tree, tmp_path, heard):

@@ -93,8 +93,10 @@ def prepare(
     if recipe.schedule.patience and not select:
         raise InputError("schedule.patience needs validation images: set data.val_fraction above 0, or give val/")
     if recipe.batch_size == AUTO:
-        left_open = recipe
-        recipe = distributed.from_first(lambda: _with_batch_size(left_open, dataset, network, preprocess, say))
+        left_open, processes = recipe, distributed.world()
+        recipe = distributed.from_first(
+            lambda: _with_batch_size(left_open, dataset, network, preprocess, processes, say)
+        )
         require_statistics(network, recipe, len(dataset.splits["train"]))
     watched = "val" if select else held_out(dataset)[0]
     task = task_of(dataset, watched, preprocess, recipe, PanopticQuality)
@@ -114,7 +116,8 @@ def prepare(
     if recipe.optimizer.learning_rate == AUTO:
         say(f"range test: up to {STEPS} steps on a copy of the network, at learning rates that grow")
         with suitable_threads(macs), workers_may_die(folder, again):
-            given = recipe
+            # The first process passes the whole batch, in parts as large as those that each will pass.
+            given = replace(recipe, accumulate=recipe.accumulate * distributed.world())
             found = distributed.from_first(lambda: range_test(network, task, given, preprocess, precision))
         if distributed.main():
             found.write(folder)
@@ -129,9 +132,10 @@ def prepare(
 
 
 def _with_batch_size(
-    recipe: Recipe, dataset: Dataset[Any], network: nn.Module, preprocess: Preprocess, say: Say
+    recipe: Recipe, dataset: Dataset[Any], network: nn.Module, preprocess: Preprocess, processes: int, say: Say
 ) -> Recipe:
-    """Decided by steps on a few images; their classes are not all there, and count alike."""
+    """Decided by steps on a few images; their classes are not all there, and count alike. Each process then passes as
+    many as this one can."""
     train = dataset.splits["train"]
     few = train.subset(np.linspace(0, len(train) - 1, min(SAMPLE, len(train))).astype(int))
     plain = replace(
@@ -145,9 +149,10 @@ def _with_batch_size(
     precision = Precision(torch.bfloat16 if recipe.precision == "bf16" else torch.float32)
     trial = Trial(network, task, plain, preprocess, precision)
     with suitable_threads(catalog.count_macs(network, recipe.data.image_size) * len(few)):
-        size, reason = choose_batch_size(trial, next(task.batches.epoch(0)), len(train))
-    say(f"batch size {size}: {reason}")
-    return replace(recipe, batch_size=size)
+        size, reason = choose_batch_size(trial, next(task.batches.epoch(0)), len(train) // processes)
+    of_each = f"{size} in each of {processes} processes; " if processes > 1 else ""
+    say(f"batch size {size * processes}: {of_each}{reason}")
+    return replace(recipe, batch_size=size * processes)
 
 
 def card_of(recipe: Recipe, dataset: Dataset[Any], network: nn.Module, preprocess: Preprocess, licence: str) -> Card:

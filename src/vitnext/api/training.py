@@ -68,6 +68,7 @@ def train(
 
     folder, said = _folder(data, out), _said(overrides, seed, skip_unreadable)
     if probe is not None:
+        distributed.require_alone("--probe")
         given = {"recipe": recipe, "epochs": epochs, "steps": steps, "time": minutes, "resume": resume or None}
         if unused := next((option for option, value in given.items() if value is not None), None):
             raise InputError(f"--{unused} is for training, and --probe trains no network: leave one of them out")
@@ -83,6 +84,7 @@ def train(
         console = console if distributed.main() else None
         say = speaker(console)
         if distributed.restarted() and (folder / STATE).exists():  # after one of its processes ended: goes on
+            said = said if resume else _settled(said)
             resume, model, recipe, pretrained = True, None, None, "auto"
         ready = _prepared(data, folder, model, str(pretrained), recipe, said, resume, say)
 
@@ -111,9 +113,12 @@ def find_learning_rate(
     the arguments are the same. Its curve is written to ``out``: lr_test.csv and lr_test.png. Nothing is trained:
     `train` with the override ``optimizer.learning_rate=auto`` tests, and goes on with what it suggests.
 
-    Raises InputError for wrong input, and WorkError if the loss falls at no rate.
+    Raises InputError for wrong input and under torchrun, and WorkError if the loss falls at no rate.
     """
     require("torch", "train")
+    from vitnext.training import distributed
+
+    distributed.require_alone("--find-lr")
     said = _said([*overrides, "optimizer.learning_rate=auto"], seed, skip_unreadable)
     folder, say = _folder(data, out), speaker(console)
     ready = _prepared(data, folder, model, str(pretrained), recipe, said, False, say)
@@ -128,6 +133,13 @@ def _said(overrides: Sequence[str], seed: int | None, skip_unreadable: bool) -> 
     """What the arguments change in the recipe, as overrides."""
     said = [*overrides, *([f"seed={seed}"] if seed is not None else [])]
     return said + (["data.skip_unreadable=true"] if skip_unreadable else [])
+
+
+def _settled(overrides: Sequence[str]) -> list[str]:
+    """Those that say a value; what the others leave to the run, its own recipe says now."""
+    last = {field: value for field, _, value in (assignment.partition("=") for assignment in overrides)}
+    settled = {field: value for field, value in last.items() if value not in ("auto", "null")}
+    return [f"{field}={value}" for field, value in settled.items() if field != "model.pretrained"]
 
 
 def _prepared(

@@ -81,7 +81,7 @@ def train(
     from vitnext import api
 
     if find_lr:
-        given = {"--resume": resume, "--epochs": epochs, "--steps": steps, "--time": time}
+        given = {"--probe": probe, "--resume": resume, "--epochs": epochs, "--steps": steps, "--time": time}
         if useless := [name for name, value in given.items() if value]:
             raise InputError(f"--find-lr trains nothing: leave {' and '.join(useless)} out")
         rate = api.find_learning_rate(

@@ -115,6 +115,12 @@ def first_to_fail() -> bool:
     return said == 1
 
 
+def require_alone(what: str) -> None:
+    """Raises InputError where torchrun has started several processes, for what one does by itself."""
+    if "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(f"{what} is the work of one process: start it without torchrun")
+
+
 def restarted() -> bool:
     """Whether torchrun starts the run again, after one of its processes ended."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
