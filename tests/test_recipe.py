@@ -196,7 +196,7 @@ def test_the_page_lists_every_field_with_its_default():
 
 
 def test_the_page_lists_every_builtin_recipe():
-    kinds = "convnext|vit|finetune|scenes|panoptic|queries|deit|swin"
+    kinds = "convnext|resnet|vit|finetune|scenes|panoptic|queries|deit|swin"
     assert set(re.findall(rf"`(\w+_(?:{kinds}))`", PAGE)) == set(builtin_names())
 
 

@@ -126,7 +126,7 @@ def test_a_card_has_a_threshold_for_each_class():
     card = Brightness().card
     assert Card.from_json(card.to_json()).thresholds == (0.5, 0.5)
     for bad in ('"thresholds": [0.5]', '"thresholds": [0.5, 2]', '"thresholds": 0.5'):
-        with pytest.raises(InputError, match="thresholds"):
+        with pytest.raises(InputError, match="threshold"):
             Card.from_json(card.to_json().replace('"thresholds": [0.5, 0.5]', bad))
 
 
