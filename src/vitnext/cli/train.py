@@ -64,8 +64,8 @@ def train(
     Each epoch prints a line; "kept" in it means that its model was written to DIR/model.safetensors. All that --set can
     change stands in DIR/recipe.yaml; docs/recipe.md explains the fields and lists the built-in recipes.
 
-    A probe (--probe) trains no network: the features of pretrained weights are computed once, kept for the next time, and
-    classified by logistic regression (linear) or by the vote of the most similar training images (knn).
+    A probe (--probe) trains no network: the features of pretrained weights are computed once, kept for the next time,
+    and classified by logistic regression (linear) or by the vote of the most similar training images (knn).
 
     \b
     Examples:
