@@ -20,6 +20,7 @@ demo: $(VENV)/.train  ## train a ViT and a ConvNeXt on digits, evaluate, export,
 
 test: $(VENV)/.dev  ## run all tests with coverage
 	@$(PYTEST) --cov --cov-report=term
+	@$(BIN)/pytest -m forks
 
 lint: $(VENV)/.dev  ## check style, types and import layers
 	@$(BIN)/ruff check .

@@ -37,8 +37,12 @@ from vitnext.training.mask_validation import MaskValidator
 from vitnext.training.task import require_suitable, task_of
 from vitnext.training.validation import MultiLabelValidator, Validator
 
-# Of Python 3.12 and later, where a process with threads is forked.
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+pytestmark = [
+    # autograd refuses to work in the fork of a process in which it has begun threads, as some tests make it do
+    pytest.mark.forks,
+    # of Python 3.12 and later, where a process with threads is forked
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+]
 
 DIGITS = from_dict(
     {
