@@ -2,8 +2,46 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
-from vitnext.models.layers import StochasticDepth, stochastic_depth_rates
+from vitnext.models.layers import BatchNorm, StochasticDepth, stochastic_depth_rates
+
+
+def filled_norms(dtype):
+    """Ours and torch's, of 6 channels, with the same random numbers."""
+    ours, theirs = BatchNorm(6).eval(), nn.BatchNorm2d(6).eval()
+    for norm in (ours, theirs):
+        torch.manual_seed(0)
+        for tensor in (norm.weight.data, norm.running_var):
+            tensor.uniform_(0.5, 1.5)
+        for tensor in (norm.bias.data, norm.running_mean):
+            tensor.normal_()
+    return ours.to(dtype), theirs.to(dtype)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_batch_norm_writes_torchs_numbers_over_its_map(dtype, layout):
+    ours, theirs = filled_norms(dtype)
+    x = torch.randn(2, 6, 9, 7, dtype=dtype).to(memory_format=layout)
+    with torch.no_grad():
+        expected = theirs(x)
+        out = ours(x)
+    assert out.data_ptr() == x.data_ptr()
+    assert torch.equal(out, expected) and out.is_contiguous(memory_format=layout)
+
+
+def test_batch_norm_is_torchs_where_something_else_may_need_the_map():
+    ours, theirs = filled_norms(torch.float32)
+    x = torch.randn(2, 6, 9, 7)
+    before = x.clone()
+    assert torch.equal(ours(x), theirs(x))  # gradients: to x too
+    with torch.no_grad():
+        half = x.bfloat16()  # as autocast gives it to a norm in float32
+        assert torch.equal(ours(half), theirs(x.bfloat16()))
+        assert torch.equal(ours.train()(x), theirs.train()(x))
+    assert torch.equal(x, before) and torch.equal(half, before.bfloat16())
+    assert torch.equal(ours.running_var, theirs.running_var)
 
 
 @pytest.mark.parametrize("shape", [(4000, 3, 5), (4000, 2, 3, 3)])

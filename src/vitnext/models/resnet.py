@@ -23,7 +23,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vitnext.models.backbone import Stage
-from vitnext.models.layers import StochasticDepth, check_at_least, check_rates, initialize, stochastic_depth_rates
+from vitnext.models.layers import (
+    BatchNorm,
+    StochasticDepth,
+    check_at_least,
+    check_rates,
+    initialize,
+    stochastic_depth_rates,
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,7 @@ def stem(channels: int, width: int, stride: int) -> nn.Sequential:
     published = stride == 4
     layers = nn.Sequential(
         convolution(channels, width, 7, stride=2) if published else convolution(channels, width, 3, stride=stride),
-        nn.BatchNorm2d(width),
+        BatchNorm(width),
         nn.ReLU(inplace=True),
     )
     if published:
@@ -71,7 +78,7 @@ def shortcut(width_in: int, width: int, stride: int) -> nn.Sequential:
     """W_s and BN where the shape changes, else the identity (an empty Sequential)."""
     if width_in == width and stride == 1:
         return nn.Sequential()
-    return nn.Sequential(convolution(width_in, width, 1, stride=stride), nn.BatchNorm2d(width))
+    return nn.Sequential(convolution(width_in, width, 1, stride=stride), BatchNorm(width))
 
 
 class TwoLayerBlock(nn.Module):
@@ -82,9 +89,9 @@ class TwoLayerBlock(nn.Module):
     def __init__(self, width_in: int, width: int, stride: int, stochastic_depth: float) -> None:
         super().__init__()
         self.conv1 = convolution(width_in, width, 3, stride=stride)
-        self.norm1 = nn.BatchNorm2d(width)
+        self.norm1 = BatchNorm(width)
         self.conv2 = convolution(width, width, 3)
-        self.norm2 = nn.BatchNorm2d(width)
+        self.norm2 = BatchNorm(width)
         self.shortcut = shortcut(width_in, width, stride)
         self.stochastic_depth = StochasticDepth(stochastic_depth)
 
@@ -106,11 +113,11 @@ class BottleneckBlock(nn.Module):
     def __init__(self, width_in: int, width: int, stride: int, stochastic_depth: float) -> None:
         super().__init__()
         self.conv1 = convolution(width_in, width, 1)
-        self.norm1 = nn.BatchNorm2d(width)
+        self.norm1 = BatchNorm(width)
         self.conv2 = convolution(width, width, 3, stride=stride)
-        self.norm2 = nn.BatchNorm2d(width)
+        self.norm2 = BatchNorm(width)
         self.conv3 = convolution(width, 4 * width, 1)
-        self.norm3 = nn.BatchNorm2d(4 * width)
+        self.norm3 = BatchNorm(4 * width)
         self.shortcut = shortcut(width_in, 4 * width, stride)
         self.stochastic_depth = StochasticDepth(stochastic_depth)
 

@@ -61,6 +61,11 @@ def log_offsets(size: tuple[int, int], pretrained: int) -> np.ndarray:
     return (np.sign(offsets) * np.log2(1 + np.abs(offsets)) / np.log2(8)).astype(np.float32)
 
 
+def length(x: Tensor) -> Tensor:
+    """Of each vector (..., d): (..., 1), never 0."""
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-12)
+
+
 class CosineWindowAttention(nn.Module):
     """W-MSA with scaled cosine attention and the log-spaced continuous position bias (eq. 2 to 4)."""
 
@@ -81,7 +86,7 @@ class CosineWindowAttention(nn.Module):
         qkv = F.linear(z, self.qkv.weight, self.qkv_bias()).unflatten(-1, (3, self.heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B * windows, h, N, d)
         scale = self.logit_scale.clamp(max=math.log(1 / 0.01)).exp()
-        q, k = F.normalize(q, dim=-1) * scale.to(q), F.normalize(k, dim=-1)  # q k^T = cos / tau
+        q, k = q * (scale.to(q) / length(q)), F.normalize(k, dim=-1)  # q k^T = cos / tau
         bias = self.position_bias(windows).to(q)  # B
         mask = windows.mask(like=q)
         bias = bias if mask is None else bias + mask

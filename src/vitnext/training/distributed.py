@@ -321,7 +321,7 @@ def synchronize_batch_norms(model: nn.Module) -> None:
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return
     for module in model.modules():
-        if type(module) is nn.BatchNorm2d:
+        if isinstance(module, nn.BatchNorm2d):
             module.__class__ = BatchNorm2d
 
 

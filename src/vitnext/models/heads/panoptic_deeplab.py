@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from vitnext.models.backbone import Stage
 from vitnext.models.heads.segformer import SegFormerConfig, SegFormerHead
-from vitnext.models.layers import check_at_least, check_rates
+from vitnext.models.layers import BatchNorm, check_at_least, check_rates
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class Separable(nn.Sequential):
     def __init__(self, width: int) -> None:
         super().__init__(
             nn.Conv2d(width, width, 5, padding=2, groups=width, bias=False),
-            nn.BatchNorm2d(width),
+            BatchNorm(width),
             nn.ReLU(),
             nn.Conv2d(width, width, 1, bias=False),
-            nn.BatchNorm2d(width),
+            BatchNorm(width),
             nn.ReLU(),
         )
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vitnext.models.backbone import Stage
-from vitnext.models.layers import check_at_least, check_rates
+from vitnext.models.layers import BatchNorm, check_at_least, check_rates
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class SegFormerHead(nn.Module):
         super().__init__()
         self.projections = nn.ModuleList(nn.Linear(stage.channels, config.width) for stage in stages)
         self.fuse = nn.Linear(len(stages) * config.width, config.width, bias=False)  # of the coarsest stage first
-        self.norm = nn.BatchNorm2d(config.width)
+        self.norm = BatchNorm(config.width)
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Conv2d(config.width, classes, 1)
 

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from vitnext.models.backbone import Stage
 from vitnext.models.heads.segformer import upsample
-from vitnext.models.layers import check_at_least, check_rates
+from vitnext.models.layers import BatchNorm, check_at_least, check_rates
 
 POOLS = (1, 2, 3, 6)  # cells a side
 
@@ -48,7 +48,7 @@ class ConvNormReLU(nn.Sequential):
 
     def __init__(self, width_in: int, width: int, kernel: int = 1) -> None:
         convolution = nn.Conv2d(width_in, width, kernel, padding=kernel // 2, bias=False)
-        super().__init__(convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+        super().__init__(convolution, BatchNorm(width), nn.ReLU(inplace=True))
 
 
 class FusingConvNormReLU(ConvNormReLU):
