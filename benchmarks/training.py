@@ -9,8 +9,9 @@ Three processes take turns, an epoch each:
 
 All train on the same files, with the same batch, random resized crops of 8% to 100% and flips (``fashion_mnist_vit``:
 its own shifts by a pixel and flips, on grey 28 px JPEGs made of the same files), AdamW, and write a checkpoint after
-each epoch. Nothing is validated while the clock runs. A first epoch is reported by itself: workers start in it, and
-vitnext decodes what it then keeps in memory. The ratios are those of the medians of the others.
+each epoch. Nothing is validated meanwhile. A first epoch is reported by itself: workers start in it, and vitnext
+decodes what it then keeps in memory. The ratios are those of the medians of the others. With one core to run on, and
+one thread, seconds are those of the CPU, of a process and its workers, which other work changes little; else of time.
 
     python benchmarks/training.py --data clothing10 [--only vit_small convnext_tiny fashion_mnist_vit] [--batch 64]
         [--images 256] [--rounds 3] [--dtype auto] [--json training.json]
@@ -34,7 +35,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -211,13 +212,25 @@ class Turns:
         self._wait(facts)
 
     def over(self) -> None:
-        self._wait(time.perf_counter() - self.start)
+        self._wait(clock() - self.start)
 
     def _wait(self, told: Any) -> None:
         self.pipe.send(told)
         if not self.pipe.recv():
             raise SystemExit
-        self.start = time.perf_counter()
+        self.start = clock()
+
+
+def clock() -> float:
+    """Seconds: where all work shares one core those of the CPU, of this process and its children, else the time."""
+    if usable_cores() > 1 or torch.get_num_threads() > 1:
+        return time.perf_counter()
+    ended = os.times()
+    seconds = time.process_time() + ended.children_user + ended.children_system
+    for worker in active_children():
+        ticks = Path(f"/proc/{worker.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[11:13]
+        seconds += sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+    return seconds
 
 
 def child(side: str, job: Job, pipe: Connection) -> None:
@@ -269,11 +282,11 @@ def tuned(job: Job, turns: Turns) -> None:
         optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=WEIGHT_DECAY)
         steps = stepping(job, model, optimizer, timm_loader(job, workers), precision)
         next(steps)
-        start, done = time.perf_counter(), 0
+        start, done = clock(), 0
         for _ in itertools.islice(steps, TRIAL):
             synchronize(device)
             done += 1
-        seconds[workers] = (time.perf_counter() - start) / max(1, done)
+        seconds[workers] = (clock() - start) / max(1, done)
     best = min(seconds, key=lambda workers: seconds[workers])
     tried = ", ".join(f"{workers}: {value:.2f} s a step" for workers, value in seconds.items())
     by_timm(job, turns, model, timm_loader(job, best), precision, f"{best} worker processes ({tried})")
