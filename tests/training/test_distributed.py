@@ -22,6 +22,7 @@ from torch import nn
 from vitnext.data import scenes
 from vitnext.data.dataset import Dataset, open_dataset
 from vitnext.data.facts import look_at
+from vitnext.data.mask_loaders import SegmentTargets
 from vitnext.errors import InputError, WorkError
 from vitnext.evaluation.panoptic import PanopticQuality
 from vitnext.models import create
@@ -33,7 +34,9 @@ from vitnext.training.defaults import model_config
 from vitnext.training.hardware import Precision
 from vitnext.training.loop import Interrupted, fit
 from vitnext.training.losses import MaskLoss
+from vitnext.training.mask_classification import MaskClassificationLoss
 from vitnext.training.mask_validation import MaskValidator
+from vitnext.training.panoptic_deeplab import PanopticDeepLabLoss
 from vitnext.training.task import require_suitable, task_of
 from vitnext.training.validation import MultiLabelValidator, Validator
 
@@ -348,6 +351,52 @@ def test_losses_of_masks_count_the_pixels_of_the_whole_batch():
     for value, _ in parts:
         torch.testing.assert_close(value, loss)
     torch.testing.assert_close(torch.cat([part for _, part in parts]), gradient)
+
+
+def segment_losses(out, masks, classes, targets):
+    """Panoptic-DeepLab's loss of ``out``, and that of queries' ``masks`` and ``classes``; gradients of all three.
+
+    The queries' points are random, and other ones in each process; here they are the same for all segments.
+    """
+    drawn = torch.rand(1000, 2, generator=torch.Generator().manual_seed(0))
+
+    def same_points(*shape, device):
+        return drawn[: shape[-2]].expand(shape)
+
+    places = distributed.part().places(len(targets))
+    mine = SegmentTargets(targets.ids[places], targets.labels[places])
+    given = [values[places].requires_grad_() for values in (out, masks, classes)]
+    panoptic = PanopticDeepLabLoss(SCENES, [False, True, True]).of(given[0], mine, spread=2.0)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(torch, "rand", same_points)
+        by_queries = MaskClassificationLoss(3).of(given[1], given[2], mine)
+    (panoptic + by_queries).backward()
+    values = torch.stack([panoptic.detach(), by_queries.detach()])
+    return values, [values.grad / distributed.world() for values in given]
+
+
+def test_losses_of_segments_count_those_of_the_whole_batch():
+    torch.manual_seed(0)
+    ids = torch.randint(0, 4, (4, 12, 12))
+    labels = torch.tensor([[0, 1, 2], [1, 1, 2], [2, -1, -1], [-1, -1, -1]])  # few and none in the second process
+    ids[2][ids[2] > 1], ids[3] = 0, 0
+    inputs = torch.randn(4, 6, 12, 12), torch.randn(4, 5, 6, 6), torch.randn(4, 5, 4)
+    whole, gradients = segment_losses(*(values.clone() for values in inputs), SegmentTargets(ids, labels))
+    parts = together(2, segment_losses, *inputs, SegmentTargets(ids, labels))
+    for values, _ in parts:
+        torch.testing.assert_close(values, whole)
+    for expected, *found in zip(gradients, *(part for _, part in parts), strict=True):
+        torch.testing.assert_close(torch.cat(found), expected)
+
+
+def test_two_processes_train_panoptic_deeplab_as_one_does(digit_scenes, tmp_path):
+    recipe = override(SCENES, ["model.name=convnext+panoptic_deeplab", "schedule.epochs=1", "loss.balanced=false"])
+    [alone], _ = train(digit_scenes, recipe, tmp_path / "one")
+    first, second = together(2, train, digit_scenes, recipe, tmp_path / "two")
+    assert not isinstance(first, BaseException), first
+    assert first[0] == second[0]
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=2e-5)
+    assert first[0][0]["train_loss"] == pytest.approx(alone["train_loss"], rel=2e-5)
 
 
 def refused_by_first():

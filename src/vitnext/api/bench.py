@@ -70,7 +70,7 @@ def bench(
         sample = _on_device(next(batches.epoch(0)), Normalize(preprocess, next(built.parameters()).device))
     device, size = sample[0].device, recipe.data.image_size
     macs = catalog.count_macs(built, size)
-    found: dict[str, Any] = {"machine": {**_machine(device), "peak": _peaks(device)}}
+    found: dict[str, Any] = {"machine": {**_machine(device), "peak": peaks(device)}}
     step = _step(built, objective, precision, recipe)
     with suitable_threads(macs * recipe.batch_size):
         times = {
@@ -138,7 +138,7 @@ def _machine(device: torch.device) -> dict[str, Any]:
     return {"device": name, "threads": torch.get_num_threads(), "cores": usable_cores(), "torch": torch.__version__}
 
 
-def _peaks(device: torch.device) -> dict[str, float]:
+def peaks(device: torch.device) -> dict[str, float]:
     """The most operations a second of a product of two matrices, an addition and a multiplication each being one."""
     peaks = {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
