@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from panoptic_files import panoptic_files, quality
 from vitnext.card import Card
 from vitnext.data.coco_panoptic import read_panoptic
 from vitnext.errors import InputError
@@ -107,6 +108,23 @@ def test_the_panoptic_files_are_read_and_score_the_same(tmp_path):
         ours.update(truth, found)
         theirs.update(truth, stored)
     assert ours.result() == theirs.result() and 0 < ours.result()["pq"] < 1
+
+
+def test_the_panoptic_files_score_what_we_measure_by_the_published_rules(tmp_path):
+    found = [one for one in PREDICTIONS if isinstance(one, PanopticSegmentation)]
+    measured, truths = PanopticQuality(CLASSES, THINGS), []
+    for prediction in found:
+        segments = prediction.segments
+        truth = Segments(np.roll(segments.ids, 1, axis=1), segments.labels, segments.crowd, segments.scores)
+        measured.update(truth, segments)
+        truths.append(PanopticSegmentation(prediction.source, CLASSES, THINGS, truth))
+    written(found, tmp_path / "found", card(), ["png"])
+    written(truths, tmp_path / "truth", card(), ["png"])
+    totals = panoptic_files(tmp_path / "truth" / "panoptic.json", tmp_path / "found" / "panoptic.json")
+    result = measured.result()
+    assert quality(totals) == pytest.approx(result["pq"], abs=1e-12) and 0 < result["pq"] < 1
+    for total, row in zip(totals.values(), result["per_class"], strict=True):
+        assert [total[key] for key in ("tp", "fp", "fn")] == [row[key] for key in ("tp", "fp", "fn")]
 
 
 def test_pycocotools_reads_the_detections(tmp_path):
