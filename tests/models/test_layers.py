@@ -72,3 +72,12 @@ def test_rates_grow_linearly_to_the_last_block():
     assert stochastic_depth_rates(0.3, 4) == pytest.approx([0.0, 0.1, 0.2, 0.3])
     assert stochastic_depth_rates(0.3, 1) == [0.3]
     assert stochastic_depth_rates(0.3, 0) == []
+
+
+def test_batch_norm_refuses_what_torch_refuses():
+    norm = BatchNorm(4).eval()
+    with torch.no_grad():
+        with pytest.raises(RuntimeError, match="should contain 64 elements not 4"):
+            norm(torch.ones(1, 64, 1, 1))
+        with pytest.raises(ValueError, match="expected 4D input"):
+            norm(torch.ones(1, 4, 3))

@@ -33,17 +33,21 @@ class BatchNorm(nn.BatchNorm2d):
     """BatchNorm2d of a map (B, C, H, W) that nobody else needs: what a convolution gives.
 
     In evaluation without gradients the result is written over the map: the same numbers, without the time that a new
-    map takes (on the CPU most of a large map's).
+    map takes (on the CPU most of a large map's). A forward hook on the convolution that keeps its output finds this
+    one's there.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        # A tensor of another type is being traced, and an exported graph says what the layer is.
+        # A tensor of another type is being traced, and an exported graph says what the layer is. What torch refuses
+        # it shall refuse in its own words: the kernel itself does not look.
         if (
             self.training
             or torch.is_grad_enabled()
             or type(x) is not Tensor
             or x.device.type != "cpu"
             or x.dtype != self.weight.dtype  # autocast
+            or x.ndim != 4
+            or x.shape[1] != self.num_features
         ):
             return super().forward(x)
         statistics = self.weight, self.bias, self.running_mean, self.running_var

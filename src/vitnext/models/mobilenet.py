@@ -112,14 +112,17 @@ class InvertedResidual(nn.Module):
     ) -> None:
         super().__init__()
         hidden = expansion * width_in
-        self.expand = nn.Identity() if expansion == 1 else Convolution(width_in, hidden, 1, config)
+        self.expand = nn.Sequential() if expansion == 1 else Convolution(width_in, hidden, 1, config)
         self.depthwise = Convolution(hidden, hidden, 3, config, stride=stride, groups=hidden)
         self.project = Convolution(hidden, width, 1, config, linear=True)
         self.residual = stride == 1 and width_in == width
         self.stochastic_depth = StochasticDepth(rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        branch = self.project(self.depthwise(self.expand(x)))
+        branch = x
+        for part in (self.expand, self.depthwise, self.project):
+            for layer in part:  # one by one, so that no wide map is kept while the next part runs
+                branch = layer(branch)
         return x + self.stochastic_depth(branch) if self.residual else branch
 
 

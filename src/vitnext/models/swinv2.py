@@ -62,7 +62,7 @@ def log_offsets(size: tuple[int, int], pretrained: int) -> np.ndarray:
 
 
 def length(x: Tensor) -> Tensor:
-    """Of each vector (..., d): (..., 1), never 0."""
+    """Of each vector (..., d): (..., 1), never 0 in float32 and bfloat16."""
     return torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-12)
 
 
