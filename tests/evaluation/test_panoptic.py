@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from panoptic_rules import naive
 from shared_data import shared_data
 from vitnext.data.coco_panoptic import read_panoptic
 from vitnext.data.label_maps import read_instance_map
@@ -34,42 +35,6 @@ def measure(*pairs, classes=CLASSES, things=THINGS):
 def counts(result, name):
     [row] = [row for row in result["per_class"] if row["class"] == name]
     return row["tp"], row["fp"], row["fn"]
-
-
-def naive(pairs, classes) -> list[dict[str, float]]:
-    """The published rules as loops over pairs of masks: tp, fp, fn and the sum of IoU for each class."""
-    totals = [{"tp": 0, "fp": 0, "fn": 0, "iou": 0.0} for _ in range(classes)]
-    for truth, prediction in pairs:
-        void = truth.ids == 0
-        found_truth, found_prediction = set(), set()
-        for t in range(1, len(truth.labels) + 1):
-            for p in range(1, len(prediction.labels) + 1):
-                label = truth.labels[t - 1]
-                if truth.crowd[t - 1] or label != prediction.labels[p - 1]:
-                    continue
-                true, predicted = truth.ids == t, (prediction.ids == p) & ~void
-                if not (true | predicted).any():
-                    continue
-                iou = (true & predicted).sum() / (true | predicted).sum()
-                if iou > 0.5:
-                    totals[label]["tp"] += 1
-                    totals[label]["iou"] += iou
-                    found_truth.add(t)
-                    found_prediction.add(p)
-        for t, label in enumerate(truth.labels, start=1):
-            if t not in found_truth and not truth.crowd[t - 1] and (truth.ids == t).any():
-                totals[label]["fn"] += 1
-        for p, label in enumerate(prediction.labels, start=1):
-            mask = prediction.ids == p
-            if p in found_prediction or not mask.any():
-                continue
-            ignored = void.copy()
-            for t in range(1, len(truth.labels) + 1):
-                if truth.crowd[t - 1] and truth.labels[t - 1] == label:
-                    ignored |= truth.ids == t
-            if (mask & ignored).sum() / mask.sum() <= 0.5:
-                totals[label]["fp"] += 1
-    return totals
 
 
 def assert_agrees_with_naive(pairs, classes, things):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from panoptic_files import panoptic_files, quality
+from panoptic_rules import naive_of_files, quality
 from vitnext.card import Card
 from vitnext.data.coco_panoptic import read_panoptic
 from vitnext.errors import InputError
@@ -120,10 +120,10 @@ def test_the_panoptic_files_score_what_we_measure_by_the_published_rules(tmp_pat
         truths.append(PanopticSegmentation(prediction.source, CLASSES, THINGS, truth))
     written(found, tmp_path / "found", card(), ["png"])
     written(truths, tmp_path / "truth", card(), ["png"])
-    totals = panoptic_files(tmp_path / "truth" / "panoptic.json", tmp_path / "found" / "panoptic.json")
+    totals = naive_of_files(tmp_path / "truth" / "panoptic.json", tmp_path / "found" / "panoptic.json")
     result = measured.result()
     assert quality(totals) == pytest.approx(result["pq"], abs=1e-12) and 0 < result["pq"] < 1
-    for total, row in zip(totals.values(), result["per_class"], strict=True):
+    for total, row in zip(totals, result["per_class"], strict=True):
         assert [total[key] for key in ("tp", "fp", "fn")] == [row[key] for key in ("tp", "fp", "fn")]
 
 

@@ -82,26 +82,23 @@ class SameConv2d(nn.Conv2d):
         return F.conv2d(padded, self.weight, None, stride=s, groups=self.groups)
 
 
-class Convolution(nn.Sequential):
+def convolution(
+    width_in: int,
+    width: int,
+    kernel: int,
+    config: MobileNetV2Config,
+    *,
+    stride: int = 1,
+    groups: int = 1,
+    linear: bool = False,
+) -> nn.Sequential:
     """(B, C_in, H, W) -> (B, C, H / stride, W / stride), rounded up: convolution, BN and, unless linear, ReLU6."""
-
-    def __init__(
-        self,
-        width_in: int,
-        width: int,
-        kernel: int,
-        config: MobileNetV2Config,
-        *,
-        stride: int = 1,
-        groups: int = 1,
-        linear: bool = False,
-    ) -> None:
-        conv = SameConv2d if config.same_padding and stride > 1 else nn.Conv2d
-        super().__init__(  # BN makes a bias needless
-            conv(width_in, width, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False),
-            BatchNorm(width, eps=config.norm_eps),
-            *([] if linear else [nn.ReLU6(inplace=True)]),
-        )
+    conv = SameConv2d if config.same_padding and stride > 1 else nn.Conv2d
+    return nn.Sequential(  # BN makes a bias needless
+        conv(width_in, width, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False),
+        BatchNorm(width, eps=config.norm_eps),
+        *([] if linear else [nn.ReLU6(inplace=True)]),
+    )
 
 
 class InvertedResidual(nn.Module):
@@ -112,9 +109,9 @@ class InvertedResidual(nn.Module):
     ) -> None:
         super().__init__()
         hidden = expansion * width_in
-        self.expand = nn.Sequential() if expansion == 1 else Convolution(width_in, hidden, 1, config)
-        self.depthwise = Convolution(hidden, hidden, 3, config, stride=stride, groups=hidden)
-        self.project = Convolution(hidden, width, 1, config, linear=True)
+        self.expand = nn.Sequential() if expansion == 1 else convolution(width_in, hidden, 1, config)
+        self.depthwise = convolution(hidden, hidden, 3, config, stride=stride, groups=hidden)
+        self.project = convolution(hidden, width, 1, config, linear=True)
         self.residual = stride == 1 and width_in == width
         self.stochastic_depth = StochasticDepth(rate)
 
@@ -137,7 +134,7 @@ class MobileNetV2(nn.Module):
         self.config = config
         rates = stochastic_depth_rates(config.stochastic_depth, sum(config.depths))
         width_in, stem_stride = config.scaled(config.stem_width), config.stem_stride
-        self.stem = Convolution(config.channels, width_in, 3, config, stride=stem_stride)
+        self.stem = convolution(config.channels, width_in, 3, config, stride=stem_stride)
         self.rows = nn.ModuleList()
         table = zip(config.expansions, config.widths, config.depths, config.strides, strict=True)
         for expansion, width, depth, stride in table:
@@ -150,7 +147,7 @@ class MobileNetV2(nn.Module):
                 width_in = config.scaled(width)
             self.rows.append(row)
         wide = max(config.feature_width, config.scaled(config.feature_width))
-        self.features = Convolution(width_in, wide, 1, config)
+        self.features = convolution(width_in, wide, 1, config)
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(wide, config.classes) if config.classes else nn.Identity()
         self.reset_parameters()
