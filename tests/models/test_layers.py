@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from vitnext.models.layers import BatchNorm, StochasticDepth, stochastic_depth_rates
+from vitnext.models.layers import GELU, BatchNorm, StochasticDepth, stochastic_depth_rates
 
 
 def filled_norms(dtype):
@@ -81,3 +81,22 @@ def test_batch_norm_refuses_what_torch_refuses():
             norm(torch.ones(1, 64, 1, 1))
         with pytest.raises(ValueError, match="expected 4D input"):
             norm(torch.ones(1, 4, 3))
+
+
+def test_gelu_is_written_over_its_input_only_without_gradients():
+    linear, random = nn.Linear(5, 7), torch.Generator().manual_seed(0)
+    x = torch.randn(3, 5, generator=random)
+    hidden = linear(x)
+    expected = nn.GELU()(hidden)
+    assert torch.equal(GELU()(hidden), expected) and not torch.equal(hidden, expected)
+    expected.square().sum().backward()
+    wanted = linear.weight.grad
+    linear.zero_grad()
+    GELU()(linear(x)).square().sum().backward()
+    assert torch.equal(linear.weight.grad, wanted)
+    with torch.inference_mode():
+        written = linear(x)
+        assert GELU()(written) is written and torch.equal(written, expected)
+    program = torch.export.export(nn.Sequential(linear, GELU()), (x,))
+    assert torch.equal(program.module()(x), expected)
+    assert [str(node.target) for node in program.graph.nodes if "gelu" in node.name] == ["aten.gelu.default"]

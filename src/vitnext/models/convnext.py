@@ -20,7 +20,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vitnext.models.backbone import Stage
 from vitnext.models.depthwise import DepthwiseConv2d
@@ -29,6 +28,7 @@ from vitnext.models.layers import (
     StochasticDepth,
     check_at_least,
     check_rates,
+    gelu,
     initialize,
     stochastic_depth_rates,
 )
@@ -82,10 +82,11 @@ class ConvNeXtBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         branch = self.depthwise(x).permute(0, 2, 3, 1)  # (B, H, W, C): free when the memory is channels-last
-        branch = self.project(F.gelu(self.expand(self.norm(branch))))
-        if self.layer_scale is not None:
-            branch = self.layer_scale * branch
-        return x + self.stochastic_depth(branch.permute(0, 3, 1, 2))
+        branch = self.project(gelu(self.expand(self.norm(branch))))
+        branch = self.stochastic_depth(branch.permute(0, 3, 1, 2))
+        if self.layer_scale is None:
+            return x + branch
+        return torch.addcmul(x, self.layer_scale.view(-1, 1, 1), branch)  # x + gamma * branch, written once
 
 
 class ConvNeXtStage(nn.Module):

@@ -19,7 +19,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vitnext.models.backbone import Stage
 from vitnext.models.convnext import ConvNeXtStage, check_covers_stride
@@ -29,6 +28,7 @@ from vitnext.models.layers import (
     StochasticDepth,
     check_at_least,
     check_rates,
+    gelu,
     initialize,
     stochastic_depth_rates,
 )
@@ -105,7 +105,7 @@ class ConvNeXtV2Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         branch = self.depthwise(x).permute(0, 2, 3, 1)  # (B, H, W, C): free when the memory is channels-last
-        branch = self.project(self.response_norm(F.gelu(self.expand(self.norm(branch)))))
+        branch = self.project(self.response_norm(gelu(self.expand(self.norm(branch)))))
         return x + self.stochastic_depth(branch.permute(0, 3, 1, 2))
 
 

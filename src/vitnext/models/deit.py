@@ -201,14 +201,14 @@ class LayerScaleBlock(nn.Module):
         self.stochastic_depth = StochasticDepth(stochastic_depth)
 
     def forward(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
-        z = z + self.stochastic_depth(self.layer_scale1 * self.attention(self.norm1(z), mask=mask))
-        return z + self.stochastic_depth(self.layer_scale2 * self.mlp(self.norm2(z)))
+        z = torch.addcmul(z, self.layer_scale1, self.stochastic_depth(self.attention(self.norm1(z), mask=mask)))
+        return torch.addcmul(z, self.layer_scale2, self.stochastic_depth(self.mlp(self.norm2(z))))
 
     def attend(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The same block on the readable attention path: (z_l, attention weights (B, h, N, N))."""
         branch, weights = self.attention(self.norm1(z), return_weights=True)
-        z = z + self.stochastic_depth(self.layer_scale1 * branch)
-        return z + self.stochastic_depth(self.layer_scale2 * self.mlp(self.norm2(z))), weights
+        z = torch.addcmul(z, self.layer_scale1, self.stochastic_depth(branch))
+        return torch.addcmul(z, self.layer_scale2, self.stochastic_depth(self.mlp(self.norm2(z)))), weights
 
 
 class DeiT3(nn.Module):

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from vitnext.models.backbone import Stage
 from vitnext.models.deit import LayerScaleBlock, reset_layer_scale
-from vitnext.models.layers import check_at_least, check_rates, initialize
+from vitnext.models.layers import check_at_least, check_rates, gelu, initialize
 from vitnext.models.vit import as_map, attend_all, check_images, check_patches, patches
 
 
@@ -76,7 +76,7 @@ class FeedForward(nn.Module):
         self.project = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.project(F.gelu(self.expand(x)))
+        out: Tensor = self.project(gelu(self.expand(x)))
         return out
 
 

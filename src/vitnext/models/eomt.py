@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from vitnext.errors import InputError
 from vitnext.models import catalog
-from vitnext.models.layers import ChannelLayerNorm, check_at_least, initialize
+from vitnext.models.layers import GELU, ChannelLayerNorm, check_at_least, initialize
 from vitnext.models.queries import semantic
 
 ANNEALING_POWER = 0.9  # section 3.4
@@ -63,7 +63,7 @@ class Upscale(nn.Sequential):
     def __init__(self, dim: int) -> None:
         super().__init__(
             nn.ConvTranspose2d(dim, dim, 2, stride=2),
-            nn.GELU(),
+            GELU(),
             nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False),
             ChannelLayerNorm(dim, eps=1e-6),
         )
@@ -83,7 +83,7 @@ class EoMT(nn.Module):
         self.queries = nn.Parameter(torch.empty(1, config.queries, dim))
         doublings = max((stride // 4).bit_length() - 1, 0)  # 1 of patches of 14 px, 2 of 16
         self.upscale = nn.Sequential(*(Upscale(dim) for _ in range(doublings)))
-        self.mask = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
+        self.mask = nn.Sequential(nn.Linear(dim, dim), GELU(), nn.Linear(dim, dim), GELU(), nn.Linear(dim, dim))
         self.head = nn.Linear(dim, config.classes + 1)
         self.reset_parameters()
 

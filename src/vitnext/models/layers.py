@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 def check_at_least(least: int, config: object, *fields: str) -> None:
@@ -54,6 +55,25 @@ class BatchNorm(nn.BatchNorm2d):
         written = x, x.new_empty(0), x.new_empty(0)  # and no statistics of the batch
         out: Tensor = torch.native_batch_norm(x, *statistics, False, 0.0, self.eps, out=written)[0]
         return out
+
+
+def gelu(x: Tensor) -> Tensor:
+    """GELU (Hendrycks and Gimpel 2016) of what nobody else needs: what a Linear or a convolution gives.
+
+    Without gradients the result is written over it: the widest map of a block is not allocated twice, which on the CPU
+    takes longer than the function. A forward hook that keeps the layer's output finds this one's there.
+    """
+    if torch.is_grad_enabled() or type(x) is not Tensor:  # a tensor of another type is being traced
+        return F.gelu(x)
+    out: Tensor = torch.ops.aten.gelu_(x)
+    return out
+
+
+class GELU(nn.GELU):
+    """``gelu`` as a layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return gelu(x)
 
 
 class StochasticDepth(nn.Module):

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from vitnext.models.attention import scaled_dot_product_attention
 from vitnext.models.backbone import Stage
 from vitnext.models.depthwise import DepthwiseConv2d
-from vitnext.models.layers import StochasticDepth, check_at_least, check_rates, initialize, stochastic_depth_rates
+from vitnext.models.layers import StochasticDepth, check_at_least, check_rates, gelu, initialize, stochastic_depth_rates
 from vitnext.models.patches import PatchConv2d
 
 
@@ -143,7 +143,7 @@ class MixFFN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.depthwise(self.expand(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # (B, H, W, E C)
-        out: Tensor = self.dropout(self.project(self.dropout(F.gelu(hidden))))
+        out: Tensor = self.dropout(self.project(self.dropout(gelu(hidden))))
         return out
 
 

@@ -33,6 +33,7 @@ from vitnext.models.backbone import Stage
 from vitnext.models.convnext import check_covers_stride
 from vitnext.models.depthwise import DepthwiseConv2d
 from vitnext.models.layers import (
+    GELU,
     ChannelLayerNorm,
     StochasticDepth,
     check_at_least,
@@ -111,7 +112,7 @@ def norm(design: Design, width: int) -> nn.Module:
 
 
 def activation(design: Design) -> nn.Module:
-    return nn.ReLU(inplace=True) if design.activation == "relu" else nn.GELU()
+    return nn.ReLU(inplace=True) if design.activation == "relu" else GELU()
 
 
 def layer(
@@ -182,9 +183,9 @@ class RoadmapBlock(nn.Module):
             branch = self.pointwise2(self.pointwise1(self.spatial(x)))
         else:
             branch = self.pointwise2(self.spatial(self.pointwise1(x)))
-        if self.layer_scale is not None:
-            branch = self.layer_scale.view(-1, 1, 1) * branch
-        y: Tensor = self.activation(self.shortcut(x) + self.stochastic_depth(branch))
+        x, branch = self.shortcut(x), self.stochastic_depth(branch)
+        x = x + branch if self.layer_scale is None else torch.addcmul(x, self.layer_scale.view(-1, 1, 1), branch)
+        y: Tensor = self.activation(x)
         return y
 
 

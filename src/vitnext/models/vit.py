@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from vitnext.models.attention import MultiHeadSelfAttention
 from vitnext.models.backbone import Stage
-from vitnext.models.layers import StochasticDepth, check_at_least, check_rates, initialize, stochastic_depth_rates
+from vitnext.models.layers import GELU, StochasticDepth, check_at_least, check_rates, initialize, stochastic_depth_rates
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Mlp(nn.Sequential):
 
     def __init__(self, dim: int, hidden: int, dropout: float) -> None:
         super().__init__(
-            nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, dim), nn.Dropout(dropout)
+            nn.Linear(dim, hidden), GELU(), nn.Dropout(dropout), nn.Linear(hidden, dim), nn.Dropout(dropout)
         )
 
 
