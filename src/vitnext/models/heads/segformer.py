@@ -5,7 +5,8 @@
     M    = Linear(C, classes)(F)
 
 Paper -> here: C -> width. The fusing Linear has no bias and commutes with the upsampling, which is linear too: each
-stage is fused at its own resolution, and the sum of the upsampled results is the same for a fraction of the work.
+stage is fused at its own resolution, and the sum of the upsampled results is the same for a fraction of the work. So is
+one Linear with the product of its two matrices, instead of both after each other.
 """
 
 from __future__ import annotations
@@ -49,16 +50,20 @@ class SegFormerHead(nn.Module):
 
     def fused(self, maps: Sequence[Tensor]) -> Tensor:
         """All maps in one (B, width, H_1, W_1), before the norm."""
-        shares = self.fuse.weight.chunk(len(maps), dim=1)[::-1]  # of each stage: (C, C)
-        fused = maps[0].new_zeros(())
-        for x, project, share in zip(maps, self.projections, shares, strict=True):
-            x = F.linear(project(x.permute(0, 2, 3, 1)), share).permute(0, 3, 1, 2)  # (B, C, H_i, W_i)
-            fused = fused + upsample(x, maps[0])
+        matrices = self.fuse.weight.chunk(len(maps), dim=1)
+        fused = None
+        for x, project, matrix in zip(reversed(maps), reversed(self.projections), matrices, strict=True):
+            assert isinstance(project, nn.Linear)
+            x = F.linear(x.permute(0, 2, 3, 1), matrix @ project.weight, matrix @ project.bias)  # (B, H_i, W_i, C)
+            x = upsample(x.permute(0, 3, 1, 2), maps[0])
+            fused = x if fused is None else fused.add_(x)
+        assert fused is not None
         return fused
 
     def own_macs(self, inputs: tuple[Sequence[Tensor], ...]) -> int:
-        """Multiply-adds of the fusing Linear, whose shares are not called as modules."""
-        return sum(x[:, 0].numel() for x in inputs[0]) * self.fuse.out_features**2
+        """Multiply-adds of the Linears and of their products, none of which is called as a module."""
+        width = self.fuse.out_features
+        return sum((x[:, 0].numel() + width) * x.shape[1] * width for x in inputs[0])
 
 
 def upsample(x: Tensor, like: Tensor) -> Tensor:
