@@ -32,6 +32,8 @@ class Hub(BaseHTTPRequestHandler):
             return self.answer(401, {"X-Error-Code": "RepoNotFound"})
         if name == "private":
             return self.answer(401)
+        if name == "unknown":  # a mirror that names no reason
+            return self.answer(404)
         if name == "gated":
             return self.answer(403, {"X-Error-Code": "GatedRepo"})
         if name == "down":
@@ -138,6 +140,11 @@ def test_a_truncated_file(server):
             "private",
             InputError,
             "the hub has no timm/private, or shows it to others alone (HTTP 401): compare the name",
+        ),
+        (
+            "unknown",
+            InputError,
+            "the hub has no timm/unknown, or shows it to others alone (HTTP 404): compare the name",
         ),
         ("gated", InputError, "timm/gated is for those alone who accept its licence: do that at http://127.0.0.1:"),
         ("nothing", InputError, "/timm/nothing has no model.safetensors or pytorch_model.bin: download its weights"),
