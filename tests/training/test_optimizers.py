@@ -126,6 +126,14 @@ def test_orthogonalize_brings_singular_values_near_one_and_keeps_the_singular_ve
     torch.testing.assert_close(result, x)
 
 
+def test_orthogonalize_stands_products_in_tf32_or_bf16(monkeypatch):
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    random = torch.Generator().manual_seed(0)
+    u, v = (torch.linalg.qr(torch.randn(16, 16, generator=random))[0] for _ in range(2))
+    result = orthogonalize(((u * torch.logspace(0, -4, 16)) @ v).bfloat16())  # rounds every product
+    assert torch.linalg.matrix_norm(result.float(), 2) < 1.5
+
+
 def test_muon_s_steps_are_momentum_orthogonalised_and_scaled():
     generator = torch.Generator().manual_seed(1)
     matrix, filters = torch.nn.Parameter(torch.randn(4, 10)), torch.nn.Parameter(torch.randn(6, 3, 2, 2))

@@ -26,6 +26,7 @@ from vitnext.models.depthwise import DepthwiseConv2d
 from vitnext.models.layers import (
     ChannelLayerNorm,
     StochasticDepth,
+    add_scaled,
     check_at_least,
     check_rates,
     gelu,
@@ -86,7 +87,7 @@ class ConvNeXtBlock(nn.Module):
         branch = self.stochastic_depth(branch.permute(0, 3, 1, 2))
         if self.layer_scale is None:
             return x + branch
-        return torch.addcmul(x, self.layer_scale.view(-1, 1, 1), branch)  # x + gamma * branch, written once
+        return add_scaled(x, self.layer_scale.view(-1, 1, 1), branch)
 
 
 class ConvNeXtStage(nn.Module):

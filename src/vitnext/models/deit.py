@@ -28,7 +28,14 @@ from torch import Tensor, nn
 
 from vitnext.models.attention import MultiHeadSelfAttention
 from vitnext.models.backbone import Stage
-from vitnext.models.layers import StochasticDepth, check_at_least, check_rates, initialize, stochastic_depth_rates
+from vitnext.models.layers import (
+    StochasticDepth,
+    add_scaled,
+    check_at_least,
+    check_rates,
+    initialize,
+    stochastic_depth_rates,
+)
 from vitnext.models.vit import EncoderBlock, Mlp, as_map, attend_all, check_images, check_patches, patches
 
 
@@ -201,14 +208,14 @@ class LayerScaleBlock(nn.Module):
         self.stochastic_depth = StochasticDepth(stochastic_depth)
 
     def forward(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
-        z = torch.addcmul(z, self.layer_scale1, self.stochastic_depth(self.attention(self.norm1(z), mask=mask)))
-        return torch.addcmul(z, self.layer_scale2, self.stochastic_depth(self.mlp(self.norm2(z))))
+        z = add_scaled(z, self.layer_scale1, self.stochastic_depth(self.attention(self.norm1(z), mask=mask)))
+        return add_scaled(z, self.layer_scale2, self.stochastic_depth(self.mlp(self.norm2(z))))
 
     def attend(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The same block on the readable attention path: (z_l, attention weights (B, h, N, N))."""
         branch, weights = self.attention(self.norm1(z), return_weights=True)
-        z = torch.addcmul(z, self.layer_scale1, self.stochastic_depth(branch))
-        return torch.addcmul(z, self.layer_scale2, self.stochastic_depth(self.mlp(self.norm2(z)))), weights
+        z = add_scaled(z, self.layer_scale1, self.stochastic_depth(branch))
+        return add_scaled(z, self.layer_scale2, self.stochastic_depth(self.mlp(self.norm2(z)))), weights
 
 
 class DeiT3(nn.Module):

@@ -31,7 +31,7 @@ from vitnext.models.attention import fast_attention, scaled_dot_product_attentio
 from vitnext.models.backbone import Stage
 from vitnext.models.deit import reset_layer_scale
 from vitnext.models.dinov2 import FeedForward, SwiGLU
-from vitnext.models.layers import StochasticDepth, check_at_least, check_rates, initialize
+from vitnext.models.layers import StochasticDepth, add_scaled, check_at_least, check_rates, initialize
 from vitnext.models.vit import as_map, attend_all, patches
 
 
@@ -152,16 +152,14 @@ class DINOv3Block(nn.Module):
         self.stochastic_depth = StochasticDepth(config.stochastic_depth)
 
     def forward(self, z: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None = None) -> Tensor:
-        z = torch.addcmul(
-            z, self.layer_scale1, self.stochastic_depth(self.attention(self.norm1(z), cos, sin, mask=mask))
-        )
-        return torch.addcmul(z, self.layer_scale2, self.stochastic_depth(self.mlp(self.norm2(z))))
+        z = add_scaled(z, self.layer_scale1, self.stochastic_depth(self.attention(self.norm1(z), cos, sin, mask=mask)))
+        return add_scaled(z, self.layer_scale2, self.stochastic_depth(self.mlp(self.norm2(z))))
 
     def attend(self, z: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
         """The same block on the readable attention path: (z_l, attention weights (B, h, N, N))."""
         branch, weights = self.attention(self.norm1(z), cos, sin, return_weights=True)
-        z = torch.addcmul(z, self.layer_scale1, self.stochastic_depth(branch))
-        return torch.addcmul(z, self.layer_scale2, self.stochastic_depth(self.mlp(self.norm2(z)))), weights
+        z = add_scaled(z, self.layer_scale1, self.stochastic_depth(branch))
+        return add_scaled(z, self.layer_scale2, self.stochastic_depth(self.mlp(self.norm2(z)))), weights
 
 
 class DINOv3(nn.Module):

@@ -72,8 +72,19 @@ def gelu(x: Tensor) -> Tensor:
 class GELU(nn.GELU):
     """``gelu`` as a layer."""
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def forward(self, x: Tensor) -> Tensor:
         return gelu(x)
+
+
+def add_scaled(x: Tensor, scale: Tensor, branch: Tensor) -> Tensor:
+    """x + scale * branch: layer scale and the residual, on the CPU in one pass over the map.
+
+    (On a GPU autocast would copy a branch in bf16 to fp32 for it.)
+    """
+    return torch.addcmul(x, scale, branch) if x.device.type == "cpu" else x + scale * branch
 
 
 class StochasticDepth(nn.Module):

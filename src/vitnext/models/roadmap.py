@@ -36,6 +36,7 @@ from vitnext.models.layers import (
     GELU,
     ChannelLayerNorm,
     StochasticDepth,
+    add_scaled,
     check_at_least,
     check_rates,
     initialize,
@@ -184,7 +185,7 @@ class RoadmapBlock(nn.Module):
         else:
             branch = self.pointwise2(self.spatial(self.pointwise1(x)))
         x, branch = self.shortcut(x), self.stochastic_depth(branch)
-        x = x + branch if self.layer_scale is None else torch.addcmul(x, self.layer_scale.view(-1, 1, 1), branch)
+        x = x + branch if self.layer_scale is None else add_scaled(x, self.layer_scale.view(-1, 1, 1), branch)
         y: Tensor = self.activation(x)
         return y
 

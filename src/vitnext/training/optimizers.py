@@ -140,18 +140,23 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 
     Five steps of a Newton-Schulz iteration, X <- (a + b X X^T + c (X X^T)^2) X with Jordan's coefficients, which trade
     accuracy at 1 for speed near 0. Every factor is a polynomial of the first X X^T, so that all commute: their product
-    and the next X X^T come of m x m matrices alone, and only the first and the last product see the long side.
+    and the next X X^T come of m x m matrices alone, and only the first and the last product see the long side. That
+    needs products in full precision: in TF32 or bf16 what is rounded grows from factor to factor.
     """
     x = matrices / (torch.linalg.matrix_norm(matrices, keepdim=True) + 1e-7)
     if tall := x.shape[-2] > x.shape[-1]:
         x = x.mT  # the smaller product
-    gram = x @ x.mT
-    product = factor = _newton_schulz_factor(gram)
-    for _ in range(4):
-        gram = factor @ gram @ factor
-        factor = _newton_schulz_factor(gram)
-        product = factor @ product
-    x = product @ x
+    if x.device.type == "cpu" and torch.get_float32_matmul_precision() == "highest":
+        gram = x @ x.mT
+        product = factor = _newton_schulz_factor(gram)
+        for _ in range(4):
+            gram = factor @ gram @ factor
+            factor = _newton_schulz_factor(gram)
+            product = factor @ product
+        x = product @ x
+    else:
+        for _ in range(5):
+            x = _newton_schulz_factor(x @ x.mT) @ x
     return x.mT if tall else x
 
 
