@@ -174,6 +174,19 @@ def test_a_folder_that_holds_a_model_is_left_alone(probed):
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
+def test_what_is_stopped_leaves_no_model_that_blocks_the_folder(tmp_path, monkeypatch):
+    def stop(*arguments, **given):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vitnext.api.probe.evaluate", stop)
+        with pytest.raises(KeyboardInterrupt):
+            api.train("digits", model="vit", probe="linear", overrides=TINY, out=tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock")] == []
+    api.train("digits", model="vit", probe="linear", overrides=TINY, out=tmp_path)
+    assert (tmp_path / "model.safetensors").exists()
+
+
 def test_of_pretrained_weights(tmp_path, heard):
     """A few photographs: they are told apart far better than chance, and as the neighbours' vote of the export."""
     weights = SHARED / "weights" / "vits14_dinov2_saliency" / "backbone_fp16.safetensors"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -70,11 +71,12 @@ def probe(
         train, val = _features(recipe, dataset, built, preprocess, console, say)
         card = card_of(recipe, dataset, built, preprocess, licence)
         card = _fitted(kind, built.cpu(), train, val, card, say)
-        save_artifact(folder / ARTIFACT, built, card)
         seconds = time.perf_counter() - start
         name, split = held_out(dataset)
         skip = recipe.data.skip_unreadable
-        predictor = load(folder / ARTIFACT)
+        with tempfile.TemporaryDirectory(dir=folder) as draft:  # what is stopped here leaves no model behind
+            save_artifact(Path(draft) / ARTIFACT, built, card)
+            predictor = load(Path(draft) / ARTIFACT)
         metrics = evaluate(predictor, split, out=folder, name=dataset.name, split_name=name, skip_unreadable=skip)
         headline = {key: metrics[key] for key in HEADLINES[card.task]}
         measured = {**card.metrics, name: headline, "seconds": seconds}
