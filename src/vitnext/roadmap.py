@@ -232,8 +232,18 @@ def draw(points: Sequence[Point], path: Path, data: str) -> None:
 
     road.plot(macs[kept], top1[kept], color="#bbbbbb", linewidth=1, zorder=1)
     road.scatter(macs, top1, c=face, edgecolors="#4c78a8", s=36, zorder=2)
-    for i, place in enumerate(zip(macs, top1, strict=True)):
-        road.annotate(str(i), place, xytext=(5, 3), textcoords="offset points", fontsize=8)
+    places = np.stack([macs, top1], axis=1)
+    near = np.ptp(places, axis=0) * (0.05, 0.02)  # the size of a label, which such points share
+    groups: list[list[int]] = []
+    for i, place in enumerate(places):
+        group = next((group for group in groups if (abs(places[group] - place) <= near).all(axis=1).any()), None)
+        if group is None:
+            groups.append([i])
+        else:
+            group.append(i)
+    for group in groups:
+        place = max(places[group], key=lambda place: place[0])
+        road.annotate(", ".join(map(str, group)), place, xytext=(5, 3), textcoords="offset points", fontsize=8)
     road.set_xlabel("million multiply-adds an image")
     road.set_ylabel("top-1, %")
     for axes in (bars, road):
