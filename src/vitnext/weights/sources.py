@@ -403,12 +403,15 @@ SOURCES = (
     Source("facebook/convnext-base-224", "convnext_base", APACHE, P224_256, 1000, 88_591_464, 83.8, AUTHORS),
     Source("facebook/convnext-large-224", "convnext_large", APACHE, P224_256, 1000, 197_767_336, 84.3, AUTHORS),
     Source("facebook/convnextv2-atto-1k-224", "convnextv2_atto", CC_BY_NC, P224_256, 1000, 3_708_400, 76.7, AUTHORS),
+    Source("facebook/convnextv2-femto-1k-224", "convnextv2_femto", CC_BY_NC, P224_256, 1000, 5_233_240, 78.5, AUTHORS),
+    Source("facebook/convnextv2-pico-1k-224", "convnextv2_pico", CC_BY_NC, P224_256, 1000, 9_066_280, 80.3, AUTHORS),
     Source("facebook/convnextv2-nano-1k-224", "convnextv2_nano", CC_BY_NC, P224_256, 1000, 15_623_800, 81.9, AUTHORS),
     Source("facebook/convnextv2-tiny-1k-224", "convnextv2_tiny", CC_BY_NC, P224_256, 1000, 28_635_496, 83.0, AUTHORS),
     Source("facebook/convnextv2-base-1k-224", "convnextv2_base", CC_BY_NC, P224_256, 1000, 88_717_800, 84.9, AUTHORS),
     Source(
         "facebook/convnextv2-large-1k-224", "convnextv2_large", CC_BY_NC, P224_256, 1000, 197_956_840, 85.8, AUTHORS
     ),
+    Source("facebook/convnextv2-huge-1k-224", "convnextv2_huge", CC_BY_NC, P224_256, 1000, 660_289_640, 86.3, AUTHORS),
     Source("microsoft/swin-tiny-patch4-window7-224", "swin_tiny", APACHE, P224_256, 1000, 28_288_354, 81.2, AUTHORS),
     Source("microsoft/swin-small-patch4-window7-224", "swin_small", APACHE, P224_256, 1000, 49_606_258, 83.2, AUTHORS),
     Source("microsoft/swin-base-patch4-window7-224", "swin_base", APACHE, P224_256, 1000, 87_768_224, 83.5, AUTHORS),
