@@ -415,9 +415,15 @@ SOURCES = (
     Source("microsoft/swin-tiny-patch4-window7-224", "swin_tiny", APACHE, P224_256, 1000, 28_288_354, 81.2, AUTHORS),
     Source("microsoft/swin-small-patch4-window7-224", "swin_small", APACHE, P224_256, 1000, 49_606_258, 83.2, AUTHORS),
     Source("microsoft/swin-base-patch4-window7-224", "swin_base", APACHE, P224_256, 1000, 87_768_224, 83.5, AUTHORS),
-    Source("microsoft/swinv2-tiny-patch4-window8-256", "swinv2_tiny", APACHE, P256_284, 1000, 28_347_154),
-    Source("microsoft/swinv2-small-patch4-window8-256", "swinv2_small", APACHE, P256_284, 1000, 49_728_418),
-    Source("microsoft/swinv2-base-patch4-window8-256", "swinv2_base", APACHE, P256_284, 1000, 87_918_816),
+    Source(
+        "microsoft/swinv2-tiny-patch4-window8-256", "swinv2_tiny", APACHE, P256_284, 1000, 28_347_154, 81.8, AUTHORS
+    ),
+    Source(
+        "microsoft/swinv2-small-patch4-window8-256", "swinv2_small", APACHE, P256_284, 1000, 49_728_418, 83.7, AUTHORS
+    ),
+    Source(
+        "microsoft/swinv2-base-patch4-window8-256", "swinv2_base", APACHE, P256_284, 1000, 87_918_816, 84.2, AUTHORS
+    ),
     Source("microsoft/resnet-18", "resnet18", APACHE, P224_256, 1000, 11_689_512),
     Source("microsoft/resnet-34", "resnet34", APACHE, P224_256, 1000, 21_797_672),
     Source("microsoft/resnet-50", "resnet50", APACHE, P224_256, 1000, 25_557_032),
