@@ -1,4 +1,4 @@
-"""The depthwise convolution for small maps against torch's own, in value and gradient."""
+"""The depthwise convolution against torch's own, in value and gradient."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ import pytest
 import torch
 
 from vitnext.models import depthwise
-from vitnext.models.depthwise import DepthwiseConv2d, SmallMapConvolution
+from vitnext.models.depthwise import DepthwiseConv2d, DepthwiseConvolution
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "kernel"), [(3, 3, 7), (6, 6, 7), (7, 7, 7), (1, 1, 7), (2, 5, 7), (4, 3, 5), (9, 8, 3)]
+    ("height", "width", "kernel"),
+    [(3, 3, 7), (6, 6, 7), (7, 7, 7), (1, 1, 7), (2, 5, 7), (4, 3, 5), (2, 1, 3), (9, 8, 7)],
 )
+@pytest.mark.parametrize("batch", [5, 16])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_it_is_the_convolution(height, width, kernel, bias, layout):
+def test_it_is_the_convolution(height, width, kernel, batch, bias, layout):
     torch.manual_seed(0)
-    x = torch.randn(5, 4, height, width, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
+    x = torch.randn(batch, 4, height, width, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
     weight = torch.randn(4, 1, kernel, kernel, dtype=torch.float64, requires_grad=True)
     b = torch.randn(4, dtype=torch.float64, requires_grad=True) if bias else None
     inputs = [x, weight] + ([b] if b is not None else [])
     expected = torch.nn.functional.conv2d(x, weight, b, padding=kernel // 2, groups=4)
-    got = SmallMapConvolution.apply(x, weight, b)
+    got = DepthwiseConvolution.apply(x, weight, b)
     torch.testing.assert_close(got, expected)
     out_gradient = torch.randn_like(expected)
     for ours, theirs in zip(
@@ -30,8 +32,9 @@ def test_it_is_the_convolution(height, width, kernel, bias, layout):
         torch.testing.assert_close(ours, theirs)
 
 
-def test_it_trains_in_bfloat16():
-    layer, x = DepthwiseConv2d(4, 7), torch.randn(16, 4, 5, 5, requires_grad=True)
+@pytest.mark.parametrize("size", [5, 9])
+def test_it_trains_in_bfloat16(size):
+    layer, x = DepthwiseConv2d(4, 7), torch.randn(16, 4, size, size, requires_grad=True)
     gradients = []
     for precision in (torch.float32, torch.bfloat16):
         with torch.autocast("cpu", torch.bfloat16, enabled=precision is torch.bfloat16):
@@ -47,7 +50,7 @@ def test_it_trains_in_bfloat16():
     ("size", "kernel", "batch", "taken"),
     [(7, 7, 16, True), (8, 7, 16, False), (3, 7, 15, False), (5, 5, 16, True), (3, 3, 16, False), (2, 3, 16, True)],
 )
-def test_it_is_for_training_on_maps_no_larger_than_the_kernel(monkeypatch, size, kernel, batch, taken):
+def test_products_are_for_training_on_maps_no_larger_than_the_kernel(monkeypatch, size, kernel, batch, taken):
     calls = []
 
     def spy(*arguments):

@@ -1,8 +1,10 @@
 """Depthwise convolution: one k x k filter a channel (ConvNeXt, section 2.3).
 
-On the CPU, torch's gradient of the filters is slow where the map is no larger than they are, as in the last stages of a
-network at low resolution: 2 to 50 times as long as the convolution itself. There it is taken from what it nearly is, a
-product of matrices for each channel (benchmarks/depthwise.py). The result is the same.
+On the CPU, torch's backward pass of it is slow. The gradient of the map is the same convolution with the filter turned
+around, and that of the bias a sum; torch takes up to half as long again for the three together. Its gradient of the
+filters takes 2 to 50 times as long as the convolution itself where the map is no larger than they are, as in the last
+stages of a network at low resolution; there it is taken from what it nearly is, a product of matrices for each channel.
+The results are the same (benchmarks/depthwise.py).
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_weight
 
 
 class DepthwiseConv2d(nn.Conv2d):
@@ -21,15 +24,21 @@ class DepthwiseConv2d(nn.Conv2d):
         super().__init__(width, width, kernel_size, padding=kernel_size // 2, groups=width)
 
     def forward(self, x: Tensor) -> Tensor:
-        size, kernel = max(x.shape[-2:]), self.kernel_size[0]
-        small = (size <= kernel if kernel > 3 else size < kernel) and x.shape[0] >= 16
-        if small and x.device.type == "cpu" and self.training and torch.is_grad_enabled():
-            out: Tensor = SmallMapConvolution.apply(x, self.weight, self.bias)
+        kernel = self.kernel_size[0]
+        slow = kernel > 3 or is_small(x, kernel)  # torch's backward pass
+        if slow and x.device.type == "cpu" and self.training and torch.is_grad_enabled():
+            out: Tensor = DepthwiseConvolution.apply(x, self.weight, self.bias)
             return out
         return super().forward(x)
 
 
-class SmallMapConvolution(torch.autograd.Function):
+def is_small(x: Tensor, kernel: int) -> bool:
+    """Whether ``filter_gradient`` is faster than torch: the map (B, C, H, W) is no larger than the filters."""
+    size = max(x.shape[-2:])
+    return (size <= kernel if kernel > 3 else size < kernel) and x.shape[0] >= 16
+
+
+class DepthwiseConvolution(torch.autograd.Function):
     """The same convolution of x (B, C, H, W) with weight (C, 1, k, k); its backward pass is ours."""
 
     @staticmethod
@@ -38,11 +47,18 @@ class SmallMapConvolution(torch.autograd.Function):
         return convolve(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = (tensor.to(gradient.dtype) for tensor in ctx.saved_tensors)  # of autocast, bfloat16
         of_x = convolve(gradient, weight.flip(2, 3), None) if ctx.needs_input_grad[0] else None
         of_bias = gradient.sum(dim=(0, 2, 3)) if ctx.needs_input_grad[2] else None
-        return of_x, filter_gradient(x, gradient, weight.shape[-1]), of_bias
+        of_weight = None
+        if ctx.needs_input_grad[1]:
+            channels, _, kernel, _ = weight.shape
+            if is_small(x, kernel):
+                of_weight = filter_gradient(x, gradient, kernel)
+            else:
+                of_weight = conv2d_weight(x, weight.shape, gradient, padding=kernel // 2, groups=channels)
+        return of_x, of_weight, of_bias
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
