@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from vitnext.models.layers import GELU, BatchNorm, StochasticDepth, stochastic_depth_rates
+from vitnext.models.layers import GELU, BatchNorm, StochasticDepth, add_scaled, stochastic_depth_rates
 
 
 def filled_norms(dtype):
@@ -100,3 +100,16 @@ def test_gelu_is_written_over_its_input_only_without_gradients():
     program = torch.export.export(nn.Sequential(linear, GELU()), (x,))
     assert torch.equal(program.module()(x), expected)
     assert [str(node.target) for node in program.graph.nodes if "gelu" in node.name] == ["aten.gelu.default"]
+
+
+def test_layer_scale_and_residual_are_the_same_numbers_with_and_without_gradients():
+    random = torch.Generator().manual_seed(0)
+    x, scale, branch = (torch.randn(shape, generator=random) for shape in ((2, 3, 5), (5,), (2, 3, 5)))
+    expected, kept = x + scale * branch, (x.clone(), branch.clone())
+    assert torch.equal(add_scaled(x, scale.clone().requires_grad_(), branch), expected)
+    assert torch.equal(x, kept[0]) and torch.equal(branch, kept[1])
+    with torch.inference_mode():
+        mixed = add_scaled(x, scale, branch.bfloat16())  # as under autocast
+        assert mixed.dtype is torch.float32 and torch.equal(mixed, x + scale * branch.bfloat16())
+        out = add_scaled(x, scale, branch)
+        assert out is branch and torch.equal(out, expected) and torch.equal(x, kept[0])
