@@ -1,7 +1,7 @@
 """Depthwise convolution: one k x k filter a channel (ConvNeXt, section 2.3).
 
 On the CPU, torch's backward pass of it is slow. The gradient of the map is the same convolution with the filter turned
-around, and that of the bias a sum; torch takes up to half as long again for the three together. Its gradient of the
+around, and that of the bias a sum; torch takes longer for all three gradients than for one by one. Its gradient of the
 filters takes 2 to 50 times as long as the convolution itself where the map is no larger than they are, as in the last
 stages of a network at low resolution; there it is taken from what it nearly is, a product of matrices for each channel.
 The results are the same (benchmarks/depthwise.py).
