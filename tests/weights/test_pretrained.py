@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import transformers
 from safetensors.torch import save_file
 
 import vitnext
@@ -114,6 +115,44 @@ def test_a_name_says_the_patches_and_the_weights_the_rest(tmp_path):
     ]
     assert not torch.equal(ways[0].position_embedding, ways[1].position_embedding)
     assert not torch.equal(ways[0].position_embedding, ways[2].position_embedding)
+
+
+TINY = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 56, "patch_size": 14}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "how"),
+    [
+        ("Dinov2", "dinov2", "bicubic"),
+        ("Dinov2WithRegisters", "dinov2", "bicubic, antialiased"),
+        ("ViT", "vit", "bicubic"),
+    ],
+)
+def test_at_another_size_the_numbers_are_those_of_transformers(kind, name, how, tmp_path):
+    torch.manual_seed(0)
+    theirs = getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**TINY)).eval()
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    theirs.save_pretrained(tmp_path)
+    config = {"dim": 32, "depth": 1, "heads": 2, "patch_size": 14, "image_size": 28, "classes": 0}
+    config |= {"mlp_ratio": 3072 / 32} if kind == "ViT" else {}
+    config |= {"registers": 4} if "Registers" in kind else {}
+    loaded = pretrained.load(tmp_path / "model.safetensors", name, config)
+    assert f"position embedding: 4x4 -> 2x2 patches, {how}" in loaded.lines
+    images = IMAGES[..., :28, :28]
+    options = {"interpolate_pos_encoding": True} if kind == "ViT" else {}
+    with torch.inference_mode():
+        expected = theirs(images, **options).last_hidden_state
+        assert (loaded.model.eval().norm(loaded.model.encode(images)) - expected).abs().max() <= 1e-5
+
+
+def test_at_another_size_dinov2_is_resized_as_whoever_wrote_the_file_does_it(tmp_path):
+    theirs = timm.create_model("vit_small_patch14_dinov2", img_size=56, depth=1, num_classes=0)
+    config = {"depth": 1, "image_size": 28}
+    for extra, how in [({}, "antialiased"), ({"mask_token": torch.zeros(1, 384)}, "offset 0.1")]:
+        torch.save(theirs.state_dict() | extra, tmp_path / "dinov2.pth")
+        loaded = pretrained.load(tmp_path / "dinov2.pth", "vit_small_patch14_dinov2", config)
+        assert f"position embedding: 4x4 -> 2x2 patches, bicubic, {how}" in loaded.lines
 
 
 def test_an_artifact_is_a_start_too(tmp_path):

@@ -28,7 +28,7 @@ def create_model(
     classes: int | Sequence[str] | None = None,
     *,
     pretrained: str | Path | None = None,
-    resize: Resize = "antialias",
+    resize: Resize | None = None,
     **config: Any,
 ) -> nn.Module:
     """A model, freshly initialised or with weights: ``create_model("convnext_tiny", classes=10)``.
@@ -37,8 +37,9 @@ def create_model(
     ``config`` overrides fields of the family's config. ``pretrained`` is a file of weights, in whose names whatever
     (timm's, torchvision's, transformers', the authors', our own), or a name on the hub: "timm/convnext_tiny.fb_in1k".
     What they do not fit, they are adapted to (image size, channels, windows, a new head); ``resize`` says how position
-    embeddings are: "antialias", "offset" (as DINOv2's authors) or "plain". What was done is logged by
-    ``logging.getLogger("vitnext")`` at level INFO, and at WARNING what restricts the use of the weights.
+    embeddings are: "antialias" (as timm), "offset" (as DINOv2's authors) or "plain" (as transformers); if it does not,
+    as those do it in whose names the weights are. What was done is logged by ``logging.getLogger("vitnext")`` at level
+    INFO, and at WARNING what restricts the use of the weights.
 
     The model maps normalised float images (B, C, H, W) to logits (B, classes); a segmenter, "convnext_tiny+upernet" or
     "segformer_b0", to logits (B, classes, H, W); "vit_small+eomt" and "swin_tiny+mask2former" to masks and

@@ -5,7 +5,7 @@ A step takes weights in our names and returns new ones with its line; ``adapt`` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Literal
 
 import torch
@@ -24,10 +24,22 @@ BIAS_TABLE = "bias_table"  # ((2 window - 1)^2, heads), one in every windowed at
 HEAD = "head."
 LAST = ("head.2.weight", "head.label.weight", "head.weight")  # behind a representation, of DeiT's two, of the others
 
-# How position embeddings are resized: (antialiased, offset). "antialias" is timm's way and DINOv2's with registers;
-# "offset" DINOv2's without: the scale is (new + 0.1) / old, and not antialiased; "plain" is transformers'.
+# How position embeddings are resized: (antialiased, offset); with "offset" the scale is (new + 0.1) / old.
 Resize = Literal["antialias", "offset", "plain"]
 RESIZES: dict[Resize, tuple[bool, float]] = {"antialias": (True, 0.0), "offset": (False, 0.1), "plain": (False, 0.0)}
+
+
+def resize_of(source: str, family: str, keys: Container[str], registers: bool) -> Resize:
+    """How those in whose names weights are (``weights.naming``) resize position embeddings themselves.
+
+    timm antialiases, transformers does not, nor DINOv2's authors, who have an offset besides; with registers all three
+    antialias. The authors' files of DINOv2 hold a mask token, which timm's, of the same names, do not.
+    """
+    if registers:
+        return "antialias"
+    if source == "transformers":
+        return "plain"
+    return "offset" if family == "dinov2" and "mask_token" in keys else "antialias"
 
 
 def resize_positions(state: State, grid: int, prefix: int, resize: Resize = "antialias") -> tuple[State, str]:

@@ -15,7 +15,7 @@ from vitnext.errors import InputError
 from vitnext.models import catalog, create, neighbours
 from vitnext.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from vitnext.weights import hub, sources
-from vitnext.weights.adapt import RESIZES, Resize, adapt, head_of, misfits
+from vitnext.weights.adapt import RESIZES, Resize, adapt, head_of, misfits, resize_of
 from vitnext.weights.read import READERS, backbone_alone, read_weights
 from vitnext.weights.recognise import recognise
 from vitnext.weights.segmenters import (
@@ -64,7 +64,7 @@ def load(
     name: str | None = None,
     config: Mapping[str, Any] | None = None,
     *,
-    resize: Resize = "antialias",
+    resize: Resize | None = None,
     as_published: bool = False,
     classes: Sequence[str] | None = None,
 ) -> Pretrained:
@@ -77,13 +77,13 @@ def load(
         name: the model; recognised from the weights if not given.
         config: fields of the family's config. What it does not say is as in the weights (classes, image size,
             channels, windows, a segmenter's head), what it says they are adapted to.
-        resize: how position embeddings are resized; see ``adapt.RESIZES``.
+        resize: how position embeddings are resized (``adapt.RESIZES``); None: as those do it in whose names they are.
         classes: the names of the classes, in order; a head that an artifact has for others is replaced.
         as_published: take the image size at which published weights are evaluated, instead of that of their positions.
 
     Raises InputError when the weights cannot be found or read, or fit nothing, and WorkError when the hub fails.
     """
-    if resize not in RESIZES:
+    if resize is not None and resize not in RESIZES:
         raise InputError(f'position embeddings cannot be resized in the way "{resize}": give {", ".join(RESIZES)}')
     asked = dict(config or {})
     path, source = locate(where)
@@ -112,6 +112,7 @@ def load(
     elif source is not None and name is None and _known(source.model):
         name = source.model
     found = recognise(state, label, name, merged(base, asked))
+    original = state.keys()
     lines += [*did, found.line]
     target = merged(base, found.config, asked)
     if given is not None and "patch_size" not in {**base, **asked} and (not whole or _says_patches(given)):
@@ -128,7 +129,9 @@ def load(
         lines.append(f"head: that of {', '.join(card.classes[:3])}{' ...' * (len(card.classes) > 3)} is left out")
         state = {key: tensor for key, tensor in state.items() if key not in old}
     fill = under_new_head if start else adapt_segmenter if whole else adapt
-    weights, steps = fill(state, model, resize)
+    registers = any(key.endswith("registers") for key in found.state)
+    way = resize or resize_of(found.naming.source, found.naming.family, original, registers)
+    weights, steps = fill(state, model, way)
     if problems := misfits(weights, model.state_dict(), name):
         raise InputError(f"{label} does not fit this {name}: {'; '.join(problems)}")
     model.load_state_dict(weights, strict=True)
