@@ -63,6 +63,15 @@ def test_the_length_of_a_run_is_said_as_it_was_asked_for():
         assert f"crops of 32 px, {said}: 1 training image; " in choose_segmenter(scenes, overrides=sets).reasons[-1]
 
 
+@pytest.mark.parametrize(
+    ("model", "stem"), [(None, 1), ("resnet+panoptic_deeplab", 2), ("convnext_atto+segformer", 2)], ids=str
+)
+def test_small_scenes_get_a_fine_stem_and_the_recipe_a_still_finer_one(model, stem):
+    """digit_scenes says 1, digit_scenes_panoptic 2, and ConvNeXt's own is 4."""
+    scenes = replace(facts(96, count=7200), size=(96, 96))
+    assert choose_segmenter(scenes, model=model, objects=True).recipe.model.config["stem_stride"] == stem
+
+
 # ---- everything that comes out can be trained
 
 SIZES = [1, 2, 5, 8, 9, 16, 17, 19, 28, 29, 30, 50, 63, 64, 65, 80, 95, 100, 500]

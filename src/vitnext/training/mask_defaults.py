@@ -73,8 +73,10 @@ def choose_segmenter(
         batch_size=batch,
     )
     crop = override(chosen, overrides).data.image_size  # what is asked for decides what follows from it
+    config = chosen.model.config
     grain = {} if pretrained else _grain(chosen.model.name, crop)
-    chosen = replace(chosen, model=replace(chosen.model, config={**chosen.model.config, **grain}))
+    grain = {key: min(stride, config.get(key, stride)) for key, stride in grain.items()}  # the recipe may be finer
+    chosen = replace(chosen, model=replace(chosen.model, config={**config, **grain}))
     chosen = _with_window(override(chosen, overrides), facts, objects)
     why = "the run starts from weights" if pretrained else f"the images' short side is {facts.short_side} px"
     reasons = [f"recipe {name}: {why}"]
