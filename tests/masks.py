@@ -13,9 +13,9 @@ from vitnext.data.mask_values import MaskClass, MaskValues
 CLASSES = "0 background\n1 road\n2 car\n255 ignore\n"
 
 
-def ids(size: tuple[int, int] = (8, 10)) -> np.ndarray:
-    """uint8 (H, W) that holds 0, 1 and 2."""
-    return (np.arange(size[0] * size[1]) % 3).astype(np.uint8).reshape(size)
+def ids(size: tuple[int, int] = (8, 10), count: int = 3) -> np.ndarray:
+    """uint8 (H, W) that holds 0, 1 and 2, or as many as ``count`` says."""
+    return (np.arange(size[0] * size[1]) % count).astype(np.uint8).reshape(size)
 
 
 def add(root: Path, name: str, mask: np.ndarray | None = None, *, below: str = "") -> None:

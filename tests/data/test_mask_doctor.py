@@ -115,6 +115,16 @@ MISTAKES = {
         lambda root: rewrite(root, lambda mask: mask + 7, "val"),
         r"error: masks hold ids .* \(7 in val/masks/0.png and 3 other masks, 8 in .*, 9 in .*\); it names 0, 1, 2",
     ),
+    "lines without ids, 0 not labelled": Mistake(
+        lambda root: (classes("road\ncar\nbus\n")(root), everywhere(lambda _: ids((8, 10), 4))(root)),
+        r"error: lines of classes.txt without ids count from 0 \(0 = road, 1 = car, 2 = bus\), but masks hold ids from "
+        r"0 to 3 \(3 in .*\): write the ids, as '1 road', and '0 ignore' or '0 background'; only if 0 is road, add a ",
+    ),
+    "lines without ids, masks from 1 on": Mistake(
+        lambda root: (classes("road\ncar\nbus\n")(root), everywhere(lambda mask: mask + 1)(root)),
+        r"error: lines of classes.txt without ids .*, but masks hold ids from 1 to 3 \(3 in train/masks/0.png and 11 "
+        r"other masks\): write the ids, as '1 road'; only if 0 is road, add a line for 3",
+    ),
     "0 not named": Mistake(
         classes("1 road\n2 car\n"),
         r"error: the id 0 in train/masks/0.png and 11 other masks, .* write '0 background' if it is a class, ",

@@ -40,7 +40,10 @@ def test_lines_of_classes(tmp_path):
 
 
 def test_lines_without_ids_are_counted(tmp_path):
-    assert known(classes(tmp_path, "sky\nroad\n255 ignore\n")) == [(0, "sky"), (1, "road")]
+    values = classes(tmp_path, "sky\nroad\n255 ignore\n")
+    assert known(values) == [(0, "sky"), (1, "road")]
+    assert values.unnumbered and values.regrouped({"all": ["sky"]}, []).unnumbered
+    assert not classes(tmp_path, "0 sky\n1 road\n").unnumbered
     assert known(classes(tmp_path, "255 ignore\nsky\nroad\n")) == [(0, "sky"), (1, "road")]
     values = classes(tmp_path, "unlabeled\nsky\nroad\n")
     assert known(values) == [(1, "sky"), (2, "road")] and [c.id for c in values.void] == [0]

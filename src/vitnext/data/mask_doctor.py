@@ -258,7 +258,20 @@ def _unknown(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> Ite
             f"{_held('the id 255', files)}, which classes.txt does not name: write '255 ignore' if it is not labelled"
         )
         yield Finding("error", "unknown_ids", what, ["255"])
-    if ids:
+    after = max(c.id for c in values.known) + 1
+    if values.unnumbered and values.known[0].id == 0 and str(after) in ids:
+        # Whose masks hold 0 where nothing is labelled would add a line, as any other message says, and every class
+        # would be another.
+        said = ", ".join(f"{c.id} = {c.name}" for c in values.known[:SHOWN])
+        said += ", ..." if len(values.known) > SHOWN else ""
+        first, held = values.known[0].name, held - {c.id for c in values.void} - {255}
+        zero = ", and '0 ignore' or '0 background'" if 0 in held else ""
+        what = (
+            f"lines of classes.txt without ids count from 0 ({said}), but masks hold ids from {min(held)} to "
+            f"{max(held)} ({_named(ids)}): write the ids, as '1 {first}'{zero}; only if 0 is {first}, add a line for {after}"
+        )
+        yield Finding("error", "unknown_ids", what, list(ids))
+    elif ids:
         known = ", ".join(str(c.id) for c in values.known[:SHOWN]) + (", ..." if len(values.known) > SHOWN else "")
         what = f"masks hold ids that classes.txt does not name ({_named(ids)}); it names {known}: add lines for them"
         yield Finding("error", "unknown_ids", what, list(ids))

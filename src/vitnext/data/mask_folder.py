@@ -240,7 +240,7 @@ def read_classes(path: Path, root: Path, *, at_least: int = 2) -> MaskValues:
         )
     if len(classes) > MOST_CLASSES:
         raise InputError(f"{path}: {counted(classes, 'class')}; at most {MOST_CLASSES} can be told apart")
-    return MaskValues(tuple(classes), tuple(void))
+    return MaskValues(tuple(classes), tuple(void), unnumbered=bool(unnumbered))
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:

@@ -6,7 +6,7 @@ import functools
 import os
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -37,14 +37,16 @@ class MaskClass:
 class MaskValues:
     """The values of masks, and the classes that are told apart.
 
-    known:  what masks hold, in the order of classes.txt
-    void:   what is ignored
-    groups: the classes of the network: (name, indices into ``known``); None: every one of ``known`` by itself
+    known:      what masks hold, in the order of classes.txt
+    void:       what is ignored
+    groups:     the classes of the network: (name, indices into ``known``); None: every one of ``known`` by itself
+    unnumbered: whether the lines of classes.txt have no ids, which are then counted from 0
     """
 
     known: tuple[MaskClass, ...]
     void: tuple[MaskClass, ...] = ()
     groups: tuple[tuple[str, tuple[int, ...]], ...] | None = None
+    unnumbered: bool = False
 
     @functools.cached_property
     def classes(self) -> tuple[str, ...]:
@@ -124,7 +126,7 @@ class MaskValues:
             groups.setdefault(group, []).append(i)
         if len(groups) < 2:
             raise InputError(f"data.merge and data.ignore leave {counted(groups, 'class')}; a segmenter needs two")
-        return MaskValues(self.known, self.void, tuple((name, tuple(i)) for name, i in groups.items()))
+        return replace(self, groups=tuple((name, tuple(i)) for name, i in groups.items()))
 
 
 def distinct(i: int) -> tuple[int, int, int]:
