@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,13 @@ CLASSES = "0 background\n1 road\n2 car\n255 ignore\n"
 def ids(size: tuple[int, int] = (8, 10), count: int = 3) -> np.ndarray:
     """uint8 (H, W) that holds 0, 1 and 2, or as many as ``count`` says."""
     return (np.arange(size[0] * size[1]) % count).astype(np.uint8).reshape(size)
+
+
+def findings_of(out: str) -> list[str]:
+    """The lines that `vitnext check` prints below what was recognised and the table of counts."""
+    lines = out.splitlines()
+    assert lines[1].split()[:4:2] == ["class", "pixels"]
+    return [line for line in lines[2:] if re.match(r"(error|warning): |no mistakes", line)]
 
 
 def add(root: Path, name: str, mask: np.ndarray | None = None, *, below: str = "") -> None:

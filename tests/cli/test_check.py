@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from masks import flat_set, ids, mask_set
 from vitnext.cli.main import main
 
 
@@ -69,3 +70,39 @@ def test_a_missing_folder(capsys, tmp_path):
     assert main(["check", str(tmp_path / "nothing")]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith(f"vitnext: {tmp_path / 'nothing'}") and err.count("\n") == 1
+
+
+def test_pixels_of_masks_are_counted(capsys, tmp_path):
+    mask_set(tmp_path)
+    Image.fromarray(np.full((8, 10), 255, np.uint8)).save(tmp_path / "val/masks/1.png")
+    assert main(["check", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[1:6]] == [
+        ["class", "train", "pixels", "images", "val", "pixels", "images", "test", "pixels", "images"],
+        ["background", "108", "4", "81", "3", "108", "4"],
+        ["road", "108", "4", "81", "3", "108", "4"],
+        ["car", "104", "4", "78", "3", "104", "4"],
+        ["(void)", "0", "0", "80", "1", "0", "0"],
+    ]
+    assert lines[6].startswith("warning: 1 mask of nothing but void")
+    assert main(["check", str(tmp_path), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)["facts"]
+    assert facts["images"] == {"train": 4, "val": 4, "test": 4}
+    assert facts["classes"]["car"] == {
+        "train": {"pixels": 104, "images": 4},
+        "val": {"pixels": 78, "images": 3},
+        "test": {"pixels": 104, "images": 4},
+    }
+    assert facts["classes"]["(void)"]["val"] == {"pixels": 80, "images": 1}
+
+
+def test_many_classes_of_masks_are_summed_up(capsys, tmp_path):
+    flat_set(tmp_path, count=4, classes="".join(f"{i} c{i}\n" for i in range(31)))
+    for i in range(4):
+        Image.fromarray(ids((8, 10), 31)).save(tmp_path / "masks" / f"i{i}.png")
+    assert main(["check", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[1:4] == [
+        "train: 4 to 6 pixels of a class, median 6",
+        "val: 2 to 3 pixels of a class, median 3",
+        "test: 2 to 3 pixels of a class, median 3",
+    ]

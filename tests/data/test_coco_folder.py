@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from masks import findings_of
 from shared_data import shared_data
 from vitnext.cli.main import main
 from vitnext.data.coco import Category, CocoImage
@@ -351,7 +352,7 @@ def test_a_mistake_is_one_line(tmp_path, capsys, make, code, lines):
         instances(tmp_path / f"{split}.json", tmp_path / split)
     make(tmp_path)
     assert main(["check", str(tmp_path)]) == code
-    found = capsys.readouterr().out.splitlines()[1:]
+    found = findings_of(capsys.readouterr().out)
     assert len(found) == len(lines), found
     for line, said in zip(lines, found, strict=True):
         assert re.match(line, said), said

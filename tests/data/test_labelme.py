@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from masks import findings_of
 from vitnext.cli.main import main
 from vitnext.data.dataset import open_dataset, regroup
 from vitnext.data.mask_doctor import check, look, pixel_table
@@ -264,5 +265,5 @@ def test_a_mistake_is_one_line(tmp_path, capsys, make, code, line):
         sound(tmp_path, count=4, below=split)
     make(tmp_path)
     assert main(["check", str(tmp_path)]) == code
-    [found] = capsys.readouterr().out.splitlines()[1:]
+    [found] = findings_of(capsys.readouterr().out)
     assert re.match(line, found), found

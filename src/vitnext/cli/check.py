@@ -89,7 +89,9 @@ def check(
         print(json.dumps(report.to_dict(), indent=2))
     else:
         print(dataset.line)
-        if not masks:
+        if masks:
+            print_pixels(report.facts)
+        else:
             print_facts(report.facts)
             if doubts:
                 print_doubts(doubts)
@@ -121,6 +123,27 @@ def print_doubts(doubts: list[dict[str, Any]]) -> None:
         ],
         texts=3,
     )
+
+
+def print_pixels(facts: dict[str, Any]) -> None:
+    """Print how many pixels each class of masks has, and in how many images."""
+    from vitnext.data.mask_doctor import VOID_ROW
+
+    counts = dict(facts["classes"])
+    void = counts.pop(VOID_ROW)
+    if len(counts) > CLASSES:
+        for name in facts["images"]:
+            held = sorted(of_split[name]["pixels"] for of_split in counts.values())
+            print(f"{name}: {held[0]:,} to {counted(held[-1], 'pixel')} of a class, median {held[len(held) // 2]:,}")
+        return
+    if any(of_split["pixels"] for of_split in void.values()):
+        counts[VOID_ROW] = void
+    header = [word for name in facts["images"] for word in (f"{name} pixels", "images")]
+    rows = [
+        [name, *(f"{of_split[key]:,}" for of_split in of_class.values() for key in ("pixels", "images"))]
+        for name, of_class in counts.items()
+    ]
+    print_table(["class", *header], rows)
 
 
 def print_facts(facts: dict[str, Any]) -> None:

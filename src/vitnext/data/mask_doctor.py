@@ -90,7 +90,10 @@ def findings(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> Rep
     every += [*_turned(dataset, looked), *_repeated(dataset, looked)]
     objects = [(dataset.splits[split].name(i), found.objects) for (split, i), found in looked.items() if found.objects]
     every += object_doctor.findings(objects)
-    return Report(sorted(every, key=lambda found: found.severity), unreadable)
+    table = pixel_table(dataset, looked)
+    rows = {label: {split: table[split][label] for split in table} for label in (*dataset.classes, VOID_ROW)}
+    facts = {"images": {name: len(split) for name, split in dataset.splits.items()}, "classes": rows}
+    return Report(sorted(every, key=lambda found: found.severity), unreadable, facts)
 
 
 def remarks(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> dict[Place, str]:
@@ -128,9 +131,10 @@ def pixel_table(
             for i, label in enumerate((*dataset.classes, VOID_ROW))
         }
         objects = [found.objects.counts for (split, _), found in looked.items() if split == name and found.objects]
+        total = np.sum(objects, axis=0)
         for i, label in enumerate(dataset.classes):
             if objects and dataset.splits[name].values.things[i]:
-                table[name][label]["objects"] = int(sum(counts[i] for counts in objects))
+                table[name][label]["objects"] = int(total[i])
     return table
 
 
