@@ -303,7 +303,8 @@ def test_images_with_masks_are_recognised_and_divided(tmp_path):
     dataset = open_dataset(flat_set(tmp_path / "street", count=20))
     assert (dataset.kind, dataset.task, dataset.classes) == ("mask_folder", "semantic", ("background", "road", "car"))
     assert dataset.line == (
-        "street: images and masks, 3 classes, train 16, val 2, test 2 images (split 80/10/10, seed 0)"
+        "street: images and masks, 3 classes, train 16, val 2, test 2 images (split 80/10/10, seed 0); "
+        "ignored: 255 ignore"
     )
     everyone = [name for names in members(dataset).values() for name in names]
     assert sorted(everyone) == sorted(f"images/i{i}.png" for i in range(20))

@@ -60,7 +60,12 @@ def test_segments_combine_the_two(tmp_path):
     assert dataset.line.startswith(
         f"{tmp_path.name}: images, masks and instance maps, 3 classes, train 4, val 4, test 4 "
     )
-    assert dataset.line.endswith(" (split as given); things: road, car (classes.txt says of none)")
+    assert dataset.line.endswith(" (split as given); ignored: 255 ignore; things: road, car (classes.txt says of none)")
+    (tmp_path / "classes.txt").write_text("".join(f"{9 + i} ignore ({i})\n" for i in range(7)) + "0 sky\n1 road\n2 car")
+    few = ", ".join(f"{9 + i} ignore ({i})" for i in range(5))
+    assert f"(split as given); ignored: {few}, ...; things" in open_dataset(tmp_path).line
+    (tmp_path / "classes.txt").write_text("0 Unlabelled\n1 road\n2 car")
+    assert "(split as given); ignored: 0 Unlabelled; things" in open_dataset(tmp_path).line
 
 
 def test_merged_classes_keep_their_objects_whole(tmp_path):
@@ -81,7 +86,7 @@ def test_merged_classes_keep_their_objects_whole(tmp_path):
 @pytest.mark.parametrize(
     ("classes", "things", "note"),
     [
-        ("0 background\n1 road\n2 car thing\n255 ignore", (False, False, True), ")"),
+        ("0 background\n1 road\n2 car thing\n255 ignore", (False, False, True), "); ignored: 255 ignore"),
         ("0 sky\n1 road\n2 car\n255 ignore", (False, True, True), "; things: road, car (classes.txt says of none)"),
         ("1 Background\n0 road\n2 car\n255 ignore", (False, False, True), "; things: car (classes.txt says of none)"),
     ],

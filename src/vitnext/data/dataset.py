@@ -28,6 +28,7 @@ TREE_FRACTIONS = {"val": 0.1, "test": 0.1}  # of one class-folder tree
 DIGITS_FRACTIONS = {"val": 0.08, "test": 0.2}
 CARVED_VAL = 0.1  # of a given train/ that has test/ but no val/ beside it
 FASHION_VAL = 0.05  # of Fashion-MNIST's 60,000
+FEW = 5  # ignored values named
 BUILTIN = (*builtin.NAMES, scenes.NAME)
 
 
@@ -232,6 +233,8 @@ def _folder(path: Path) -> _Found:
         fractions = TREE_FRACTIONS if "all" in masks.parts else {"val": CARVED_VAL}
         left = {"loose": masks.unmasked, "unused": masks.orphans, "unlisted": masks.unlisted}
         mapped = next(iter(masks.parts.values())).has_instances
+        note = f"; ignored: {_few([f'{c.id} {c.name}' for c in masks.values.void])}" if masks.values.void else ""
+        note += f"; things: {', '.join(masks.counted)} (classes.txt says of none)" if masks.counted else ""
         return _Found(
             path.resolve().name,
             "mask_folder",
@@ -239,7 +242,7 @@ def _folder(path: Path) -> _Found:
             masks.parts,
             fractions,
             "images, masks and instance maps" if mapped else "images and masks",
-            f"; things: {', '.join(masks.counted)} (classes.txt says of none)" if masks.counted else "",
+            note,
             left,
         )
     images = read_image_folder(path)
@@ -251,6 +254,10 @@ def _folder(path: Path) -> _Found:
     name = path.resolve().name
     left_out = {key: getattr(images, key) for key in ("ignored", "ignored_examples", "loose", "unused")}
     return _Found(name, "image_folder", images.classes, parts, fractions, "class folders", left_out=left_out)
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:FEW]) + (", ..." if len(names) > FEW else "")
 
 
 def _coco(name: str, found: CocoFolder) -> _Found:

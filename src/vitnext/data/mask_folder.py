@@ -10,7 +10,7 @@ pixel is which class stands in classes.txt, one class a line:
     3 road                 an id: of grey masks the value, of palette masks the index
     3 road #804080         and a colour: of RGB masks
     3 car thing            and that it consists of objects, which can be counted; "stuff" says that they cannot
-    255 ignore             pixels that are neither trained on nor measured; void and unlabeled mean the same
+    255 ignore             pixels that are neither trained on nor measured; void, unlabeled, unlabelled mean the same
     road                   without ids on the lines of classes, each line without has the next id, from 0 on
 
 train.txt, val.txt and test.txt beside images/ name the images of each split, one a line, with or without extension.
