@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,17 +15,23 @@ from PIL import Image
 from masks import CLASSES, findings_of, flat_set, ids, mask_set
 from shared_data import shared_data
 from vitnext.cli.main import main
+from vitnext.data.coco import Category, CocoImage
+from vitnext.data.coco_panoptic import write_panoptic
 from vitnext.data.dataset import open_dataset, regroup
 from vitnext.data.mask_doctor import check, findings, look, pixel_table, remarks
+from vitnext.data.mask_values import distinct
+from vitnext.types import Segments
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """make: a sound set (train, val, test of 4 pairs each) -> the same with the mistake; line: what is said of it."""
+    """make: a sound set (train, val, test of 4 pairs each) -> the same with the mistake; line: what is said of it;
+    sound: what makes the sound set, if it is not of masks."""
 
     make: Callable[[Path], object]
     line: str
     code: int = 2
+    sound: Callable[[Path], object] = mask_set
 
 
 def rewrite(root, change, below="train"):
@@ -50,11 +57,70 @@ def oriented(root, shape):
     Image.fromarray(ids(shape)).save(root / "train/masks/0.png")
 
 
+def with_palette(root, *colors):
+    """Mask 0 of train, with these colours of its indices."""
+    image = Image.fromarray(ids()).convert("P")
+    image.putpalette([value for color in colors for value in color])
+    image.save(root / "train/masks/0.png")
+
+
 def palette(root):
     classes("0 background #000000\n1 road #804080\n2 car #0000ff\n")(root)
-    image = Image.fromarray(ids()).convert("P")
-    image.putpalette([128, 64, 128, 0, 0, 0, 0, 0, 255])
-    image.save(root / "train/masks/0.png")
+    with_palette(root, (128, 64, 128), (0, 0, 0), (0, 0, 255))
+
+
+def pictures(folder):
+    """0.png to 3.png, all different, and their names."""
+    folder.mkdir(exist_ok=True)
+    for i in range(4):
+        pixels = np.random.default_rng(list(f"{folder.name}{i}".encode())).integers(0, 256, (8, 10, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    return [f"{i}.png" for i in range(4)]
+
+
+BOXES = [("road", 0, 5, 10, 8), ("car", 0, 0, 3, 3)]  # of every image: left, top, right, bottom
+
+
+def coco_instances(root, *more):
+    """Boxes as polygons, and more of them in the first image of train."""
+    for split in ("train", "val"):
+        names = pictures(root / split)
+        boxes = [(i, *box) for i in range(4) for box in BOXES] + [(0, *box) for box in more if split == "train"]
+        document = {
+            "images": [{"id": i, "file_name": name, "height": 8, "width": 10} for i, name in enumerate(names)],
+            "categories": [{"id": 1, "name": "road"}, {"id": 2, "name": "car"}],
+            "annotations": [
+                {"id": k, "image_id": i, "category_id": 1 + (name == "car"), "segmentation": [[a, b, c, b, c, d, a, d]]}
+                for k, (i, name, a, b, c, d) in enumerate(boxes, start=1)
+            ],
+        }
+        (root / f"instances_{split}.json").write_text(json.dumps(document))
+
+
+def coco_panoptic(root):
+    """Two segments an image."""
+    segments = Segments((np.arange(80).reshape(8, 10) % 2 + 1).astype(np.int32), np.array([0, 1]), np.zeros(2, bool))
+    for split in ("train", "val"):
+        images = [(CocoImage(i, name, 8, 10), segments) for i, name in enumerate(pictures(root / split))]
+        categories = (Category(1, "road", False), Category(2, "car"))
+        write_panoptic(root / f"panoptic_{split}.json", root / f"panoptic_{split}", categories, images)
+
+
+def other_segment(root):
+    path = root / "panoptic_train.json"
+    document = json.loads(path.read_text())
+    document["annotations"][0]["segments_info"][1]["id"] = 7
+    path.write_text(json.dumps(document))
+
+
+def labelme(root, *more):
+    """Boxes as rectangles, and more of them in the first image of train."""
+    for split in ("train", "val"):
+        for i, name in enumerate(pictures(root / split)):
+            boxes = [*BOXES, *(more if (split, i) == ("train", 0) else ())]
+            shapes = [{"label": b[0], "points": [b[1:3], b[3:]], "shape_type": "rectangle"} for b in boxes]
+            document = {"shapes": shapes, "imagePath": name, "imageHeight": 8, "imageWidth": 10}
+            (root / split / f"{i}.json").write_text(json.dumps(document))
 
 
 def listed(**lists):
@@ -164,6 +230,12 @@ MISTAKES = {
         palette,
         r"error: 1 mask cannot be read: .*0.png: its palette gives index 0 the colour of road, whose id is 1: save",
     ),
+    "a palette, but no colours in classes.txt": Mistake(
+        lambda root: with_palette(root, (0, 0, 0), (128, 64, 128), (0, 0, 255)),
+        r"warning: 1 mask with a palette, whose indices are taken as ids; classes.txt names no colours to check them "
+        r"against \(end its lines with them, as #804080\): train/masks/0.png",
+        0,
+    ),
     "transparent masks": Mistake(
         lambda root: Image.fromarray(np.zeros((8, 10, 4), np.uint8)).save(root / "train/masks/0.png"),
         r"error: 1 mask cannot be read: .*has transparent pixels, .*: save it without transparency",
@@ -208,13 +280,43 @@ MISTAKES = {
         lambda root: (root / "train/masks").rename(root / "train/labels"),
         r"vitnext: .*train: has images/ and labels/; if these are masks, rename it to masks/",
     ),
+    "COCO: an annotation outside its image": Mistake(
+        lambda root: coco_instances(root, ("car", 8, 0, 14, 3)),
+        r"error: 1 mask cannot be read: .*instances_train.json: annotations\[8\] of image 0.png: polygon 1 lies "
+        r"outside the image: x = 14, which is 0 to 10",
+        sound=coco_instances,
+    ),
+    "COCO: objects that overlap": Mistake(
+        lambda root: coco_instances(root, ("car", 2, 0, 5, 4)),
+        r"warning: objects overlap in 1 image, in 0.93% of their pixels, .* the smaller one: train/0.png \(3\)",
+        0,
+        sound=coco_instances,
+    ),
+    "COCO: a panoptic PNG and the JSON disagree": Mistake(
+        other_segment,
+        r"error: 1 mask cannot be read: .*panoptic_train/0.png: segment 2 is in the PNG but not in panoptic_train.json"
+        r"; segment 7 is in panoptic_train.json but not in the PNG",
+        sound=coco_panoptic,
+    ),
+    "labelme: a shape outside its image": Mistake(
+        lambda root: labelme(root, ("car", 8, 0, 14, 3)),
+        r"error: 1 mask cannot be read: .*train/0.json: shapes\[2\] \(car\): polygon 1 lies outside the image: x = 14",
+        sound=labelme,
+    ),
+    "labelme: objects that overlap": Mistake(
+        lambda root: labelme(root, ("car", 2, 0, 5, 4)),
+        r"warning: objects overlap in 1 image, in 0.93% of their pixels, .* the smaller one: train/0.png \(3\)",
+        0,
+        sound=labelme,
+    ),
 }
 
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_one_line(name, tmp_path, capsys):
     mistake = MISTAKES[name]
-    mistake.make(mask_set(tmp_path))
+    mistake.sound(tmp_path)
+    mistake.make(tmp_path)
     assert main(["check", str(tmp_path)]) == mistake.code
     out, err = capsys.readouterr()
     lines = (findings_of(out) if out else []) + err.splitlines()
@@ -224,6 +326,18 @@ def test_a_mistake_is_one_line(name, tmp_path, capsys):
 def test_nothing_wrong(tmp_path):
     report = check(open_dataset(mask_set(tmp_path)))
     assert report.findings == [] and report.unreadable == {}
+
+
+def test_usual_palettes_are_not_remarked(tmp_path):
+    """PASCAL VOC's colour map, which our own masks have too, and greys that are their indices."""
+    mask_set(tmp_path)
+    voc = [distinct(i) for i in range(255)]
+    with_palette(tmp_path, *voc, (0, 0, 0))
+    assert check(open_dataset(tmp_path)).findings == []
+    with_palette(tmp_path, *((i, i, i) for i in range(256)))
+    assert check(open_dataset(tmp_path)).findings == []
+    with_palette(tmp_path, *voc[1:])
+    assert [found.kind for found in check(open_dataset(tmp_path)).findings] == ["palette"]
 
 
 def test_unreadable_are_listed_by_split_and_index(tmp_path):

@@ -4,8 +4,8 @@ errors    images and masks that cannot be read, masks of another size than their
           does not name, colours where classes.txt has none, annotations that cannot be drawn or lie outside the image,
           classes without a pixel in train (of JSON, whose classes may be many, a warning)
 warnings  images without a mask and masks without an image, images that no list names, classes that val or test lack,
-          masks of nothing but void, the same image in two splits, images that their EXIF orientation turns, and of
-          objects what object_doctor.py says
+          masks of nothing but void, palettes that nothing checks, the same image in two splits, images that their EXIF
+          orientation turns, and of objects what object_doctor.py says
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vitnext.data import object_doctor
 from vitnext.data.dataset import Dataset
 from vitnext.data.doctor import Finding, Report, finding
 from vitnext.data.mask_split import MaskSplit
-from vitnext.data.mask_values import UNKNOWN, VOID, pack_colors, read_indices
+from vitnext.data.mask_values import UNKNOWN, VOID, indices_of, is_usual, open_mask, pack_colors
 from vitnext.data.object_doctor import Objects
 from vitnext.data.survey import CHUNK
 from vitnext.decode import EXIF_ORIENTATION, open_image
@@ -44,6 +44,7 @@ class Looked:
     counts:  int64 (classes + 1,): pixels, those of void last
     ids:     what a mask of ids holds
     unknown: ids, or colours as "#804080", that classes.txt does not name
+    palette: whether the mask has one that might tell of other ids, and classes.txt no colours to check it against
     turned:  whether the image's EXIF orientation turns it
     digest:  of the image
     objects: where the truth tells them apart
@@ -53,6 +54,7 @@ class Looked:
     counts: np.ndarray | None = None
     ids: tuple[int, ...] = ()
     unknown: tuple[str, ...] = ()
+    palette: bool = False
     turned: bool = False
     digest: bytes = b""
     objects: Objects | None = None
@@ -87,7 +89,7 @@ def findings(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> Rep
             unreadable.setdefault(split, []).append(index)
             problems.setdefault(found.problem[0], []).append(found.problem[1])
     every = [*_unreadable(problems), *_unknown(dataset, looked), *_classes(dataset, looked), *_left_out(dataset)]
-    every += [*_turned(dataset, looked), *_repeated(dataset, looked)]
+    every += [*_palettes(dataset, looked), *_turned(dataset, looked), *_repeated(dataset, looked)]
     objects = [(dataset.splits[split].name(i), found.objects) for (split, i), found in looked.items() if found.objects]
     every += object_doctor.findings(objects)
     table = pixel_table(dataset, looked)
@@ -144,6 +146,7 @@ def _pair(split: MaskSplit, i: int) -> Looked:
     except ImageError as error:
         return Looked(("unreadable", str(error)))
     numbers = drawn = None
+    unchecked = False
     try:
         if split.masks is not None:
             pixels, indices = split.masks[i], split.mask(i).astype(np.int16)
@@ -151,7 +154,9 @@ def _pair(split: MaskSplit, i: int) -> Looked:
             drawn = split.drawn(i)
             pixels = indices = split.values.merged(drawn.mask).astype(np.int16)
         else:
-            pixels, indices = read_indices(split.mask_path(i), split.values)
+            pixels, palette = open_mask(split.mask_path(i))
+            indices = indices_of(split.mask_path(i), pixels, palette, split.values)
+            unchecked = palette is not None and not len(split.values.colors[0]) and not is_usual(pixels, palette)
         numbers = split.numbers(i)
     except ImageError as error:
         return Looked(("unreadable_mask", str(error)))
@@ -190,7 +195,7 @@ def _pair(split: MaskSplit, i: int) -> Looked:
         objects = object_doctor.of_drawn(drawn, split.regrouped_segments(drawn), split.values.things)
     elif numbers is not None:
         objects = object_doctor.of_map(indices, numbers, split.values.things)
-    return replace(seen, counts=counts, ids=ids, unknown=unknown, objects=objects)
+    return replace(seen, counts=counts, ids=ids, unknown=unknown, palette=unchecked, objects=objects)
 
 
 def _array(image: np.ndarray) -> Looked:
@@ -272,7 +277,8 @@ def _unknown(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> Ite
         zero = ", and '0 ignore' or '0 background'" if 0 in held else ""
         what = (
             f"lines of classes.txt without ids count from 0 ({said}), but masks hold ids from {min(held)} to "
-            f"{max(held)} ({_named(ids)}): write the ids, as '1 {first}'{zero}; only if 0 is {first}, add a line for {after}"
+            f"{max(held)} ({_named(ids)}): write the ids, as '1 {first}'{zero}; only if 0 is {first}, add a line "
+            f"for {after}"
         )
         yield Finding("error", "unknown_ids", what, list(ids))
     elif ids:
@@ -339,6 +345,16 @@ def _left_out(dataset: Dataset[MaskSplit]) -> Iterator[Finding]:
     ):
         if items:
             yield finding("warning", kind, f"{counted(len(items), noun)} {why}", list(items))
+
+
+def _palettes(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> Iterator[Finding]:
+    masks = [dataset.splits[split].mask_name(i) for (split, i), found in looked.items() if found.palette]
+    if masks:
+        what = (
+            f"{counted(masks, 'mask')} with a palette, whose indices are taken as ids; classes.txt names no colours to "
+            "check them against (end its lines with them, as #804080)"
+        )
+        yield finding("warning", "palette", what, masks)
 
 
 def _turned(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> Iterator[Finding]:

@@ -219,11 +219,16 @@ def read_indices(path: str, values: MaskValues) -> tuple[np.ndarray, np.ndarray]
     compress pictures number colours anew, and what were ids are then none.
     """
     pixels, palette = open_mask(path)
+    return pixels, indices_of(path, pixels, palette, values)
+
+
+def indices_of(path: str, pixels: np.ndarray, palette: np.ndarray | None, values: MaskValues) -> np.ndarray:
+    """What ``read_indices`` makes of what ``open_mask`` found in ``path``."""
     if pixels.ndim == 3:
-        return pixels, of_colors(pixels, values)
+        return of_colors(pixels, values)
     indices = values.table[pixels]
     if palette is not None and len(values.colors[0]):
-        used = np.flatnonzero(np.bincount(pixels.reshape(-1), minlength=256)[: len(palette)])
+        used = _used(pixels, palette)
         by_color = of_colors(palette[used][None], values)[0]
         wrong = used[(by_color != UNKNOWN) & (by_color != values.table[used])]
         if len(wrong):
@@ -233,7 +238,23 @@ def read_indices(path: str, values: MaskValues) -> tuple[np.ndarray, np.ndarray]
                 f"{path}: its palette gives index {wrong[0]} the colour of {of_class.name}, whose id is {of_class.id}: "
                 "save it as RGB, or mend classes.txt"
             )
-    return pixels, indices
+    classes: np.ndarray = indices
+    return classes
+
+
+def is_usual(pixels: np.ndarray, palette: np.ndarray) -> bool:
+    """Whether each index that is used, void aside, has the colour of its number in the PASCAL VOC colour map, as in the
+    masks that are written here, or is its own grey: then nothing has numbered the colours anew."""
+    used = _used(pixels, palette)
+    used = used[used != VOID]
+    own = palette[used]
+    usual = np.array([distinct(i) for i in used.tolist()]).reshape(-1, 3)
+    return bool(((own == usual).all(1) | (own == used[:, None]).all(1)).all())
+
+
+def _used(pixels: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """int64: the indices into the palette that the pixels hold."""
+    return np.flatnonzero(np.bincount(pixels.reshape(-1), minlength=256)[: len(palette)])
 
 
 def of_colors(pixels: np.ndarray, values: MaskValues) -> np.ndarray:
