@@ -19,7 +19,7 @@ def models(
     """List the models with their size and published accuracy.
 
     MACs are the multiply-adds for one image of the size shown. The accuracy is what the papers report for their own
-    weights; vitnext has not measured it. The last column is the licence of the published weights that a run starts
+    weights; vitnext has not measured it. The last column is the licence of the published weights, which a run may start
     from; --json names them all, and adds the exact numbers and the papers.
 
     \b
