@@ -87,6 +87,20 @@ def test_what_is_asked_for_is_made_of_it(theirs, file, caplog):
         ).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize(
+    ("model", "more"),
+    [
+        ("convnextv2_atto", "; published ones of convnextv2_atto: CC-BY-NC-4.0 (no commercial use)"),
+        ("segformer_b0", "; published ones of mit_b0: NVIDIA Source Code License for SegFormer (research "),
+        ("convnext_tiny", ""),
+        ("roadmap_r50_03", ""),
+    ],
+)
+def test_of_a_file_without_a_licence_it_is_said_when_all_published_ones_are_restricted(model, more):
+    assert pretrained._unknown("some/w.pth", model).startswith(f"unknown: that of w.pth{more}")
+    assert more or pretrained._unknown("some/w.pth", model).endswith("w.pth")
+
+
 def test_every_kind_of_file_gives_the_same_model(theirs, tmp_path):
     state = rename(rename(theirs.state_dict(), TABLES["convnext"]["timm"][1].table), ORIGINAL, reverse=True)
     save_file(state, tmp_path / "original.safetensors")

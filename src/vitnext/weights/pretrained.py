@@ -136,7 +136,7 @@ def load(
         raise InputError(f"{label} does not fit this {name}: {'; '.join(problems)}")
     model.load_state_dict(weights, strict=True)
     kept = bool(target.get("classes")) and not any(step.startswith("head:") for step in steps)
-    licence = source.terms if source else card.licence if card else f"unknown: that of {Path(label).name}"
+    licence = source.terms if source else card.licence if card else _unknown(label, found.name)
     if source is None and card is None and not Path(where).exists():  # from the hub
         lines.append("not among the published weights that vitnext knows: names and shapes fit, compare some results")
     lines += [*steps, f"licence of the weights: {licence}"]
@@ -152,6 +152,15 @@ def load(
         card=card,
         new_head=start,
     )
+
+
+def _unknown(label: str, model: str) -> str:
+    """What is said of an unknown licence; of the backbone's published weights too where all are restricted."""
+    model = create.backbone_of(model)
+    published = sources.of_model(model)
+    terms = dict.fromkeys(row.terms for row in published)
+    also = "" if any(row.permissive for row in published) else f"; published ones of {model}: {' or '.join(terms)}"
+    return f"unknown: that of {Path(label).name}{also if published else ''}"
 
 
 def locate(where: str | Path) -> tuple[Path, Source | None]:
