@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from vitnext.types import Classification, Failure, Instances, PanopticSegmentation, Segments
+from vitnext.types import Classification, Detections, Failure, Instances, PanopticSegmentation, Segments
 
 
 def classification(*scores):
@@ -79,6 +79,15 @@ def test_instances_of_other_shapes_are_refused(change, message):
     Instances(**given)
     with pytest.raises(ValueError, match=message):
         Instances(**(given | change))
+
+
+def test_detections_of_other_lengths_are_refused():
+    runs = (np.array([4]), np.array([0, 4]))
+    Detections((2, 2), runs, LABELS, SCORES)
+    with pytest.raises(ValueError, match="1 masks but 2 labels"):
+        Detections((2, 2), runs[:1], LABELS, SCORES)
+    with pytest.raises(ValueError, match="need scores as float32"):
+        Detections((2, 2), runs, LABELS, SCORES[:1])
 
 
 def test_a_panoptic_segmentation_is_plain_json():

@@ -1,12 +1,13 @@
 """What prediction returns, and what it is compared with.
 
 A ``Classification``, a ``MultiLabel``, a ``Segmentation`` or a ``PanopticSegmentation`` for an image that was read, by
-the model's task, and a ``Failure`` for one that was not; ``Segments`` and ``Instances`` hold the objects of an image,
-predicted or true.
+the model's task, and a ``Failure`` for one that was not; ``Segments``, ``Instances`` and ``Detections`` hold the
+objects of an image, predicted or true.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -189,19 +190,44 @@ def areas_and_boxes(segments: Segments) -> tuple[np.ndarray, np.ndarray]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Detections:
+    """Things found in one image, each by itself: their masks may overlap. What average precision is measured on.
+
+    size:   (height, width) of the image
+    runs:   of each its mask as COCO's run lengths, int64 (runs,), as ``vitnext.data.rle.encode`` gives them
+    labels: int64 (n,): class indices
+    scores: float32 (n,)
+    """
+
+    size: tuple[int, int]
+    runs: tuple[np.ndarray, ...]
+    labels: np.ndarray
+    scores: np.ndarray
+
+    def __post_init__(self) -> None:
+        _require_same_length(self.labels, np.zeros(len(self.labels), bool), self.scores)
+        if len(self.runs) != len(self.labels):
+            raise ValueError(f"{len(self.runs)} masks but {len(self.labels)} labels")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class PanopticSegmentation:
     """One image's segments, at its original size and the right way up: things one by one, stuff a class at a time.
 
-    source:   the path as given, or a name for an image that came as bytes or an array
-    classes:  C class names
-    things:   bool for each class: whether its objects are kept apart
-    segments: with scores
+    source:     the path as given, or a name for an image that came as bytes or an array
+    classes:    C class names
+    things:     bool for each class: whether its objects are kept apart
+    segments:   with scores
+    detections: of a model of queries: finds the things that it is less sure of, too, and where they overlap; that takes
+                as long as the segments or longer, and holds the network's answers until then. None: the segments are
+                all there is
     """
 
     source: str
     classes: tuple[str, ...]
     things: tuple[bool, ...]
     segments: Segments
+    detections: Callable[[], Detections] | None = None
 
     @property
     def shares(self) -> dict[str, float]:

@@ -64,6 +64,7 @@ def test_from_a_folder_to_segments(objects, tmp_path, model):
     assert isinstance(found, PanopticSegmentation) and found.segments.ids.shape == (32, 40)
     [one, failed] = load(result.artifact).predict_many([objects / "images" / "03.png", objects / "classes.txt"])
     assert np.array_equal(one.segments.ids, found.segments.ids) and "classes.txt" in failed.error
+    assert (found.detections is None) == model.endswith("deeplab")
 
 
 def test_from_coco_to_coco(objects, tmp_path):
@@ -152,7 +153,7 @@ def test_a_kept_model_that_finds_no_object_is_said(objects, tmp_path, heard, mon
         ids = np.ones(size, np.int32)  # ground
         ids[0, :number] = np.arange(number) + 2
         labels = np.array([0] + [1] * number)
-        return Segments(ids, labels, labels < 0, np.ones(len(labels), np.float32))
+        return Segments(ids, labels, labels < 0, np.ones(len(labels), np.float32)), None
 
     monkeypatch.setattr("vitnext.training.panoptic_validation.segment_objects", found)
     result = train(objects, tmp_path / "run", "convnext+panoptic_deeplab", epochs=1, console=heard)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from vitnext.evaluation.evaluate import evaluate
 from vitnext.evaluation.instances import MaskAveragePrecision
 from vitnext.evaluation.panoptic import PanopticQuality
 from vitnext.inference.drawing import segment_overlay, shades
+from vitnext.inference.predictor import Predictor
 from vitnext.preprocess import Preprocess
 from vitnext.types import Failure, PanopticSegmentation, Segments
 
@@ -117,6 +120,35 @@ def test_the_numbers_are_those_of_the_metrics_by_themselves(tmp_path):
     assert all(found[key] == precision.result()[key] for key in ("ap", "ap50", "ap75", "detections"))
     assert [row["file"] for row in found["images"]["worst"]] == [name for _, name in sorted(own)]
     assert [row["file"] for row in found["images"]["best"]] == [name for _, name in sorted(own, key=lambda o: -o[0])]
+
+
+class Queries:
+    """An engine whose three queries always answer the same: the left half of the image, most of it from the right, and
+    the right half, each less probably a cat than the one before."""
+
+    def __init__(self):
+        self.card = replace(Told([]).card, architecture="vit+eomt", preprocess=Preprocess((8, 8), "fit"))
+
+    def outputs(self, batch):
+        masks = np.full((1, 3, 8, 8), -20.0, np.float32)
+        masks[0, 0, :, :4] = masks[0, 1, :, 2:] = masks[0, 2, :, 4:] = 20.0
+        cat = np.array([0.9, 0.7, 0.5])
+        return masks, np.log(np.stack([0 * cat + 1e-9, cat, 0 * cat + 1e-9, 1 - cat], axis=1))[None].astype(np.float32)
+
+
+def test_average_precision_of_queries_is_of_detections_that_overlap(tmp_path):
+    whole, numbers = split_of(1), np.ones((1, 8, 8), np.uint16)
+    numbers[:, :, 4:] = 2
+    names, sizes, images = whole.names, whole.sizes, np.zeros((1, 8, 8, 3), np.uint8)
+    split = MaskSplit(whole.values, names, sizes, names, sizes, "", images, np.ones((1, 8, 8), np.uint8), numbers)
+    found = evaluate(Predictor(Path("m.onnx"), Queries(), 1), split, out=tmp_path, name="d", split_name="all")
+    assert (found["things"]["sq"], found["pq"]) == (1, pytest.approx(2 / 3))  # the one sure segment, 1 / (1 + 1 / 2)
+    # The second has an IoU of 2/3 with the right half: right at four of the ten thresholds, up to 0.65, where the third
+    # is wrong after all was found. Above, recall is 1/2 (51 of 101 points) before the mistake; after it 2/3 are right.
+    assert found["ap50"] == pytest.approx(1)
+    assert found["ap75"] == pytest.approx((51 + 50 * 2 / 3) / 101)
+    assert found["ap"] == pytest.approx(0.4 + 0.6 * (51 + 50 * 2 / 3) / 101)
+    assert "the 100 most probable things of all queries" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_classes_are_matched_by_name():

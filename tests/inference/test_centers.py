@@ -100,12 +100,12 @@ def test_windows_are_blended_and_the_original_size_comes_back():
         return (np.where(inside[:, None] > 0, given[:, y, x].transpose(1, 0, 2, 3), 0.0).astype(np.float32),)
 
     seen = Preprocess((24, 24), resize="window", mean=(0.0,) * 3, std=(1.0,) * 3)
-    found = segment_objects(place, SIZE, run, "convnext+panoptic_deeplab", seen, THINGS, batch=2)
-    assert np.array_equal(found.labels[found.ids - 1], classes)
+    found, detections = segment_objects(place, SIZE, run, "convnext+panoptic_deeplab", seen, THINGS, batch=2)
+    assert np.array_equal(found.labels[found.ids - 1], classes) and detections is None
     assert [len(np.unique(found.ids[truth == number])) for number in (1, 2, 3)] == [1, 1, 1]
-    twice = segment_objects(place, (80, 120), run, "convnext+panoptic_deeplab", seen, THINGS)
+    twice, _ = segment_objects(place, (80, 120), run, "convnext+panoptic_deeplab", seen, THINGS)
     assert twice.ids.shape == (80, 120) and np.array_equal(twice.ids[::2, ::2], found.ids)
-    tiny = segment_objects(place, (2, 3), run, "convnext+panoptic_deeplab", seen, THINGS)
+    tiny, _ = segment_objects(place, (2, 3), run, "convnext+panoptic_deeplab", seen, THINGS)
     assert len(tiny.labels) == len(tiny.scores) == tiny.ids.max()  # what has no pixel left is left out
 
 
@@ -121,6 +121,6 @@ def test_queries_see_the_whole_image():
 
     fit = Preprocess((32, 32), resize="fit")
     image = np.zeros((10, 20, 3), np.uint8)
-    found = segment_objects(fit.pixels(image), (10, 20), run, "vit+eomt", fit, (False, True))
+    found, _ = segment_objects(fit.pixels(image), (10, 20), run, "vit+eomt", fit, (False, True))
     assert asked == [(1, 3, 32, 32)] and found.ids.shape == (10, 20)
     assert found.labels.tolist() == [0, 1] and found.ids[5, 2] == 1 and found.ids[5, 17] == 2

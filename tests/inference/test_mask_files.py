@@ -14,13 +14,14 @@ from PIL import Image
 
 from panoptic_rules import naive_of_files, quality
 from vitnext.card import Card
+from vitnext.data import rle
 from vitnext.data.coco_panoptic import read_panoptic
 from vitnext.errors import InputError
 from vitnext.evaluation.panoptic import PanopticQuality
 from vitnext.inference.mask_files import FORMATS, mask_names, with_masks
 from vitnext.inference.writers import write_predictions
 from vitnext.preprocess import Preprocess
-from vitnext.types import Failure, PanopticSegmentation, Segmentation, Segments
+from vitnext.types import Detections, Failure, PanopticSegmentation, Segmentation, Segments
 
 CLASSES, THINGS, COLORS = ("sky", "cat", "dog"), (False, True, True), ("#88ccff", "#c08000", "#400080")
 
@@ -146,6 +147,24 @@ def test_pycocotools_reads_the_detections(tmp_path):
             encoded = mask_utils.encode(np.asfortranarray(found.ids == k, np.uint8))
             assert results.annToRLE(entry)["counts"] == encoded["counts"].decode()
             assert entry["area"] == (found.ids == k).sum()
+
+
+def test_detections_that_overlap_are_written_as_they_are(tmp_path):
+    masks = np.zeros((3, 13, 17), bool)
+    masks[0, 2:9, 3:9], masks[1, 5:12, 5:17], masks[2, 2:9, 3:9] = True, True, True
+    runs = tuple(rle.encode(mask) for mask in masks)
+    found = Detections((13, 17), runs, np.array([1, 2, 2]), np.array([0.75, 0.25, 0.125], np.float32))
+    prediction = PanopticSegmentation("17.png", CLASSES, THINGS, segments(1), lambda: found)
+    written([prediction], tmp_path, card(category_ids=[7, 90, 3]), ["rle"])
+    entries = json.loads((tmp_path / "detections.json").read_text())
+    assert [(entry["image_id"], entry["category_id"], entry["score"], entry["area"]) for entry in entries] == [
+        (17, 90, 0.75, 42),
+        (17, 3, 0.25, 84),
+        (17, 3, 0.125, 42),
+    ]
+    for entry, mask in zip(entries, masks, strict=True):
+        assert entry["segmentation"]["size"] == [13, 17]
+        np.testing.assert_array_equal(rle.decode(rle.expand(entry["segmentation"]["counts"]), 13, 17), mask)
 
 
 def test_polygons_give_every_segment_back(tmp_path):

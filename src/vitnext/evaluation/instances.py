@@ -14,7 +14,7 @@ import numpy as np
 
 from vitnext.data import rle
 from vitnext.errors import InputError, require
-from vitnext.types import Instances, Segments
+from vitnext.types import Detections, Instances, Segments
 
 AREAS = ("all", "small", "medium", "large")  # in pixels: any, up to 32^2, up to 96^2, above; pycocotools' order
 
@@ -43,7 +43,7 @@ class MaskAveragePrecision:
         self._truth: list[dict[str, Any]] = []
         self._predictions: list[dict[str, Any]] = []
 
-    def update(self, truth: Segments | Instances, prediction: Segments | Instances) -> None:
+    def update(self, truth: Segments | Instances, prediction: Segments | Instances | Detections) -> None:
         """Add an image. A prediction's crowd flags play no part.
 
         Raises InputError when the sizes differ, a label is none of the C classes, or the prediction has no scores or
@@ -65,15 +65,18 @@ class MaskAveragePrecision:
             self._predictions.append(entry | {"id": len(self._predictions) + 1, "iscrowd": 0, "score": score})
         self._sizes.append(sizes[0])
 
-    def _entries(self, objects: Segments | Instances, name: str) -> list[tuple[int, dict[str, Any]]]:
+    def _entries(self, objects: Segments | Instances | Detections, name: str) -> list[tuple[int, dict[str, Any]]]:
         """COCO annotations of the things among the objects, with their positions."""
         labels = objects.labels
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.classes):
             raise InputError(f"the {name}'s labels must lie in 0 to {len(self.classes) - 1}")
+        masks: Sequence[np.ndarray]
         if isinstance(objects, Segments):
             masks = rle.encode_segments(objects.ids, len(labels))
-        else:
+        elif isinstance(objects, Instances):
             masks = [rle.encode(mask) for mask in objects.masks]
+        else:
+            masks = objects.runs
         size = list(_size(objects))
         return [
             (
@@ -144,7 +147,9 @@ class MaskAveragePrecision:
         return document
 
 
-def _size(objects: Segments | Instances) -> tuple[int, int]:
+def _size(objects: Segments | Instances | Detections) -> tuple[int, int]:
+    if isinstance(objects, Detections):
+        return objects.size
     height, width = objects.ids.shape if isinstance(objects, Segments) else objects.masks.shape[1:]
     return int(height), int(width)
 

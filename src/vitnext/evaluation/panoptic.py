@@ -166,7 +166,7 @@ class PanopticCounts:
             raise ImageError(f"{name}: image and truth differ in size")
         own = self._quality.update(truth, found)
         if self._precision is not None:
-            self._precision.update(truth, found)
+            self._precision.update(truth, found if prediction.detections is None else prediction.detections())
             counts = np.bincount(truth.labels[~truth.crowd & self.things[truth.labels]], minlength=1)
             self._precision.detections = max(self._precision.detections, int(counts.max()))
         runs = rle.encode_segments(found.ids, len(found.labels))  # far smaller than the pixels
@@ -176,7 +176,8 @@ class PanopticCounts:
         """As `PanopticQuality.result`, and images (best, worst, sure_and_wrong: {file, pq, sure_and_wrong}); and of the
         things' masks ap, ap50, ap75 and detections as in `MaskAveragePrecision.result`, the first three also in
         per_class: None for stuff, and everywhere without pycocotools. Of an image and class 100 detections count, as in
-        COCO, or as many as an image has true objects of a class."""
+        COCO, or as many as an image has true objects of a class. They are measured on the prediction's segments; of a
+        model of queries on its detections, which may overlap, as Mask2Former's and EoMT's authors do."""
         measured = self._quality.result()
         if not any(row["n"] for row in measured["per_class"]):
             raise InputError("there is no true segment to measure on")

@@ -13,6 +13,7 @@ from vitnext.evaluation.matching import match
 from vitnext.evaluation.report import data_uri, template
 from vitnext.evaluation.semantic_report import SIDE
 from vitnext.inference.drawing import colors_of, laid_over, segment_overlay, shades
+from vitnext.models.names import answers_with_queries
 from vitnext.preprocess import Source, open_image
 from vitnext.types import Segments
 
@@ -65,6 +66,7 @@ def render(metrics: dict[str, Any], card: Card, pictures: Mapping[str, Sequence[
         classes=card.classes,
         per_class=sorted(rows, key=lambda row: (row["pq"] is None, row["pq"])),
         color_of=dict(zip(card.classes, colors_of(card), strict=True)),
+        by_queries=answers_with_queries(card.architecture),
         occurring=sum(row["pq"] is not None for row in rows),
         has_things=any(row["thing"] for row in rows),
         mistakes=sorted(mistakes, key=lambda row: -(row["called"] + row["missed"] + row["spurious"])),

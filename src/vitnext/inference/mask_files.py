@@ -5,8 +5,9 @@ png        NAME.png, class indices with the classes' colours as palette, 255 whe
            of 255: of each pixel's class, or its segment's score. Of a panoptic model also NAME_instances.png, 16 bits,
            the ids of things, and COCO's panoptic format: panoptic.json with panoptic/NAME.png
 overlay    NAME_overlay.png, RGBA to be laid over the image: every object in its own shade, with an outline
-rle        detections.json, COCO's format of results: run lengths, score and area of every thing; of a semantic model,
-           which knows no things, of every class
+rle        detections.json, COCO's format of results: run lengths, score and area of every thing, as average precision
+           takes them: of a model of queries the 100 most probable, which may overlap, and of which most have a low
+           score; of a semantic model, which knows no things, of every class
 polygons   NAME.geojson, a FeatureCollection: every segment's outline exactly along the edges of its pixels, in pixels
            from the top left corner, with class, score and area
 =========  =============================================================================================================
@@ -36,7 +37,15 @@ from vitnext.data.mask_values import VOID
 from vitnext.errors import InputError
 from vitnext.files import atomic_write
 from vitnext.inference.drawing import colors_of, rgb, segment_overlay, shades
-from vitnext.types import Failure, PanopticSegmentation, Prediction, Segmentation, Segments, areas_and_boxes
+from vitnext.types import (
+    Detections,
+    Failure,
+    PanopticSegmentation,
+    Prediction,
+    Segmentation,
+    Segments,
+    areas_and_boxes,
+)
 
 CONFIDENCE, INSTANCES, OVERLAY = "_confidence", "_instances", "_overlay"  # what names of further files end in
 ENDINGS = ("", CONFIDENCE, INSTANCES, OVERLAY)
@@ -178,15 +187,14 @@ def _rle(folder: Path, card: Card) -> Iterator[Write]:
 
         def write(prediction: Segmented, name: str, image: CocoImage) -> None:
             nonlocal entries
-            segments = _segments(prediction)
-            masks = rle.encode_segments(segments.ids, len(segments.labels))
-            for facts, counts, label in zip(_facts(segments, categories), masks, segments.labels, strict=True):
+            found = _detections(prediction)
+            for counts, label, score in zip(found.runs, found.labels, found.scores, strict=True):
                 if card.task == "panoptic" and not categories[label].isthing:
                     continue
-                encoded = {"size": [image.height, image.width], "counts": rle.compress(counts)}
                 # no bbox: pycocotools would take its area for the mask's
-                entry = {"image_id": image.id, **{key: facts[key] for key in ("category_id", "score", "area")}}
-                entry["segmentation"] = encoded
+                entry = {"image_id": image.id, "category_id": categories[label].id, "score": float(score)}
+                entry["area"] = rle.area(counts)
+                entry["segmentation"] = {"size": [image.height, image.width], "counts": rle.compress(counts)}
                 file.write((",\n" if entries else "[\n") + json.dumps(entry, ensure_ascii=False))
                 entries += 1
 
@@ -239,6 +247,16 @@ def _segments(prediction: Segmented) -> Segments:
     table[labels] = np.arange(len(labels)) + 1
     scores = np.array([confidence[mask == label].mean() / 255 for label in labels], np.float32)
     return Segments(table[mask], labels.astype(np.int64), np.zeros(len(labels), bool), scores)
+
+
+def _detections(prediction: Segmented) -> Detections:
+    """Of queries what they detect; else the segments, stuff among them."""
+    if isinstance(prediction, PanopticSegmentation) and prediction.detections is not None:
+        return prediction.detections()
+    segments = _segments(prediction)
+    assert segments.scores is not None
+    runs = rle.encode_segments(segments.ids, len(segments.labels))
+    return Detections(_shape(prediction), tuple(runs), segments.labels, segments.scores)
 
 
 def _facts(segments: Segments, categories: Sequence[Category]) -> list[dict[str, Any]]:

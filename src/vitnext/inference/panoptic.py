@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from PIL import Image
@@ -11,7 +12,7 @@ from vitnext.inference import centers, queries
 from vitnext.inference.windows import Tiling, bands
 from vitnext.models.names import answers_with_queries
 from vitnext.preprocess import Preprocess
-from vitnext.types import Segments
+from vitnext.types import Detections, Segments
 
 Run = Callable[[np.ndarray], tuple[np.ndarray, ...]]  # normalised float32 (B, C, h, w) -> what the network gives
 
@@ -25,8 +26,9 @@ def segment_objects(
     things: Sequence[bool],
     *,
     batch: int = 8,
-) -> Segments:
-    """Segments with scores at the original ``size`` (height, width) of an image.
+) -> tuple[Segments, Callable[[], Detections] | None]:
+    """Segments with scores at the original ``size`` (height, width) of an image; and of queries what gives the things
+    for average precision, which are others: `PanopticSegmentation.detections`.
 
     pixels: as ``preprocess.pixels`` gives them; of queries the whole image in one input, else at the scale at which
     windows are cut from it, ``batch`` at a time; things: of each class.
@@ -35,10 +37,11 @@ def segment_objects(
         masks, classes = run(preprocess.normalize(pixels[None]))
         inner = preprocess.fitted(*size) if preprocess.resize == "fit" else preprocess.image_size
         part = (inner[0] / preprocess.image_size[0], inner[1] / preprocess.image_size[1])
-        return queries.segments(masks[0], classes[0], things, size, part=part)
+        found = queries.segments(masks[0], classes[0], things, size, part=part)
+        return found, partial(queries.detections, masks[0], classes[0], things, size, part=part)
     tiling = Tiling(lambda images: run(images)[0], preprocess.normalize, preprocess.image_size, batch, centers.activate)
     found = centers.segments(bands(pixels, tiling), pixels.shape[:2], things)
-    return found if found.ids.shape == size else _resized(found, size)
+    return found if found.ids.shape == size else _resized(found, size), None
 
 
 def _resized(found: Segments, size: tuple[int, int]) -> Segments:

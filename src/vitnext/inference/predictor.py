@@ -169,7 +169,7 @@ class Predictor:
         if card.task == "panoptic":
             things = card.things or (True,) * len(card.classes)
             found = segment_objects(pixels, size, run, card.architecture, preprocess, things, batch=batch)
-            return PanopticSegmentation(name, card.classes, things, found)
+            return PanopticSegmentation(name, card.classes, things, *found)
         window = preprocess.image_size
 
         def answers(images: np.ndarray) -> np.ndarray:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from vitnext.data import rle
 from vitnext.inference.activations import softmax
-from vitnext.types import Instances, Segments
+from vitnext.types import Detections, Segments
 
 SURE = 0.8  # a query's probability of its class, at least
 WHOLE = 0.8  # share of a mask that must be left when every pixel has gone to its most probable query
@@ -66,7 +67,7 @@ def segments(
     return Segments(ids, np.array(found, np.int64), np.zeros(count, bool), np.array(certain, np.float32))
 
 
-def instances(
+def detections(
     masks: np.ndarray,
     classes: np.ndarray,
     things: Sequence[bool],
@@ -74,26 +75,30 @@ def instances(
     *,
     part: tuple[float, float] = (1.0, 1.0),
     most: int = 100,
-) -> Instances:
-    """The ``most`` most certain things, whose masks may overlap: for average precision. Arguments as of `segments`.
+) -> Detections:
+    """The ``most`` most probable things, whose masks may overlap: for average precision. Arguments as of `segments`.
 
-    A query may answer with several classes; scores: probability of the class times the mean of the mask inside.
+    A query may answer with several classes; scores: probability of the class times the mean of the mask inside. One
+    mask is held at full size, the others as run lengths.
     """
     probabilities = softmax(classes)[:, :-1] * np.asarray(things, np.float32)
     order = np.argsort(-probabilities, axis=None, kind="stable")[:most]
-    found, labels, scores = [], [], []
+    drawn: dict[int, tuple[np.ndarray, float]] = {}  # of each query the run lengths, and the mean inside
+    runs, labels, scores = [], [], []
     for place in order:
         query, label = divmod(int(place), probabilities.shape[1])
         if probabilities[query, label] <= 0:
             break
-        mask = resized(masks[query], size, part)
-        inside = mask >= 0.5
-        if inside.any():
-            found.append(inside)
+        if query not in drawn:
+            mask = resized(masks[query], size, part)
+            inside = mask >= 0.5
+            drawn[query] = rle.encode(inside), float(mask[inside].mean()) if inside.any() else 0.0
+        counts, certainty = drawn[query]
+        if certainty:
+            runs.append(counts)
             labels.append(label)
-            scores.append(float(probabilities[query, label] * mask[inside].mean()))
-    stacked = np.stack(found) if found else np.zeros((0, *size), bool)
-    return Instances(stacked, np.array(labels, np.int64), np.zeros(len(found), bool), np.array(scores, np.float32))
+            scores.append(float(probabilities[query, label]) * certainty)
+    return Detections(size, tuple(runs), np.array(labels, np.int64), np.array(scores, np.float32))
 
 
 def semantic(masks: np.ndarray, classes: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -62,7 +62,7 @@ class PanopticValidator:
         for i in distributed.share(len(self.split)).tolist():
             image = open_image(self.split.image(i), color=self.preprocess.color, exif=self.preprocess.exif)
             pixels = self.preprocess.pixels(image)
-            found = segment_objects(pixels, image.shape[:2], run, self.architecture, self.preprocess, self.things)
+            found, _ = segment_objects(pixels, image.shape[:2], run, self.architecture, self.preprocess, self.things)
             quality.update(self.split.segments(i), found)
         quality, *others = distributed.gathered(quality)
         for other in others:
