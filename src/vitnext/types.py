@@ -218,9 +218,9 @@ class PanopticSegmentation:
     classes:    C class names
     things:     bool for each class: whether its objects are kept apart
     segments:   with scores
-    detections: of a model of queries: finds the things that it is less sure of, too, and where they overlap; that takes
-                as long as the segments or longer, and holds the network's answers until then. None: the segments are
-                all there is
+    detections: of a model of queries: finds the things that it is less sure of, too, and where they overlap. That may
+                take longer than the segments did, and until it is let go it holds the network's answers. None: the
+                segments are all there is
     """
 
     source: str

@@ -14,6 +14,7 @@ from vitnext.types import Detections, Segments
 
 SURE = 0.8  # a query's probability of its class, at least
 WHOLE = 0.8  # share of a mask that must be left when every pixel has gone to its most probable query
+STRIP = 1 << 20  # pixels at which masks are drawn at a time
 
 
 def segments(
@@ -29,42 +30,47 @@ def segments(
 
     masks: logits (K, h, w); classes: logits (K, C + 1), the last "no object"; things: of each class, whether its
     instances are kept apart (segments of one class of stuff become one); part: shares of the masks' height and width,
-    from the top left, that show the image. scores: probability of the class times the
-    mean probability of the mask inside.
+    from the top left, that show the image. scores: probability of the class times the mean
+    probability of the mask inside. Memory: 4 bytes a pixel and a strip, of however many queries.
     """
     probabilities = softmax(classes)
     labels, scores = probabilities.argmax(1), probabilities.max(1)
-    kept = np.flatnonzero((labels < classes.shape[1] - 1) & (scores >= sure))
-    ids = np.zeros(size, np.int32)
-    best = np.zeros(size, np.float32)
-    owner = np.full(size, -1, np.int32)
-    inside: dict[int, np.ndarray] = {}
-    certainty: dict[int, float] = {}
-    for query in kept.tolist():
-        mask = resized(masks[query], size, part)
-        weighed = scores[query] * mask
-        better = weighed > best
-        owner[better], best[better] = query, weighed[better]
-        inside[query] = mask >= 0.5
-        certainty[query] = float(scores[query] * mask[inside[query]].mean()) if inside[query].any() else 0.0
-    found: list[int] = []
-    certain: list[float] = []
+    kept = np.flatnonzero((labels < classes.shape[1] - 1) & (scores >= sure)).tolist()
+    count = len(masks)
+    ids = np.empty(size, np.int32)  # first the query that has won a pixel of its mask, ``count`` where none has
+    area, won, certain = np.zeros(count, np.int64), np.zeros(count + 1, np.int64), np.zeros(count)
+    for columns in _strips(size):
+        owner = np.full((size[0], columns.stop - columns.start), count, np.int32)
+        best = np.zeros(owner.shape, np.float32)
+        for query in kept:
+            mask = resized(masks[query], size, part, columns)
+            inside = mask >= 0.5
+            area[query] += np.count_nonzero(inside)
+            certain[query] += mask[inside].sum(dtype=np.float64)
+            mask *= scores[query]
+            better = mask > best
+            best[better] = mask[better]
+            owner[better] = np.where(inside[better], query, count)
+        won += np.bincount(owner.ravel(), minlength=count + 1)
+        ids[:, columns] = owner
+    number = np.zeros(count + 1, np.int32)  # of each query's segment
+    chosen: list[int] = []
     stuff: dict[int, int] = {}
-    for query, mask in inside.items():
-        left = (owner == query) & mask
-        if not mask.any() or left.sum() < WHOLE * mask.sum():
+    for query in kept:
+        if not area[query] or won[query] < WHOLE * area[query]:
             continue
         label = int(labels[query])
         if not things[label] and label in stuff:
-            ids[left] = stuff[label]
+            number[query] = stuff[label]
             continue
-        found.append(label)
-        certain.append(certainty[query])
-        ids[left] = len(found)
+        chosen.append(query)
+        number[query] = len(chosen)
         if not things[label]:
-            stuff[label] = len(found)
-    count = len(found)
-    return Segments(ids, np.array(found, np.int64), np.zeros(count, bool), np.array(certain, np.float32))
+            stuff[label] = len(chosen)
+    for columns in _strips(size):
+        ids[:, columns] = number[ids[:, columns]]
+    certainty = scores[chosen] * certain[chosen] / area[chosen]
+    return Segments(ids, labels[chosen], np.zeros(len(chosen), bool), certainty.astype(np.float32))
 
 
 def detections(
@@ -78,8 +84,9 @@ def detections(
 ) -> Detections:
     """The ``most`` most probable things, whose masks may overlap: for average precision. Arguments as of `segments`.
 
-    A query may answer with several classes; scores: probability of the class times the mean of the mask inside. One
-    mask is held at full size, the others as run lengths.
+    A query may answer with several classes; scores: probability of the class times the mean of the mask inside. So does
+    Mask2Former's code (Cheng et al. 2022, arXiv:2112.01527), except that of a panoptic model it takes its 100 from
+    stuff as well, and then leaves stuff out. One mask is held at full size, the others as run lengths.
     """
     probabilities = softmax(classes)[:, :-1] * np.asarray(things, np.float32)
     order = np.argsort(-probabilities, axis=None, kind="stable")[:most]
@@ -90,9 +97,12 @@ def detections(
         if probabilities[query, label] <= 0:
             break
         if query not in drawn:
-            mask = resized(masks[query], size, part)
-            inside = mask >= 0.5
-            drawn[query] = rle.encode(inside), float(mask[inside].mean()) if inside.any() else 0.0
+            inside, total = np.empty(size, bool), 0.0
+            for columns in _strips(size):
+                mask = resized(masks[query], size, part, columns)
+                inside[:, columns] = mask >= 0.5
+                total += float(mask[inside[:, columns]].sum(dtype=np.float64))
+            drawn[query] = rle.encode(inside), total / max(1, np.count_nonzero(inside))
         counts, certainty = drawn[query]
         if certainty:
             runs.append(counts)
@@ -114,10 +124,28 @@ def probabilities(scores: np.ndarray) -> np.ndarray:
     return shares
 
 
-def resized(mask: np.ndarray, size: tuple[int, int], part: tuple[float, float] = (1.0, 1.0)) -> np.ndarray:
-    """Logits (h, w), or this part of them, -> probabilities float32 at ``size``, interpolated before the sigmoid."""
-    box = (0.0, 0.0, part[1] * mask.shape[1], part[0] * mask.shape[0])
+def resized(
+    mask: np.ndarray, size: tuple[int, int], part: tuple[float, float] = (1.0, 1.0), columns: slice | None = None
+) -> np.ndarray:
+    """Logits (h, w), or this part of them, -> probabilities float32 at ``size``, interpolated before the sigmoid; or
+    these columns of the whole, bit for bit."""
+    height, width = mask.shape
+    columns = columns or slice(0, size[1])
+    # Pillow interpolates along rows first and then along columns. Asked for one after the other it gives the same, and
+    # the second can be done for some columns alone; a box around the pixels of a strip would be rounded to float32.
     plane = Image.fromarray(mask.astype(np.float32))
-    logits = np.asarray(plane.resize(size[::-1], Image.Resampling.BILINEAR, box=box))
-    probabilities: np.ndarray = 1 / (1 + np.exp(-logits.clip(-80, 80)))
+    wide = plane.resize((size[1], height), Image.Resampling.BILINEAR, box=(0.0, 0.0, part[1] * width, height))
+    wide = wide.crop((columns.start, 0, columns.stop, height))
+    box = (0.0, 0.0, wide.width, part[0] * height)
+    logits = np.asarray(wide.resize((wide.width, size[0]), Image.Resampling.BILINEAR, box=box)).clip(-80, 80)
+    np.negative(logits, out=logits)
+    np.exp(logits, out=logits)
+    logits += 1
+    probabilities: np.ndarray = np.divide(1, logits, out=logits)
     return probabilities
+
+
+def _strips(size: tuple[int, int]) -> list[slice]:
+    """Columns, about STRIP pixels at a time."""
+    step = max(1, STRIP // size[0])
+    return [slice(left, min(size[1], left + step)) for left in range(0, size[1], step)]
