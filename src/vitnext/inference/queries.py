@@ -102,7 +102,7 @@ def detections(
                 mask = resized(masks[query], size, part, columns)
                 inside[:, columns] = mask >= 0.5
                 total += float(mask[inside[:, columns]].sum(dtype=np.float64))
-            drawn[query] = rle.encode(inside), total / max(1, np.count_nonzero(inside))
+            drawn[query] = rle.encode(inside), total / max(1, int(np.count_nonzero(inside)))
         counts, certainty = drawn[query]
         if certainty:
             runs.append(counts)
