@@ -179,9 +179,10 @@ class SwinTransformerV2(SwinTransformer):
                 nn.init.zeros_(module.norm2.weight)
 
 
-# Section 3.6: V1's stages. With windows of 8, at 256 px.
+# Section 3.6: V1's stages. With windows of 8, at 256 px; L is published with windows of 12, 16 and 24 alone.
 SIZES: dict[str, dict[str, int | tuple[int, ...]]] = {
     "swinv2_tiny": {"dim": 96, "depths": (2, 2, 6, 2), "heads": (3, 6, 12, 24)},
     "swinv2_small": {"dim": 96, "depths": (2, 2, 18, 2), "heads": (3, 6, 12, 24)},
     "swinv2_base": {"dim": 128, "depths": (2, 2, 18, 2), "heads": (4, 8, 16, 32)},
+    "swinv2_large": {"dim": 192, "depths": (2, 2, 18, 2), "heads": (6, 12, 24, 48)},
 }
