@@ -151,6 +151,10 @@ def test_windows_of_swin_v2_are_in_the_name_or_in_a_buffer():
     found = recognise(state, "timm/swinv2_base_window12to24_192to384.ms_in22k_ft_in1k")
     assert (found.config["window"], found.config["pretrained_windows"]) == (24, (12, 12, 12, 6))
     assert "do not tell" not in found.line
+    found = recognise(state, "swinv2_base_window12to24_192to384.safetensors", config={"window": 8})
+    assert (found.config["window"], found.config["pretrained_windows"]) == (8, (12, 12, 12, 6))
+    found = recognise(state, "window12to24", "swinv2_tiny", {"window": 8, "pretrained_windows": (0,)})
+    assert (found.config["window"], found.config["pretrained_windows"]) == (8, (0,))
     with torch.device("meta"):
         buffer = {"layers.0.blocks.0.attn.relative_coords_table": torch.empty(1, 31, 31, 2)}
         ours = catalog.build("swinv2_tiny", classes=3).state_dict()

@@ -57,8 +57,9 @@ def recognise(
     if isinstance(fixed.get("head"), Mapping):
         fixed["head"] = _without(fixed["head"], ADAPTABLE)
     windows = _windows(meta, label)
-    if (asked_window := (config or {}).get("window")) is not None:
-        windows = {"window": asked_window}
+    # What is asked goes before what the name tells, which still tells what G was trained with under other windows.
+    given = {key: (config or {}).get(key) for key in ("window", "pretrained_windows")}
+    windows |= {key: value for key, value in given.items() if value is not None}
     fits = list(_fits(meta, name, fixed, windows, ours=bool(name)))
     fits = fits or list(_fits(meta, name, fixed, windows, ours=True))
     if not fits:
