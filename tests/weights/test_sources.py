@@ -52,7 +52,7 @@ def network(source):
     config = {"classes": source.classes}
     if family.has("image_size"):  # published positions are those of the images, but DINOv2's of 518 px
         config["image_size"] = 518 if "dinov2" in source.name else source.preprocess.image_size[0]
-    if "window12" in source.name:
+    if "window12_384" in source.name:  # Swin's; Swin V2's windows change no weight
         config["window"] = 12
     if source.name.startswith("timm/") and "dinov3" in source.model and family.has("qkv_bias"):
         config["qkv_bias"] = False  # timm's files without "_qkvb"
@@ -111,6 +111,7 @@ def test_restrictions_are_said():
 def test_defaults_allow_any_use():
     assert default_for("convnext_tiny").name == "timm/convnext_tiny.in12k_ft_in1k"
     assert default_for("vit_small").name == "timm/vit_small_patch16_224.augreg_in21k_ft_in1k"
+    assert default_for("swinv2_large").name == "timm/swinv2_large_window12to16_192to256.ms_in22k_ft_in1k"
     assert default_for("convnextv2_tiny") is None and default_for("mit_b0") is None and default_for("nothing") is None
     assert all(default_for(source.model).permissive for source in SOURCES if source.permissive)
     assert find("nobody/nothing") is None

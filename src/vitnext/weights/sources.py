@@ -106,11 +106,13 @@ def _crop(
 
 
 P224, P224_248, P224_256 = _crop(224, 224), _crop(224, 248), _crop(224, 256)
+P192_213, P192_219 = _crop(192, 213), _crop(192, 219)
 P256, P256_284, P288, P288_303 = _crop(256, 256), _crop(256, 284), _crop(288, 288), _crop(288, 303)
 P384, P518 = _crop(384, 384), _crop(518, 518)
 AUGREG_224, AUGREG_384, GOOGLE_224 = _half(224, 248), _half(384, 384), _half(224, None, "bilinear")
 TORCHVISION_1, TORCHVISION_2 = _crop(224, 256, "bilinear"), _crop(224, 232, "bilinear")
 P256_STRETCH = _crop(256, None, "bilinear")
+P256_292, P384_STRETCH = _crop(256, 292), _crop(384, None)
 SATELLITE = _crop(256, 256, mean=(0.43, 0.411, 0.296), std=(0.213, 0.156, 0.143))
 
 SOURCES = (
@@ -226,6 +228,32 @@ SOURCES = (
     Source("timm/swinv2_tiny_window8_256.ms_in1k", "swinv2_tiny", MIT, P256_284, 1000, 28_347_154, 81.82),
     Source("timm/swinv2_small_window8_256.ms_in1k", "swinv2_small", MIT, P256_284, 1000, 49_728_418, 83.854),
     Source("timm/swinv2_base_window8_256.ms_in1k", "swinv2_base", MIT, P256_284, 1000, 87_918_816, 84.25),
+    Source(
+        "timm/swinv2_base_window12to16_192to256.ms_in22k_ft_in1k",
+        "swinv2_base",
+        MIT,
+        P256_284,
+        1000,
+        87_918_816,
+        86.268,
+    ),
+    Source(
+        "timm/swinv2_base_window12to24_192to384.ms_in22k_ft_in1k", "swinv2_base", MIT, P384, 1000, 87_918_816, 87.096
+    ),
+    Source("timm/swinv2_base_window12_192.ms_in22k", "swinv2_base", MIT, P192_213, 21841, 109_280_841),
+    Source(
+        "timm/swinv2_large_window12to16_192to256.ms_in22k_ft_in1k",
+        "swinv2_large",
+        MIT,
+        P256_284,
+        1000,
+        196_739_932,
+        86.952,
+    ),
+    Source(
+        "timm/swinv2_large_window12to24_192to384.ms_in22k_ft_in1k", "swinv2_large", MIT, P384, 1000, 196_739_932, 87.464
+    ),
+    Source("timm/swinv2_large_window12_192.ms_in22k", "swinv2_large", MIT, P192_213, 21841, 228_772_549),
     Source("timm/convnext_atto.d2_in1k", "convnext_atto", APACHE, P288_303, 1000, 3_695_520, 77.008),
     Source("timm/convnext_femto.d1_in1k", "convnext_femto", APACHE, P288_303, 1000, 5_217_784, 78.716),
     Source("timm/convnext_pico.d1_in1k", "convnext_pico", APACHE, P288_303, 1000, 9_045_672, 80.414),
@@ -424,6 +452,48 @@ SOURCES = (
     Source(
         "microsoft/swinv2-base-patch4-window8-256", "swinv2_base", APACHE, P256_284, 1000, 87_918_816, 84.2, AUTHORS
     ),
+    Source(
+        "microsoft/swinv2-base-patch4-window12to16-192to256-22kto1k-ft",
+        "swinv2_base",
+        APACHE,
+        P256_292,
+        1000,
+        87_918_816,
+        86.2,
+        AUTHORS,
+    ),
+    Source(
+        "microsoft/swinv2-base-patch4-window12to24-192to384-22kto1k-ft",
+        "swinv2_base",
+        APACHE,
+        P384_STRETCH,
+        1000,
+        87_918_816,
+        87.1,
+        AUTHORS,
+    ),
+    Source("microsoft/swinv2-base-patch4-window12-192-22k", "swinv2_base", APACHE, P192_219, 21841, 109_280_841),
+    Source(
+        "microsoft/swinv2-large-patch4-window12to16-192to256-22kto1k-ft",
+        "swinv2_large",
+        APACHE,
+        P256_292,
+        1000,
+        196_739_932,
+        86.9,
+        AUTHORS,
+    ),
+    Source(
+        "microsoft/swinv2-large-patch4-window12to24-192to384-22kto1k-ft",
+        "swinv2_large",
+        APACHE,
+        P384_STRETCH,
+        1000,
+        196_739_932,
+        87.6,
+        AUTHORS,
+    ),
+    Source("microsoft/swinv2-large-patch4-window12-192-22k", "swinv2_large", APACHE, P192_219, 21841, 228_772_549),
     Source("microsoft/resnet-18", "resnet18", APACHE, P224_256, 1000, 11_689_512),
     Source("microsoft/resnet-34", "resnet34", APACHE, P224_256, 1000, 21_797_672),
     Source("microsoft/resnet-50", "resnet50", APACHE, P224_256, 1000, 25_557_032),
