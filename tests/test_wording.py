@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vitnext.wording import counted
+from vitnext.wording import counted, shortened
 
 
 @pytest.mark.parametrize(
@@ -19,3 +19,8 @@ from vitnext.wording import counted
 )
 def test_one_is_said_as_one(count, noun, said):
     assert counted(count, noun) == counted(range(count), noun) == said
+
+
+def test_a_long_list_ends_in_dots():
+    assert shortened(["a", "b"], 2) == "a, b" and shortened(["a", "b", "c"], 2) == "a, b, ..." and shortened([]) == ""
+    assert shortened("abcdef") == "a, b, c, d, e, ..."

@@ -20,7 +20,7 @@ from vitnext.data.labelme import has_labelme, read_labelme_folder
 from vitnext.data.mask_folder import has_both, has_masks, read_mask_folder
 from vitnext.data.mask_split import MaskSplit, fingerprint_parts
 from vitnext.errors import InputError
-from vitnext.wording import counted
+from vitnext.wording import counted, shortened
 
 Kind = Literal["image_folder", "mask_folder", "table", "coco", "labelme", "builtin"]
 SPLITS = ("train", "val", "test")
@@ -28,7 +28,6 @@ TREE_FRACTIONS = {"val": 0.1, "test": 0.1}  # of one class-folder tree
 DIGITS_FRACTIONS = {"val": 0.08, "test": 0.2}
 CARVED_VAL = 0.1  # of a given train/ that has test/ but no val/ beside it
 FASHION_VAL = 0.05  # of Fashion-MNIST's 60,000
-FEW = 5  # ignored values named
 BUILTIN = (*builtin.NAMES, scenes.NAME)
 
 
@@ -233,7 +232,7 @@ def _folder(path: Path) -> _Found:
         fractions = TREE_FRACTIONS if "all" in masks.parts else {"val": CARVED_VAL}
         left = {"loose": masks.unmasked, "unused": masks.orphans, "unlisted": masks.unlisted}
         mapped = next(iter(masks.parts.values())).has_instances
-        note = f"; ignored: {_few([f'{c.id} {c.name}' for c in masks.values.void])}" if masks.values.void else ""
+        note = f"; ignored: {shortened([f'{c.id} {c.name}' for c in masks.values.void])}" if masks.values.void else ""
         note += f"; things: {', '.join(masks.counted)} (classes.txt says of none)" if masks.counted else ""
         return _Found(
             path.resolve().name,
@@ -254,10 +253,6 @@ def _folder(path: Path) -> _Found:
     name = path.resolve().name
     left_out = {key: getattr(images, key) for key in ("ignored", "ignored_examples", "loose", "unused")}
     return _Found(name, "image_folder", images.classes, parts, fractions, "class folders", left_out=left_out)
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:FEW]) + (", ..." if len(names) > FEW else "")
 
 
 def _coco(name: str, found: CocoFolder) -> _Found:
@@ -328,10 +323,9 @@ def _divide(found: _Found, fractions: dict[str, float], seed: int) -> tuple[dict
         counts = np.bincount(whole.strata, minlength=len(found.classes))
         few = [f"{found.classes[i]} ({counts[i]})" for i in np.flatnonzero(counts <= len(shares))]
         if few:
-            named = ", ".join(few[:5]) + (", ..." if len(few) > 5 else "")
             raise InputError(
                 f"{whole.root}: {counted(few, 'class')} with fewer than {len(shares) + 1} images, too few to split "
-                f"into train, {' and '.join(shares)}: {named}; add images, or give train/ and val/"
+                f"into train, {' and '.join(shares)}: {shortened(few)}; add images, or give train/ and val/"
             )
     parts |= _stratified(whole, shares, seed)
     shares = {"train": round(1 - sum(shares.values()), 6), **shares}

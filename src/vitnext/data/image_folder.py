@@ -15,7 +15,7 @@ import numpy as np
 
 from vitnext.errors import InputError
 from vitnext.files import IMAGE_EXTENSIONS, files_below, is_image
-from vitnext.wording import counted
+from vitnext.wording import counted, shortened
 
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 LAYOUTS = "give train/CLASS/*.jpg with val/ and test/ beside train/, or one folder per class: CLASS/*.jpg"
@@ -79,10 +79,9 @@ def read_image_folder(root: Path) -> ImageFolder:
         for folder in splits.values():
             unknown = [name for name in _class_names(root / folder) if name not in classes]
             if unknown:
-                named = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
                 raise InputError(
-                    f"{root / folder}: {counted(unknown, 'class folder')} that {splits['train']}/ lacks: {named}; "
-                    "rename or remove them, or add them to it"
+                    f"{root / folder}: {counted(unknown, 'class folder')} that {splits['train']}/ lacks: "
+                    f"{shortened(unknown)}; rename or remove them, or add them to it"
                 )
         # train/ alone is one tree to be split
         names = {"train": "all"} if len(splits) == 1 else {split: split for split in splits}

@@ -31,7 +31,7 @@ from vitnext.data.truth import Drawn, lay
 from vitnext.decode import MAX_PIXELS, open_image
 from vitnext.errors import InputError, require
 from vitnext.files import files_below, is_image
-from vitnext.wording import counted
+from vitnext.wording import counted, shortened
 
 BACKGROUND = "background"
 BACKGROUNDS = (BACKGROUND, "_background_")  # the second is labelme's own name for it
@@ -167,10 +167,9 @@ def _values(root: Path, labels: Mapping[str, str]) -> MaskValues:
         background = next((c for c in known if c.name in BACKGROUNDS), None)
         classes = [c for c in known if c is not background]
         if strange := [label for label in used if label not in {c.name for c in classes}]:
-            named = ", ".join(f"{label} in {labels[label]}" for label in strange[:NAMED])
-            more = ", ..." if len(strange) > NAMED else ""
+            named = shortened([f"{label} in {labels[label]}" for label in strange], NAMED)
             raise InputError(
-                f"{root}: {counted(strange, 'label')} that classes.txt does not name: {named}{more}; add lines for "
+                f"{root}: {counted(strange, 'label')} that classes.txt does not name: {named}; add lines for "
                 "them, or mend the labels"
             )
         said = any(c.thing is not None for c in known)

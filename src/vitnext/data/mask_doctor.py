@@ -28,7 +28,7 @@ from vitnext.data.object_doctor import Objects
 from vitnext.data.survey import CHUNK
 from vitnext.decode import EXIF_ORIENTATION, open_image
 from vitnext.errors import ImageError
-from vitnext.wording import counted
+from vitnext.wording import counted, shortened
 
 SHOWN = 6  # ids or colours named in a message
 VOID_ROW = "(void)"  # of a table of classes
@@ -105,8 +105,7 @@ def remarks(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> dict
     for place, found in looked.items():
         words = [found.problem[1]] if found.problem is not None else []
         if found.unknown:
-            more = ", ..." if len(found.unknown) > SHOWN else ""
-            words.append(f"holds what classes.txt does not name: {', '.join(found.unknown[:SHOWN])}{more}")
+            words.append(f"holds what classes.txt does not name: {shortened(found.unknown, SHOWN)}")
         if _only_void(found):
             words.append("nothing but void")
         if found.turned:
@@ -271,8 +270,7 @@ def _unknown(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> Ite
     if values.unnumbered and values.known[0].id == 0 and str(after) in ids:
         # Whose masks hold 0 where nothing is labelled would add a line, as any other message says, and every class
         # would be another.
-        said = ", ".join(f"{c.id} = {c.name}" for c in values.known[:SHOWN])
-        said += ", ..." if len(values.known) > SHOWN else ""
+        said = shortened([f"{c.id} = {c.name}" for c in values.known], SHOWN)
         first, held = values.known[0].name, held - {c.id for c in values.void} - {255}
         zero = ", and '0 ignore' or '0 background'" if 0 in held else ""
         what = (
@@ -282,15 +280,15 @@ def _unknown(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> Ite
         )
         yield Finding("error", "unknown_ids", what, list(ids))
     elif ids:
-        known = ", ".join(str(c.id) for c in values.known[:SHOWN]) + (", ..." if len(values.known) > SHOWN else "")
+        known = shortened([str(c.id) for c in values.known], SHOWN)
         what = f"masks hold ids that classes.txt does not name ({_named(ids)}); it names {known}: add lines for them"
         yield Finding("error", "unknown_ids", what, list(ids))
 
 
 def _named(masks: Mapping[str, Sequence[str]]) -> str:
     """Values with how many masks hold each, and one of these."""
-    some = sorted(masks.items(), key=lambda item: -len(item[1]))[:SHOWN]
-    return ", ".join(_held(value, files) for value, files in some) + (", ..." if len(masks) > SHOWN else "")
+    most_first = sorted(masks.items(), key=lambda item: -len(item[1]))
+    return shortened([_held(value, files) for value, files in most_first], SHOWN)
 
 
 def _held(value: str, files: Sequence[str]) -> str:

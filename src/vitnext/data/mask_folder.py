@@ -33,7 +33,7 @@ from vitnext.data.mask_split import MaskSplit, file_sizes
 from vitnext.data.mask_values import LARGEST_ID, MOST_CLASSES, MaskClass, MaskValues
 from vitnext.errors import InputError
 from vitnext.files import IMAGE_EXTENSIONS, files_below, is_image
-from vitnext.wording import counted
+from vitnext.wording import counted, shortened
 
 MASK_LAYOUTS = (
     "give images/ and masks/ with classes.txt (and train.txt, val.txt, test.txt), or train/images/ and train/masks/ "
@@ -163,10 +163,9 @@ def _instance_maps(
     start = len(os.fsencode(f"{below}images/"))
     stems = [os.path.splitext(image[start:])[0] for image in images]
     if missing := [os.fsdecode(image) for image, stem in zip(images, stems, strict=True) if stem not in maps]:
-        named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise InputError(
             f"{root}: {counted(missing, 'image')} with a mask but no instance map of their name in {below}instances/: "
-            f"{named}; add them (all 0 where no object is), or remove instances/"
+            f"{shortened(missing, 3)}; add them (all 0 where no object is), or remove instances/"
         )
     known = {*stems, *(os.path.splitext(os.fsencode(name)[start:])[0] for name in unmasked)}
     return [maps[stem] for stem in stems], [os.fsdecode(path) for stem, path in maps.items() if stem not in known]

@@ -22,6 +22,7 @@ import numpy as np
 from vitnext.data.image_folder import SPLIT_FOLDERS, Files
 from vitnext.errors import InputError, require
 from vitnext.files import is_image
+from vitnext.wording import shortened
 
 EXTENSIONS = (".csv", ".tsv", ".parquet")
 IMAGE_COLUMNS = ("image", "file", "filename", "file_name", "path", "image_path")
@@ -87,7 +88,7 @@ def read_table(path: Path) -> Table:
             parts[part] = Files(listed[order], sizes[order], labels[order])
     description = f"table, {'multi-label' if labels.ndim == 2 else 'one label an image'} ({how})"
     if unused:
-        description += f", not used: {_some(unused)}"
+        description += f", not used: {shortened(unused, NAMED)}"
     return Table(classes, parts, description, unused, tuple(_without_row(root, names)))
 
 
@@ -151,11 +152,7 @@ def _column(path: Path, columns: Columns, wanted: Sequence[str]) -> str | None:
 
 
 def _there(columns: Columns) -> str:
-    return f"there are {_some([name for name in columns if name])}"
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+    return f"there are {shortened([name for name in columns if name], NAMED)}"
 
 
 def _paths(path: Path, cells: list[str]) -> list[str]:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from vitnext.data.dataset import Dataset
 from vitnext.data.doctor import Report
-from vitnext.data.mask_doctor import VOID_ROW, Looked, Place, pixel_table, remarks
+from vitnext.data.mask_doctor import VOID_ROW, Looked, Place, remarks
 from vitnext.data.mask_split import MaskSplit
 from vitnext.data.mask_values import UNKNOWN, VOID, read_indices
 from vitnext.decode import open_image
@@ -30,10 +30,8 @@ UNNAMED = "#ff00ff"  # drawn where classes.txt does not name what the mask holds
 def render(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked], report: Report) -> str:
     """The page of what `mask_doctor.look` saw and `mask_doctor.findings` made of it. Equal arguments, equal pages."""
     values = next(iter(dataset.splits.values())).values
-    table = pixel_table(dataset, looked)
-    labelled = {
-        split: sum(row["pixels"] for label, row in rows.items() if label != VOID_ROW) for split, rows in table.items()
-    }
+    table = report.facts["classes"]  # class -> split -> counts
+    labelled = {split: sum(table[label][split]["pixels"] for label in dataset.classes) for split in dataset.splits}
     every = sum(row["pixels"] for rows in table.values() for row in rows.values())
     said = remarks(dataset, looked)
     return template("mask_report.html.j2").render(

@@ -26,7 +26,7 @@ from vitnext.inference.windows import Tiling, segment
 from vitnext.models.names import answers_with_queries
 from vitnext.preprocess import Source
 from vitnext.types import Classification, Failure, MultiLabel, PanopticSegmentation, Prediction, Segmentation
-from vitnext.wording import counted
+from vitnext.wording import counted, shortened
 
 ENGINES = {"torch": TorchEngine, "onnxruntime": OnnxRuntimeEngine, "openvino": OpenVinoEngine}
 ENGINES_FOR = {".safetensors": ("torch",), ".onnx": ("onnxruntime", "openvino")}  # the first is what "auto" takes
@@ -97,8 +97,7 @@ class Predictor:
     def __repr__(self) -> str:
         card, kind = self.card, type(self.engine)
         engine = next((name for name, known in ENGINES.items() if known is kind), kind.__name__)
-        names = ", ".join(card.classes[:3]) + (", ..." if len(card.classes) > 3 else "")
-        classes = f"{counted(card.classes, 'class')} ({names})"
+        classes = f"{counted(card.classes, 'class')} ({shortened(card.classes, 3)})"
         return f"<Predictor {self.path}: {card.architecture}, {card.task}, {classes}, {engine}>"
 
     def predict(self, source: Source) -> Classification | MultiLabel | Segmentation | PanopticSegmentation:

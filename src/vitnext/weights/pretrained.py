@@ -158,9 +158,10 @@ def _unknown(label: str, model: str) -> str:
     """What is said of an unknown licence; of the backbone's published weights too where all are restricted."""
     model = create.backbone_of(model)
     published = sources.of_model(model)
-    terms = dict.fromkeys(row.terms for row in published)
-    also = "" if any(row.permissive for row in published) else f"; published ones of {model}: {' or '.join(terms)}"
-    return f"unknown: that of {Path(label).name}{also if published else ''}"
+    unknown = f"unknown: that of {Path(label).name}"
+    if not published or any(row.permissive for row in published):
+        return unknown
+    return f"{unknown}; published ones of {model}: {' or '.join(dict.fromkeys(row.terms for row in published))}"
 
 
 def locate(where: str | Path) -> tuple[Path, Source | None]:
