@@ -102,13 +102,14 @@ def hardest_mean(pixels: Tensor, truth: Tensor, share: float, weights: Tensor | 
     With class weights the mean is theirs: divided by the sum of the pixels' weights.
     """
     labelled = truth != VOID
-    losses = pixels[labelled]
-    if not losses.numel():
+    number = int(labelled.sum())
+    if not number:
         return batch_mean(pixels.sum() * 0, 0.0)
-    counts = torch.ones_like(losses) if weights is None else weights[truth[labelled]]
-    if share < 1:
-        losses, at = losses.topk(max(1, round(share * losses.numel())))
-        counts = counts[at]
+    counts = labelled.to(pixels) if weights is None else weights[torch.where(labelled, truth, 0)] * labelled
+    losses = torch.where(labelled, pixels, 0)
+    if share < 1:  # of those that are void, at -1, none is among them
+        losses, at = torch.where(labelled, pixels, -1).flatten().topk(max(1, round(share * number)), sorted=False)
+        counts = counts.flatten()[at]
     return batch_mean(losses.sum() / counts.sum(), counts.sum())
 
 
@@ -122,10 +123,13 @@ def focal(logits: Tensor, truth: Tensor) -> Tensor:
 def dice(logits: Tensor, truth: Tensor) -> Tensor:
     """1 - mean over the classes in the truth of 2 |P T| / (|P| + |T|), over the whole batch (Milletari et al. 2016,
     section 3, with probabilities unsquared as in most later work)."""
-    probabilities, target = _rows(logits, truth)
-    shared, likely, true = batch_sum(
-        torch.stack([(probabilities * target).sum(0), probabilities.sum(0), target.sum(0)])
-    )
+    labelled = truth != VOID
+    classes = torch.where(labelled, truth, 0)
+    probabilities = logits.softmax(1) * labelled[:, None]
+    of_truth = probabilities.gather(1, classes[:, None]).flatten()
+    shared = logits.new_zeros(logits.shape[1]).index_add(0, classes.flatten(), of_truth)
+    counts = torch.bincount(classes.flatten(), labelled.flatten().to(logits.dtype), minlength=logits.shape[1])
+    shared, likely, true = batch_sum(torch.stack([shared, probabilities.sum((0, 2, 3)), counts]))
     present = true > 0
     scores = 2 * shared / (likely + true).clamp(min=1)
     return 1 - _mean(scores, present, otherwise=1.0)
