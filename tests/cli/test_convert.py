@@ -45,8 +45,8 @@ def test_a_checkpoint_becomes_an_artifact_that_predicts(capsys, theirs, weights,
         f"weights: {weights}",
         "recognised: timm's and the authors' layout of vit_tiny, 3 classes, 32 px",
         "licence of the weights: unknown: that of theirs.pth",
-        "images: how these weights want them is not known; customary is taken: 32 px from the centre of 37, "
-        "mean (0.485, 0.456, 0.406), std (0.229, 0.224, 0.225)",
+        "images: how these weights want them is not known; customary is taken: 32 x 32 px from the centre of "
+        "37 x 37, mean (0.485, 0.456, 0.406), std (0.229, 0.224, 0.225)",
         "the classes have no names: they are numbered 0 to 2 (--classes FILE names them)",
     ]
     card = read_card(out)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import timm
 import torch
@@ -263,7 +265,7 @@ def test_macs_of_other_windows_are_the_published_number(name, window, size):
 @pytest.mark.parametrize("name", PUBLISHED_GMACS_WITHOUT_PRODUCTS)
 def test_macs_without_the_products_of_attention_are_the_published_number(name):
     _, config = catalog.resolve(name)
-    tokens = config.grid**2 + 1 + config.registers
+    tokens = math.prod(config.grid) + 1 + config.registers
     products = config.depth * 2 * tokens**2 * config.dim
     published = PUBLISHED_GMACS_WITHOUT_PRODUCTS[name]
     assert (LISTED[name].macs - products) / 1e9 == pytest.approx(published, rel=0.01)
@@ -285,6 +287,16 @@ def test_macs_at_another_size_leave_the_model_alone(name):
     assert model.training
     assert not any(module._forward_hooks for module in model.modules())
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_macs_of_an_image_that_is_no_square():
+    with torch.device("meta"):
+        model, half = (catalog.build("vit_tiny", image_size=size) for size in ((96, 192), (192, 96)))
+    assert catalog.config_dict(model)["image_size"] == [96, 192]
+    tokens, dim = 6 * 12, 192
+    block = (4 + 8) * (tokens + 1) * dim**2 + 2 * (tokens + 1) ** 2 * dim
+    assert count_macs(model, (96, 192)) == tokens * 3 * 16**2 * dim + 12 * block + dim * 1000
+    assert count_macs(half, (192, 96)) == count_macs(model, (96, 192))
 
 
 def test_macs_of_an_impossible_size():
@@ -357,6 +369,8 @@ def test_unknown_names(name, hint):
         ("vit_tiny", {"depht": 3}, "vit_tiny has no model.config.depht; there are image_size, patch_size, "),
         ("vit_tiny", {"name": "x"}, "vit_tiny has no model.config.name; there are image_size, patch_size, "),
         ("vit_tiny", {"depth": "3"}, "model.config.depth is '3': give a value like 12"),
+        ("vit_tiny", {"image_size": [224, 160, 3]}, "model.config.image_size is [224, 160, 3]: give a value like 224"),
+        ("vit_tiny", {"image_size": (224, 160.0)}, "model.config.image_size is [224, 160.0]: give a value like 224"),
         ("vit_tiny", {"depth": 3.0}, "model.config.depth is 3.0: give a value like 12"),
         ("vit_tiny", {"depth": True}, "model.config.depth is True: give a value like 12"),
         ("vit_tiny", {"dropout": False}, "model.config.dropout is False: give a value like 0.0"),

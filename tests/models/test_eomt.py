@@ -64,6 +64,15 @@ def test_images_of_any_shape_on_dinov3(build):
     assert masks.shape == (1, 6, 8, 16) and classes.shape == (1, 6, 5)
 
 
+@pytest.mark.parametrize("family", ["vit", "deit3", "dinov2"])
+def test_images_that_are_no_squares_on_learned_positions(build, family):
+    model = build(family, image_size=(32, 64))
+    masks, classes = model(torch.randn(1, 3, 32, 64))
+    assert masks.shape == (1, 6, 8, 16) and classes.shape == (1, 6, 5)
+    with pytest.raises(ValueError, match="the model was built for 32 x 64 px"):
+        model(torch.randn(1, 3, 64, 32))
+
+
 def test_semantic_scores_are_sums_over_queries(build):
     model = build("dinov2")
     with torch.no_grad():

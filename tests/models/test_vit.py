@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from vitnext.models.vit import VisionTransformer, ViTConfig
+from vitnext.models.vit import VisionTransformer, ViTConfig, sides
 
 TINY = {"image_size": 12, "patch_size": 4, "channels": 2, "classes": 5, "dim": 24, "depth": 3, "heads": 2}
 
@@ -16,7 +16,7 @@ def build(randomise):
 
 
 def images(size=12):
-    return torch.randn(2, 2, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    return torch.randn(2, 2, *sides(size), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
 def equation_1(model, images):
@@ -72,9 +72,9 @@ def test_embedding_is_equation_1(build, config):
 
 def test_overlapping_patches_are_more_tokens(build):
     model = build(patch_stride=2)
-    assert model.config.grid == 5
+    assert model.config.grid == (5, 5)
     assert model.embed(images()).shape == (2, 1 + 25, 24)
-    assert build().config.grid == 3
+    assert build().config.grid == (3, 3)
 
 
 @pytest.mark.parametrize("pool", ["token", "mean", "mean_norm"])
@@ -172,6 +172,20 @@ def test_tokens_and_positions_start_as_documented():
 def test_another_image_size_is_an_error_that_names_both(build):
     with pytest.raises(ValueError, match=r"images are \(16, 16\), the model was built for 12 px"):
         build()(images(16))
+    with pytest.raises(ValueError, match=r"images are \(20, 12\), the model was built for 12 x 20 px"):
+        build(image_size=(12, 20))(images((20, 12)))
+
+
+@pytest.mark.parametrize(("size", "stride", "grid"), [((12, 20), 0, (3, 5)), ((20, 12), 2, (9, 5))])
+def test_images_that_are_no_squares(build, size, stride, grid):
+    model = build(image_size=size, patch_stride=stride)
+    batch = images(size)
+    assert model.config.grid == grid
+    torch.testing.assert_close(model.embed(batch), equation_1(model, batch))
+    tokens = model.norm(model.encode(batch)[:, 1:])
+    [found] = model.pyramid(batch).values()
+    assert found.shape == (2, 24, *grid)
+    assert torch.equal(found[:, :, 2, 4], tokens[:, 2 * grid[1] + 4])
 
 
 @pytest.mark.parametrize(
@@ -182,6 +196,9 @@ def test_another_image_size_is_an_error_that_names_both(build):
         ({"patch_size": 16}, "patch_size 16 is larger than image_size 12"),
         ({"patch_size": 5}, "image_size 12 is not a whole number of patches of 5 px"),
         ({"patch_stride": 3}, "image_size 12 is not a whole number of patches of 4 px every 3 px (patch_stride)"),
+        ({"image_size": (12, 14)}, "image_size (12, 14) is not a whole number of patches of 4 px"),
+        ({"image_size": (12, 2)}, "patch_size 4 is larger than image_size (12, 2)"),
+        ({"image_size": (12, 0)}, "image_size is (12, 0); it must be at least 1"),
         ({"patch_stride": -4}, "patch_stride is -4; it must be at least 0"),
         ({"patch_size": 0}, "patch_size is 0; it must be at least 1"),
         ({"depth": 0}, "depth is 0; it must be at least 1"),

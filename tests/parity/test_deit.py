@@ -11,13 +11,14 @@ from torch import nn
 
 from references import LARGEST, near, there_and_back
 from vitnext.models.deit import DEIT3_SIZES, PLAIN_SIZES, SIZES, DeiT, DeiT3, DeiT3Config, DeiTConfig
-from vitnext.models.vit import VisionTransformer, ViTConfig
+from vitnext.models.vit import VisionTransformer, ViTConfig, sides
 from vitnext.weights.rename import rename
 from vitnext.weights.tables import deit as tables
 from vitnext.weights.tables import vit as plain_tables
 
 TINY = {"dim": 24, "depth": 3, "heads": 2, "image_size": 32, "patch_size": 8, "classes": 7}
 TINY_TIMM = {"embed_dim": 24, "depth": 3, "num_heads": 2, "img_size": 32, "patch_size": 8, "num_classes": 7}
+OBLONG = {"image_size": (32, 56)}
 
 
 def random_weights(model):
@@ -54,15 +55,15 @@ def converted(name, state, table, **config):
 
 
 def images(model):
-    size = model.config.image_size
-    batch = 1 if size == 224 else 2
-    return torch.randn(batch, model.config.channels, size, size, generator=torch.Generator().manual_seed(1))
+    height, width = sides(model.config.image_size)
+    batch = 1 if height == 224 else 2
+    return torch.randn(batch, model.config.channels, height, width, generator=torch.Generator().manual_seed(1))
 
 
 def compare(ours, logits, tokens):
     """Logits, and the patches' tokens (B, N, dim) as the last stage."""
     near(ours(images(ours)), logits)
-    near(ours.pyramid(images(ours))["grid"], tokens.transpose(1, 2).unflatten(2, (ours.config.grid, -1)))
+    near(ours.pyramid(images(ours))["grid"], tokens.transpose(1, 2).unflatten(2, ours.config.grid))
 
 
 def compare_with_timm(ours, theirs):
@@ -73,10 +74,10 @@ def compare_with_timm(ours, theirs):
 
 
 @pytest.mark.layout(tables.TIMM, tables.DEIT3_TIMM)
-@pytest.mark.parametrize("changed", [{}, {"channels": 1}, {"mlp_ratio": 2.5}], ids=str)
+@pytest.mark.parametrize("changed", [{}, {"channels": 1}, {"mlp_ratio": 2.5}, OBLONG], ids=str)
 @pytest.mark.parametrize("name", ["deit_tiny_distilled", "deit3_small"])
 def test_timm(name, changed):
-    its = {{"channels": "in_chans"}.get(key, key): value for key, value in changed.items()}
+    its = {{"channels": "in_chans", "image_size": "img_size"}.get(key, key): value for key, value in changed.items()}
     theirs = timm_model(f"{name}_patch16_224", **TINY_TIMM | its)
     compare_with_timm(converted(name, theirs.state_dict(), table_of(name), **TINY | changed), theirs)
 

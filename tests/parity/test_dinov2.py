@@ -14,6 +14,7 @@ from references import LARGEST, near, there_and_back
 from shared_data import SHARED
 from vitnext.errors import InputError
 from vitnext.models.dinov2 import SIZES, DINOv2, DINOv2Config
+from vitnext.models.vit import sides
 from vitnext.weights.adapt import resize_positions
 from vitnext.weights.rename import rename
 from vitnext.weights.tables import dinov2 as tables
@@ -49,15 +50,15 @@ def converted(state, table, config, lost=()):
 
 
 def images(model):
-    size = model.config.image_size
-    batch = 1 if size >= 224 else 2
-    return torch.randn(batch, model.config.channels, size, size, generator=torch.Generator().manual_seed(1))
+    height, width = sides(model.config.image_size)
+    batch = 1 if height >= 224 else 2
+    return torch.randn(batch, model.config.channels, height, width, generator=torch.Generator().manual_seed(1))
 
 
 def compare(ours, logits, tokens):
     """Logits or feature, and the patches' tokens (B, N, dim) as the last stage."""
     near(ours(images(ours)), logits)
-    near(ours.pyramid(images(ours))["grid"], tokens.transpose(1, 2).unflatten(2, (ours.config.grid, -1)))
+    near(ours.pyramid(images(ours))["grid"], tokens.transpose(1, 2).unflatten(2, ours.config.grid))
 
 
 def compare_with_timm(ours, theirs):
@@ -72,10 +73,10 @@ def timm_table(name):
 
 
 @pytest.mark.layout(tables.TIMM, tables.TIMM_REGISTERS)
-@pytest.mark.parametrize("changed", [{}, {"channels": 1}, {"classes": 0}], ids=str)
+@pytest.mark.parametrize("changed", [{}, {"channels": 1}, {"classes": 0}, {"image_size": (32, 56)}], ids=str)
 @pytest.mark.parametrize("name", SIZES)
 def test_timm(name, changed):
-    names = {"channels": "in_chans", "classes": "num_classes"}
+    names = {"channels": "in_chans", "classes": "num_classes", "image_size": "img_size"}
     theirs = timm_model(name, **TINY_TIMM | {names[key]: value for key, value in changed.items()})
     config = {key: SIZES[name][key] for key in ("swiglu", "registers") if key in SIZES[name]}
     compare_with_timm(converted(theirs.state_dict(), timm_table(name), TINY | config | changed), theirs)

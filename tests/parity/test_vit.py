@@ -13,7 +13,7 @@ from torchvision.models import vision_transformer as torchvision
 
 from references import LARGEST, near, saved, there_and_back
 from vitnext.errors import InputError
-from vitnext.models.vit import SIZES, VisionTransformer, ViTConfig
+from vitnext.models.vit import SIZES, VisionTransformer, ViTConfig, sides
 from vitnext.weights.rename import rename
 from vitnext.weights.tables import vit as tables
 
@@ -40,6 +40,7 @@ TIMM_CASES = {
     "narrow mlp": ({"mlp_ratio": 2.5}, {"mlp_ratio": 2.5}),
     "one channel": ({"channels": 1}, {"in_chans": 1}),
     "no head": ({"classes": 0}, {"num_classes": 0}),
+    "no square": ({"image_size": (32, 56)}, {"img_size": (32, 56)}),
 }
 
 
@@ -67,16 +68,15 @@ def converted(state, table, config):
 
 
 def images(model, batch=0):
-    size = model.config.image_size
-    batch = batch or (2 if size < 224 else 1)
-    return torch.randn(batch, model.config.channels, size, size, generator=torch.Generator().manual_seed(1))
+    height, width = sides(model.config.image_size)
+    batch = batch or (2 if height < 224 else 1)
+    return torch.randn(batch, model.config.channels, height, width, generator=torch.Generator().manual_seed(1))
 
 
 def compare(ours, logits, tokens):
     """Logits, and the patches' tokens (B, N, dim) as the last stage."""
     near(ours(images(ours)), logits)
-    grid = ours.config.grid
-    near(ours.pyramid(images(ours))["grid"], tokens.transpose(1, 2).unflatten(2, (grid, grid)))
+    near(ours.pyramid(images(ours))["grid"], tokens.transpose(1, 2).unflatten(2, ours.config.grid))
 
 
 def compare_with_timm(ours, theirs):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import timm
 import torch
@@ -34,47 +36,49 @@ def adapted(model, **config):
 
 
 @pytest.mark.parametrize("prefix", [0, 1, 5])
-@pytest.mark.parametrize("grid", [3, 7, 12])
-def test_positions_are_resized_as_timm_does(prefix, grid):
-    positions = torch.randn(1, prefix + 49, 6)
-    state, line = steps.resize_positions({steps.POSITIONS: positions, "x": positions}, grid, prefix)
-    expected = resample_abs_pos_embed(positions, [grid, grid], num_prefix_tokens=prefix)
+@pytest.mark.parametrize(("old", "new"), [((7, 7), (3, 3)), ((7, 7), (12, 12)), ((7, 7), (5, 9)), ((4, 9), (6, 6))])
+def test_positions_are_resized_as_timm_does(prefix, old, new):
+    positions = torch.randn(1, prefix + math.prod(old), 6)
+    state, line = steps.resize_positions({steps.POSITIONS: positions, "x": positions}, new, prefix, old=old)
+    expected = resample_abs_pos_embed(positions, new, old, num_prefix_tokens=prefix)
     torch.testing.assert_close(state[steps.POSITIONS], expected, rtol=0, atol=0)
     assert state["x"] is positions
-    assert line == f"position embedding: 7x7 -> {grid}x{grid} patches, bicubic, antialiased"
+    assert line == f"position embedding: {old[0]}x{old[1]} -> {new[0]}x{new[1]} patches, bicubic, antialiased"
 
 
-@pytest.mark.parametrize("grid", [16, 37, 50])
+@pytest.mark.parametrize("grid", [(16, 16), (37, 37), (50, 50), (16, 41)])
 def test_positions_are_resized_as_dinov2_does(grid):
     positions = torch.randn(1, 1 + 37**2, 4)
     state, line = steps.resize_positions({steps.POSITIONS: positions}, grid, 1, "offset")
     # dinov2/models/vision_transformer.py, interpolate_pos_encoding, in its own steps
     patches = positions[:, 1:].reshape(1, 37, 37, 4).permute(0, 3, 1, 2)
-    scale = float(grid + 0.1) / 37
-    patches = F.interpolate(patches, scale_factor=(scale, scale), mode="bicubic", antialias=False)
-    assert patches.shape[-2:] == (grid, grid)
+    scale = [float(side + 0.1) / 37 for side in grid]
+    patches = F.interpolate(patches, scale_factor=scale, mode="bicubic", antialias=False)
+    assert patches.shape[-2:] == grid
     expected = torch.cat([positions[:, :1], patches.permute(0, 2, 3, 1).reshape(1, -1, 4)], dim=1)
     assert torch.equal(state[steps.POSITIONS], expected)
-    assert line == f"position embedding: 37x37 -> {grid}x{grid} patches, bicubic, offset 0.1"
+    assert line == f"position embedding: 37x37 -> {grid[0]}x{grid[1]} patches, bicubic, offset 0.1"
 
 
 def test_the_ways_to_resize_differ_and_each_keeps_a_constant():
     torch.manual_seed(0)
     ways = [
-        steps.resize_positions({steps.POSITIONS: torch.randn(1, 50, 4)}, 4, 1, way)[0][steps.POSITIONS]
+        steps.resize_positions({steps.POSITIONS: torch.randn(1, 50, 4)}, (4, 4), 1, way)[0][steps.POSITIONS]
         for way in steps.RESIZES
     ]
     assert all((ways[i] - ways[j]).abs().max() > 1e-3 for i, j in ((0, 1), (0, 2), (1, 2)))
     for way in steps.RESIZES:
-        state, _ = steps.resize_positions({steps.POSITIONS: torch.ones(1, 50, 4)}, 9, 1, way)
+        state, _ = steps.resize_positions({steps.POSITIONS: torch.ones(1, 50, 4)}, (9, 9), 1, way)
         torch.testing.assert_close(state[steps.POSITIONS], torch.ones(1, 82, 4))
 
 
 def test_positions_that_are_no_square():
     with pytest.raises(InputError, match="has 48 tokens, which are no square of patches and 1 more"):
-        steps.resize_positions({steps.POSITIONS: torch.randn(1, 48, 4)}, 5, 1)
+        steps.resize_positions({steps.POSITIONS: torch.randn(1, 48, 4)}, (5, 5), 1)
+    with pytest.raises(InputError, match="has 48 tokens, which are no 6x8 of patches and 1 more"):
+        steps.resize_positions({steps.POSITIONS: torch.randn(1, 48, 4)}, (5, 5), 1, old=(6, 8))
     with pytest.raises(InputError, match='in the way "nearest": give antialias, offset, plain'):
-        steps.resize_positions({steps.POSITIONS: torch.randn(1, 50, 4)}, 5, 1, "nearest")
+        steps.resize_positions({steps.POSITIONS: torch.randn(1, 50, 4)}, (5, 5), 1, "nearest")
 
 
 @pytest.mark.parametrize(("old", "new"), [(8, 16), (16, 8), (14, 16), (32, 7)])

@@ -169,6 +169,47 @@ def test_at_another_size_dinov2_is_resized_as_whoever_wrote_the_file_does_it(tmp
         assert f"position embedding: 4x4 -> 2x2 patches, bicubic, {how}" in loaded.lines
 
 
+OBLONG = {"dim": 16, "depth": 1, "heads": 2, "patch_size": 4, "classes": 2}
+
+
+@pytest.mark.parametrize(("size", "patches"), [((36, 64), "9x16"), ((24, 40), "6x10")])
+def test_positions_of_no_square_are_known_by_the_card(size, patches, tmp_path):
+    """9x16 patches are as many as 12x12."""
+    torch.manual_seed(0)
+    model = catalog.build("vit", **OBLONG, image_size=size).eval()
+    card = Card("classification", "vit", catalog.config_dict(model), ("a", "b"), Preprocess(size), {}, {}, {}, {}, "x")
+    save_artifact(tmp_path / "m.safetensors", model, card)
+    loaded = pretrained.load(tmp_path / "m.safetensors")
+    assert loaded.model.config == model.config and not any("position embedding" in line for line in loaded.lines)
+    assert f"2 classes, {size[0]} x {size[1]} px" in loaded.lines[1]
+    images = torch.randn(1, 3, *size)
+    assert torch.equal(loaded.model.eval()(images), model(images))
+    other = pretrained.load(tmp_path / "m.safetensors", "vit", {"image_size": 48})
+    assert f"position embedding: {patches} -> 12x12 patches, bicubic, antialiased" in other.lines
+    assert other.model(torch.randn(1, 3, 48, 48)).shape == (1, 2)
+    other = pretrained.load(tmp_path / "m.safetensors", "vit", {"image_size": (64, 36)})
+    assert f"position embedding: {patches} -> 16x9 patches, bicubic, antialiased" in other.lines
+    segmenter = pretrained.load(tmp_path / "m.safetensors", "vit+linear", {"image_size": (48, 48), "classes": 3})
+    assert f"position embedding: {patches} -> 12x12 patches, bicubic, antialiased" in segmenter.lines
+
+
+def test_positions_of_other_libraries_are_those_of_a_square_or_what_is_asked(tmp_path):
+    square = timm.create_model("vit_tiny_patch16_224", depth=1, img_size=48, patch_size=4, num_classes=2)
+    oblong = timm.create_model("vit_tiny_patch16_224", depth=1, img_size=(24, 40), patch_size=4, num_classes=2).eval()
+    torch.save(square.state_dict(), tmp_path / "square.pth")
+    torch.save(oblong.state_dict(), tmp_path / "oblong.pth")
+    config = {"depth": 1, "patch_size": 4}
+    loaded = pretrained.load(tmp_path / "square.pth", "vit_tiny", config | {"image_size": (36, 64)})
+    assert "position embedding: 12x12 -> 9x16 patches, bicubic, antialiased" in loaded.lines
+    loaded = pretrained.load(tmp_path / "oblong.pth", "vit_tiny", config | {"image_size": (24, 40)})
+    assert not any("position embedding" in line for line in loaded.lines)
+    images = torch.randn(1, 3, 24, 40)
+    with torch.inference_mode():
+        assert (loaded.model.eval()(images) - oblong(images)).abs().max() <= 1e-5
+    with pytest.raises(InputError, match=r"(pos_embed|position_embedding)"):
+        pretrained.load(tmp_path / "oblong.pth", "vit_tiny", config)
+
+
 def test_an_artifact_is_a_start_too(tmp_path):
     torch.manual_seed(0)
     config = {"dim": 16, "depth": 1, "heads": 2, "image_size": 16, "patch_size": 4, "classes": 2}

@@ -101,10 +101,11 @@ def convert(
     preprocess = loaded.preprocess
     if preprocess is None:
         preprocess = pretrained.customary(loaded.name, full, loaded.path)
-        size = preprocess.image_size[0]
-        how = f"stretched to {size} x {size} px"
+        height, width = preprocess.image_size
+        how = f"stretched to {height} x {width} px"
         if preprocess.resize == "crop":
-            how = f"{size} px from the centre of {round(size / preprocess.crop_fraction)}"
+            whole = " x ".join(str(round(side / preprocess.crop_fraction)) for side in (height, width))
+            how = f"{height} x {width} px from the centre of {whole}"
         say(
             f"images: how these weights want them is not known; customary is taken: {how}, mean {preprocess.mean}, "
             f"std {preprocess.std}"

@@ -125,7 +125,7 @@ class Row:
     family: str
     parameters: int
     macs: int
-    image_size: int
+    image_size: int  # of a square
     paper: str
     top1: float | None
 
@@ -142,7 +142,7 @@ def resolve(name: str, /, **overrides: Any) -> tuple[Family, Any]:
     defaults = family.config()
     for key, value in values.items():
         default = getattr(defaults, key)
-        if not _fits(value, default):
+        if not _fits(value, default) and not (key == "image_size" and _is_pair(value)):
             raise InputError(f"model.config.{key} is {_plain(value)!r}: give a value like {_plain(default)!r}")
     try:
         return family, family.config(**values)
@@ -202,6 +202,11 @@ def _parse(name: str) -> tuple[str, dict[str, Any]]:
     close = [base] if base in known else difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]}?" if close else "vitnext models lists them all"
     raise InputError(f'there is no model "{name}": {hint}')
+
+
+def _is_pair(value: Any) -> bool:
+    """Whether it is a height and a width."""
+    return isinstance(value, tuple) and [type(side) for side in value] == [int, int]
 
 
 def _fits(value: Any, default: Any) -> bool:

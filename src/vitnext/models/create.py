@@ -13,6 +13,8 @@ from vitnext.errors import InputError
 from vitnext.models import catalog, eomt, neighbours, segmenter
 from vitnext.models.names import answers_with_queries
 
+SEGMENTED = 512  # pixels a side that segmenters are customarily trained on, ADE20K's
+
 
 def is_segmenter(name: str) -> bool:
     """Whether a model of this name answers with masks: "BACKBONE+HEAD" or "segformer_b0" to "segformer_b5"."""
@@ -49,6 +51,24 @@ def resolve(name: str, /, **config: Any) -> Any:
     if is_segmenter(name):
         return segmenter.resolve(name, **config)
     return catalog.resolve(name, **config)[1]
+
+
+def describe(name: str) -> catalog.Row:
+    """Parameters and multiply-adds of a segmenter for ADE20K's 150 classes at about 512 px, or as ``catalog.describe``.
+
+    Raises InputError for an unknown name.
+    """
+    if not is_segmenter(name):
+        return catalog.describe(name)
+    family_name = family_of(name)
+    family, size = catalog.FAMILIES[family_name], SEGMENTED
+    if family.has("image_size"):
+        stride = catalog.resolve(backbone_of(name))[1].stride
+        size = round(SEGMENTED / stride) * stride
+    with torch.device("meta"):
+        model = build(name, **({"image_size": size} if family.has("image_size") else {}))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return catalog.Row(name, family_name, parameters, catalog.count_macs(model, size), size, family.paper, None)
 
 
 def backbone_of(name: str) -> str:

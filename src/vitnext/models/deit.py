@@ -21,6 +21,7 @@ average comes out too; a distillation loss takes ``model.head.both(model.pooled(
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -36,14 +37,24 @@ from vitnext.models.layers import (
     initialize,
     stochastic_depth_rates,
 )
-from vitnext.models.vit import EncoderBlock, Mlp, as_map, attend_all, check_images, check_patches, patches
+from vitnext.models.vit import (
+    EncoderBlock,
+    Mlp,
+    Size,
+    as_map,
+    attend_all,
+    check_images,
+    check_patches,
+    grid_of,
+    patches,
+)
 
 
 @dataclass(frozen=True)
 class DeiTConfig:
     """Every choice that changes the network. The defaults are DeiT-B distilled, at 224 px (Table 1)."""
 
-    image_size: int = 224
+    image_size: Size = 224  # of a square, or (height, width)
     patch_size: int = 16
     channels: int = 3
     classes: int = 1000  # 0: no heads, both tokens come out side by side
@@ -68,9 +79,9 @@ class DeiTConfig:
         return self.patch_size
 
     @property
-    def grid(self) -> int:
-        """Patches along one side."""
-        return self.image_size // self.patch_size
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return grid_of(self.image_size, self.patch_size, self.stride)
 
 
 class TwoHeads(nn.Module):
@@ -93,7 +104,7 @@ class TwoHeads(nn.Module):
 
 
 class DeiT(nn.Module):
-    """Images (B, channels, image_size, image_size), normalised floats -> logits (B, classes).
+    """Images (B, channels, *image_size), normalised floats -> logits (B, classes).
 
     With ``classes=0`` class token and distillation token after the last norm, side by side (B, 2 dim). Raises
     ValueError for another image size.
@@ -105,7 +116,7 @@ class DeiT(nn.Module):
         self.patch_embedding = nn.Conv2d(config.channels, config.dim, config.patch_size, stride=config.patch_size)
         self.class_token = nn.Parameter(torch.empty(1, 1, config.dim))
         self.distillation_token = nn.Parameter(torch.empty(1, 1, config.dim))
-        self.position_embedding = nn.Parameter(torch.empty(1, 2 + config.grid**2, config.dim))
+        self.position_embedding = nn.Parameter(torch.empty(1, 2 + math.prod(config.grid), config.dim))
         self.dropout = nn.Dropout(config.dropout)
         self.encoder = nn.ModuleList(
             EncoderBlock(
@@ -133,9 +144,9 @@ class DeiT(nn.Module):
         return (Stage("grid", self.config.dim, self.config.stride),)
 
     def embed(self, images: Tensor) -> Tensor:
-        """z_0: (B, 2 + grid * grid, dim)."""
+        """z_0: (B, 2 + N, dim)."""
         check_images(images, self.config.image_size)
-        z = patches(self.patch_embedding, images)  # (B, grid * grid, dim)
+        z = patches(self.patch_embedding, images)  # (B, N, dim)
         tokens = torch.cat([self.class_token, self.distillation_token], dim=1).expand(z.shape[0], -1, -1)
         return self.dropout(torch.cat([tokens, z], dim=1) + self.position_embedding)
 
@@ -165,7 +176,7 @@ class DeiT(nn.Module):
 class DeiT3Config:
     """Every choice that changes the network. The defaults are DeiT III's ViT-B at 224 px."""
 
-    image_size: int = 224
+    image_size: Size = 224  # of a square, or (height, width)
     patch_size: int = 16
     channels: int = 3
     classes: int = 1000  # 0: no head, the class token after the last norm comes out
@@ -189,9 +200,9 @@ class DeiT3Config:
         return self.patch_size
 
     @property
-    def grid(self) -> int:
-        """Patches along one side."""
-        return self.image_size // self.patch_size
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return grid_of(self.image_size, self.patch_size, self.stride)
 
 
 class LayerScaleBlock(nn.Module):
@@ -219,7 +230,7 @@ class LayerScaleBlock(nn.Module):
 
 
 class DeiT3(nn.Module):
-    """Images (B, channels, image_size, image_size), normalised floats -> logits (B, classes).
+    """Images (B, channels, *image_size), normalised floats -> logits (B, classes).
 
     With ``classes=0`` the class token after the last norm (B, dim). Raises ValueError for another image size.
     """
@@ -229,7 +240,7 @@ class DeiT3(nn.Module):
         self.config = config
         self.patch_embedding = nn.Conv2d(config.channels, config.dim, config.patch_size, stride=config.patch_size)
         self.class_token = nn.Parameter(torch.empty(1, 1, config.dim))
-        self.position_embedding = nn.Parameter(torch.empty(1, config.grid**2, config.dim))  # no row for the class token
+        self.position_embedding = nn.Parameter(torch.empty(1, math.prod(config.grid), config.dim))  # no class token's
         hidden = int(config.dim * config.mlp_ratio)
         self.encoder = nn.ModuleList(
             LayerScaleBlock(config.dim, config.heads, Mlp(config.dim, hidden, 0.0), config.stochastic_depth)
@@ -251,9 +262,9 @@ class DeiT3(nn.Module):
         return (Stage("grid", self.config.dim, self.config.stride),)
 
     def embed(self, images: Tensor) -> Tensor:
-        """z_0: (B, 1 + grid * grid, dim)."""
+        """z_0: (B, 1 + N, dim)."""
         check_images(images, self.config.image_size)
-        z = patches(self.patch_embedding, images) + self.position_embedding  # (B, grid * grid, dim)
+        z = patches(self.patch_embedding, images) + self.position_embedding  # (B, N, dim)
         return torch.cat([self.class_token.expand(z.shape[0], -1, -1), z], dim=1)
 
     def encode(self, images: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ four-layer linear classifiers are not represented.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,14 +27,14 @@ from torch.nn import functional as F
 from vitnext.models.backbone import Stage
 from vitnext.models.deit import LayerScaleBlock, reset_layer_scale
 from vitnext.models.layers import check_at_least, check_rates, gelu, initialize
-from vitnext.models.vit import as_map, attend_all, check_images, check_patches, patches
+from vitnext.models.vit import Size, as_map, attend_all, check_images, check_patches, grid_of, patches
 
 
 @dataclass(frozen=True)
 class DINOv2Config:
     """Every choice that changes the network. The defaults are ViT-B/14 at the 518 px of the published positions."""
 
-    image_size: int = 518
+    image_size: Size = 518  # of a square, or (height, width)
     patch_size: int = 14
     channels: int = 3
     classes: int = 0  # 0: no head, the pooled feature comes out
@@ -62,9 +63,9 @@ class DINOv2Config:
         return self.patch_size
 
     @property
-    def grid(self) -> int:
-        """Patches along one side: 37 at 518 px."""
-        return self.image_size // self.patch_size
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches: 37 x 37 at 518 px."""
+        return grid_of(self.image_size, self.patch_size, self.stride)
 
 
 class FeedForward(nn.Module):
@@ -96,7 +97,7 @@ class SwiGLU(nn.Module):
 
 
 class DINOv2(nn.Module):
-    """Images (B, channels, image_size, image_size), normalised floats -> logits (B, classes).
+    """Images (B, channels, *image_size), normalised floats -> logits (B, classes).
 
     With ``classes=0`` the pooled feature: the class token after the last norm (B, dim), or that and the mean patch
     (B, 2 dim). Raises ValueError for another image size.
@@ -108,7 +109,7 @@ class DINOv2(nn.Module):
         self.patch_embedding = nn.Conv2d(config.channels, config.dim, config.patch_size, stride=config.patch_size)
         self.class_token = nn.Parameter(torch.empty(1, 1, config.dim))
         self.registers = nn.Parameter(torch.empty(1, config.registers, config.dim)) if config.registers else None
-        self.position_embedding = nn.Parameter(torch.empty(1, 1 + config.grid**2, config.dim))
+        self.position_embedding = nn.Parameter(torch.empty(1, 1 + math.prod(config.grid), config.dim))
         mlp: Any = SwiGLU if config.swiglu else FeedForward
         hidden = int(config.dim * config.mlp_ratio)
         self.encoder = nn.ModuleList(
@@ -134,9 +135,9 @@ class DINOv2(nn.Module):
         return (Stage("grid", self.config.dim, self.config.stride),)
 
     def embed(self, images: Tensor) -> Tensor:
-        """z_0: (B, 1 + registers + grid * grid, dim)."""
+        """z_0: (B, 1 + registers + N, dim)."""
         check_images(images, self.config.image_size)
-        z = patches(self.patch_embedding, images) + self.position_embedding[:, 1:]  # (B, grid * grid, dim)
+        z = patches(self.patch_embedding, images) + self.position_embedding[:, 1:]  # (B, N, dim)
         tokens = [self.class_token + self.position_embedding[:, :1]]
         if self.registers is not None:
             tokens.append(self.registers)

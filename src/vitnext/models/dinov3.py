@@ -226,7 +226,8 @@ class DINOv3(nn.Module):
     def pyramid(self, images: Tensor) -> dict[str, Tensor]:
         """The patches after the last norm, as a map: "grid" -> (B, dim, H / patch, W / patch)."""
         z = self.norm(self.encode(images)[:, 1 + self.config.registers :])
-        return {"grid": as_map(z, images.shape[-2] // self.config.patch_size)}
+        height, width = (side // self.config.patch_size for side in images.shape[-2:])
+        return {"grid": as_map(z, (height, width))}
 
     def attention_weights(self, images: Tensor) -> dict[str, Tensor]:
         """The weights (B, heads, N, N) of every block, "encoder.0" first."""

@@ -131,7 +131,8 @@ class EoMT(nn.Module):
     def _grid(self, images: Tensor) -> tuple[int, int]:
         config = self.config.backbone
         if hasattr(config, "grid"):
-            return config.grid, config.grid
+            grid: tuple[int, int] = config.grid
+            return grid
         return images.shape[-2] // config.stride, images.shape[-1] // config.stride
 
     def _predict(self, z: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:

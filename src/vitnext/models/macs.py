@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from vitnext.models.attention import MultiHeadSelfAttention
+from vitnext.models.vit import Size, sides
 
 
-def count_macs(model: nn.Module, image_size: int) -> int:
-    """Multiply-adds for one image of ``image_size`` x ``image_size`` pixels. Nothing is computed or allocated.
+def count_macs(model: nn.Module, image_size: Size) -> int:
+    """Multiply-adds for one image of ``image_size`` pixels, (height, width) or a square's. Nothing is computed.
 
     model: of a catalogue family, so that ``type(model)(model.config)`` is its twin; on the meta device it is counted
     itself. Raises ValueError if the model does not take images of this size.
@@ -45,7 +46,7 @@ def count_macs(model: nn.Module, image_size: int) -> int:
         training = twin.training
         hooks = [module.register_forward_hook(count) for module in twin.eval().modules()]
         try:
-            twin(torch.empty(1, config.channels, image_size, image_size))
+            twin(torch.empty(1, config.channels, *sides(image_size)))
         finally:
             for hook in hooks:
                 hook.remove()

@@ -16,6 +16,7 @@ Fine-tuned MAE pools with ``pool="mean_norm"``; what MAE and DINO pre-train has 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,12 +27,14 @@ from vitnext.models.attention import MultiHeadSelfAttention
 from vitnext.models.backbone import Stage
 from vitnext.models.layers import GELU, StochasticDepth, check_at_least, check_rates, initialize, stochastic_depth_rates
 
+Size = int | tuple[int, int]
+
 
 @dataclass(frozen=True)
 class ViTConfig:
     """Every choice that changes the network. The defaults are ViT-B/16 at 224 px (Table 1)."""
 
-    image_size: int = 224
+    image_size: Size = 224  # of a square, or (height, width)
     patch_size: int = 16
     patch_stride: int = 0  # 0: equal to patch_size, patches do not overlap
     channels: int = 3
@@ -67,9 +70,9 @@ class ViTConfig:
         return self.patch_stride or self.patch_size
 
     @property
-    def grid(self) -> int:
-        """Patches along one side: 14 at 224 px with 16-px patches."""
-        return (self.image_size - self.patch_size) // self.stride + 1
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches: 14 x 14 at 224 px with 16-px patches."""
+        return grid_of(self.image_size, self.patch_size, self.stride)
 
 
 class Mlp(nn.Sequential):
@@ -115,7 +118,7 @@ class EncoderBlock(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Images (B, channels, image_size, image_size), normalised floats -> logits (B, classes).
+    """Images (B, channels, *image_size), normalised floats -> logits (B, classes).
 
     With ``classes=0`` the pooled feature (B, dim) after the last norm. Raises ValueError for another image size.
     """
@@ -125,7 +128,7 @@ class VisionTransformer(nn.Module):
         self.config = config
         self.patch_embedding = nn.Conv2d(config.channels, config.dim, config.patch_size, stride=config.stride)  # E
         self.class_token = nn.Parameter(torch.empty(1, 1, config.dim)) if config.class_token else None
-        tokens = config.grid**2 + config.class_token
+        tokens = math.prod(config.grid) + config.class_token
         self.position_embedding = nn.Parameter(torch.empty(1, tokens, config.dim))  # E_pos
         self.dropout = nn.Dropout(config.dropout)
         rates = stochastic_depth_rates(config.stochastic_depth, config.depth)
@@ -162,9 +165,9 @@ class VisionTransformer(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """z_0 of eq. 1: 224x224x3 -> 14x14x768 -> 196x768 -> 197x768 for ViT-B/16."""
         check_images(images, self.config.image_size)
-        z = patches(self.patch_embedding, images)  # (B, grid * grid, dim)
+        z = patches(self.patch_embedding, images)  # (B, N, dim)
         if self.class_token is not None:
-            z = torch.cat([self.class_token.expand(z.shape[0], -1, -1), z], dim=1)  # (B, 1 + grid * grid, dim)
+            z = torch.cat([self.class_token.expand(z.shape[0], -1, -1), z], dim=1)  # (B, 1 + N, dim)
         return self.dropout(z + self.position_embedding)
 
     def encode(self, images: Tensor) -> Tensor:
@@ -210,19 +213,35 @@ def head(dim: int, representation: int, classes: int) -> nn.Module:
 # What the other vision transformers have too.
 
 
-def check_patches(image_size: int, patch_size: int, stride: int) -> None:
+def sides(image_size: Size) -> tuple[int, int]:
+    """Height and width."""
+    return (image_size, image_size) if isinstance(image_size, int) else image_size
+
+
+def in_pixels(image_size: Size) -> str:
+    """ "224 px" or "224 x 160 px"."""
+    return f"{' x '.join(str(side) for side in dict.fromkeys(sides(image_size)))} px"
+
+
+def grid_of(image_size: Size, patch_size: int, stride: int) -> tuple[int, int]:
+    """Rows and columns of patches."""
+    height, width = sides(image_size)
+    return (height - patch_size) // stride + 1, (width - patch_size) // stride + 1
+
+
+def check_patches(image_size: Size, patch_size: int, stride: int) -> None:
     """Raise ValueError if the image is not a whole number of patches."""
-    if image_size < patch_size:
+    if min(sides(image_size)) < patch_size:
         raise ValueError(f"patch_size {patch_size} is larger than image_size {image_size}")
-    if (image_size - patch_size) % stride:
+    if any((side - patch_size) % stride for side in sides(image_size)):
         every = f" every {stride} px (patch_stride)" if stride != patch_size else ""
         raise ValueError(f"image_size {image_size} is not a whole number of patches of {patch_size} px{every}")
 
 
-def check_images(images: Tensor, image_size: int) -> None:
+def check_images(images: Tensor, image_size: Size) -> None:
     """Raise ValueError for images of another size than that of the learned positions."""
-    if images.shape[-2:] != (image_size, image_size):
-        raise ValueError(f"images are {tuple(images.shape[-2:])}, the model was built for {image_size} px")
+    if images.shape[-2:] != sides(image_size):
+        raise ValueError(f"images are {tuple(images.shape[-2:])}, the model was built for {in_pixels(image_size)}")
 
 
 def patches(embedding: nn.Module, images: Tensor) -> Tensor:
@@ -231,9 +250,9 @@ def patches(embedding: nn.Module, images: Tensor) -> Tensor:
     return z.flatten(2).transpose(1, 2)
 
 
-def as_map(z: Tensor, height: int) -> Tensor:
-    """The patches' tokens where the patches are: (B, N, dim) -> (B, dim, height, N / height)."""
-    return z.transpose(1, 2).unflatten(2, (height, -1))
+def as_map(z: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The patches' tokens where the patches are: (B, N, dim) -> (B, dim, *grid)."""
+    return z.transpose(1, 2).unflatten(2, grid)
 
 
 def attend_all(encoder: nn.ModuleList, z: Tensor, *positions: Tensor) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ A step takes weights in our names and returns new ones with its line; ``adapt`` 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Mapping
 from typing import Literal
 
@@ -17,8 +18,9 @@ from vitnext.weights.rename import listed
 from vitnext.wording import counted
 
 State = dict[str, Tensor]
+Grid = tuple[int, int]  # rows and columns of patches
 
-POSITIONS = "position_embedding"  # (1, prefix tokens + grid * grid, dim)
+POSITIONS = "position_embedding"  # (1, prefix tokens + rows * columns of patches, dim)
 PATCHES = "patch_embedding.weight"  # (dim, channels, patch, patch)
 BIAS_TABLE = "bias_table"  # ((2 window - 1)^2, heads), one in every windowed attention of Swin
 HEAD = "head."
@@ -42,28 +44,37 @@ def resize_of(source: str, family: str, keys: Container[str], registers: bool) -
     return "offset" if family == "dinov2" and "mask_token" in keys else "antialias"
 
 
-def resize_positions(state: State, grid: int, prefix: int, resize: Resize = "antialias") -> tuple[State, str]:
-    """Position embeddings for a grid of ``grid`` x ``grid`` patches, bicubic; the first ``prefix`` tokens keep theirs.
+def resize_positions(
+    state: State, grid: Grid, prefix: int, resize: Resize = "antialias", *, old: Grid | None = None
+) -> tuple[State, str]:
+    """Position embeddings for a grid of patches (rows, columns), bicubic; the first ``prefix`` tokens keep theirs.
 
-    Dosovitskiy et al. 2021, section 3.2: "2D interpolation of the pre-trained position embeddings".
+    Dosovitskiy et al. 2021, section 3.2: "2D interpolation of the pre-trained position embeddings". ``old`` is the grid
+    that they are for; None: a square. Raises InputError if they are not.
     """
     if resize not in RESIZES:
         raise InputError(f'position embeddings cannot be resized in the way "{resize}": give {", ".join(RESIZES)}')
     antialias, offset = RESIZES[resize]
     tokens, dim = state[POSITIONS].shape[1:]
-    old = round((tokens - prefix) ** 0.5)
-    if old < 1 or old * old + prefix != tokens:
-        raise InputError(f"{POSITIONS} has {tokens} tokens, which are no square of patches and {prefix} more")
-    patches = state[POSITIONS][:, prefix:].reshape(1, old, old, dim).permute(0, 3, 1, 2)  # (1, dim, old, old)
+    old = old or square(tokens - prefix)
+    if math.prod(old) + prefix != tokens or tokens <= prefix:
+        shape = "square" if old == square(tokens - prefix) else f"{old[0]}x{old[1]}"
+        raise InputError(f"{POSITIONS} has {tokens} tokens, which are no {shape} of patches and {prefix} more")
+    patches = state[POSITIONS][:, prefix:].reshape(1, *old, dim).permute(0, 3, 1, 2)  # (1, dim, rows, columns)
     if offset:
-        scale = (grid + offset) / old
-        patches = F.interpolate(patches, scale_factor=(scale, scale), mode="bicubic", antialias=antialias)
+        scale = [(new + offset) / before for new, before in zip(grid, old, strict=True)]
+        patches = F.interpolate(patches, scale_factor=scale, mode="bicubic", antialias=antialias)
     else:
-        patches = F.interpolate(patches, size=(grid, grid), mode="bicubic", antialias=antialias)
-    patches = patches.permute(0, 2, 3, 1).reshape(1, grid * grid, dim)
+        patches = F.interpolate(patches, size=grid, mode="bicubic", antialias=antialias)
+    patches = patches.permute(0, 2, 3, 1).reshape(1, -1, dim)
     how = f"bicubic{', antialiased' if antialias else ''}{f', offset {offset}' if offset else ''}"
     new = torch.cat([state[POSITIONS][:, :prefix], patches], dim=1)
-    return state | {POSITIONS: new}, f"position embedding: {old}x{old} -> {grid}x{grid} patches, {how}"
+    return state | {POSITIONS: new}, f"position embedding: {old[0]}x{old[1]} -> {grid[0]}x{grid[1]} patches, {how}"
+
+
+def square(patches: int) -> Grid:
+    """The grid of so many patches, if it is a square; else the largest square that they fill."""
+    return (math.isqrt(max(patches, 0)),) * 2
 
 
 def resize_patches(state: State, size: int) -> tuple[State, str]:
@@ -122,9 +133,12 @@ def replace_head(state: State, fresh: Mapping[str, Tensor]) -> tuple[State, str]
     return body | dict(fresh), f"head: new, for {counted(classes_of(fresh), 'class')}; {before}"
 
 
-def adapt(state: State, model: nn.Module, resize: Resize = "antialias") -> tuple[State, list[str]]:
+def adapt(
+    state: State, model: nn.Module, resize: Resize = "antialias", grid: Grid | None = None
+) -> tuple[State, list[str]]:
     """``state`` for ``model``, which is initialised (a new head is taken from it), and a line for each step.
 
+    ``grid`` is that of the patches that ``state`` has positions for; None: a square.
     What no step can mend stays as it is, for ``misfits`` to name.
     """
     wanted = model.state_dict()
@@ -140,10 +154,12 @@ def adapt(state: State, model: nn.Module, resize: Resize = "antialias") -> tuple
     if differs(PATCHES) and state[PATCHES].shape[:2] == wanted[PATCHES].shape[:2]:
         state, line = resize_patches(state, wanted[PATCHES].shape[-1])
         lines.append(line)
-    if differs(POSITIONS) and state[POSITIONS].shape[2] == wanted[POSITIONS].shape[2]:
-        grid: int = model.config.grid  # type: ignore[union-attr, assignment]
-        state, line = resize_positions(state, grid, wanted[POSITIONS].shape[1] - grid**2, resize)
-        lines.append(line)
+    if POSITIONS in state and POSITIONS in wanted and state[POSITIONS].shape[2] == wanted[POSITIONS].shape[2]:
+        new: Grid = model.config.grid  # type: ignore[union-attr, assignment]
+        prefix = wanted[POSITIONS].shape[1] - math.prod(new)
+        if differs(POSITIONS) or grid not in (None, new):  # 12x12 patches are as many as 16x9
+            state, line = resize_positions(state, new, prefix, resize, old=grid)
+            lines.append(line)
     tables = {name: len(wanted[name]) for name in wanted if name.endswith(BIAS_TABLE) and differs(name)}
     if tables and all(state[name].shape[1] == wanted[name].shape[1] for name in tables):
         state, line = resize_window_bias(state, tables)

@@ -13,11 +13,12 @@ from torch import nn
 from vitnext.card import Card, read_card
 from vitnext.errors import InputError
 from vitnext.models import catalog, create, neighbours
+from vitnext.models.vit import sides
 from vitnext.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from vitnext.weights import hub, sources
 from vitnext.weights.adapt import RESIZES, Resize, adapt, head_of, misfits, resize_of
 from vitnext.weights.read import READERS, backbone_alone, read_weights
-from vitnext.weights.recognise import recognise
+from vitnext.weights.recognise import Recognised, recognise
 from vitnext.weights.segmenters import (
     CLASSIFIERS,
     OF_THE_HEAD,
@@ -33,9 +34,6 @@ OF_THE_RUN = ("dropout", "attention_dropout", "stochastic_depth")
 
 # How a classifier gets from its features to classes: nothing to a segmenter on its backbone.
 OF_A_CLASSIFIER = ("classes", "representation", "pool")
-
-
-SEGMENTED = 512  # pixels a side that segmenters are customarily trained on, ADE20K's
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,8 @@ def load(
         base = _unregularised(card.config)
     elif source is not None and name is None and _known(source.model):
         name = source.model
-    found = recognise(state, label, name, merged(base, asked))
+    oblong = base if isinstance(base.get("image_size"), list) else None
+    found = recognise(state, label, name, merged(base, asked), oblong=oblong)
     original = state.keys()
     lines += [*did, found.line]
     target = merged(base, found.config, asked)
@@ -131,7 +130,7 @@ def load(
     fill = under_new_head if start else adapt_segmenter if whole else adapt
     registers = any(key.endswith("registers") for key in found.state)
     way = resize or resize_of(found.naming.source, found.naming.family, original, registers)
-    weights, steps = fill(state, model, way)
+    weights, steps = fill(state, model, way, _grid(found))
     if problems := misfits(weights, model.state_dict(), name):
         raise InputError(f"{label} does not fit this {name}: {'; '.join(problems)}")
     model.load_state_dict(weights, strict=True)
@@ -212,6 +211,12 @@ def _unregularised(config: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
+def _grid(found: Recognised) -> tuple[int, int] | None:
+    """Rows and columns of the patches that the weights have positions for; None of a network without learned ones."""
+    network = create.resolve(found.name, **found.config)
+    return getattr(getattr(network, "backbone", network), "grid", None)
+
+
 def _says_patches(name: str) -> bool:
     """Whether the name gives a network other patches than its size has: "vit_small_patch8"."""
     backbone = create.backbone_of(name)
@@ -228,11 +233,11 @@ def _known(name: str) -> bool:
 def customary(name: str, config: Mapping[str, Any], path: Path) -> Preprocess:
     """How images are prepared for weights of which nothing is known: as for ImageNet's, or as for Google's .npz.
 
-    A segmenter sees the whole image, SEGMENTED pixels a side unless its positions say otherwise. Raises InputError for
-    a network that sees neither 1 nor 3 channels.
+    A segmenter sees the whole image, create.SEGMENTED pixels a side unless its positions say otherwise. Raises
+    InputError for a network that sees neither 1 nor 3 channels.
     """
     family, segments = catalog.FAMILIES[create.family_of(name)], create.is_segmenter(name)
-    size, channels = config.get("image_size", SEGMENTED if segments else family.image_size), config["channels"]
+    size, channels = config.get("image_size", create.SEGMENTED if segments else family.image_size), config["channels"]
     if channels not in (1, 3):
         raise InputError(f"{path}: its network sees {channels} channels, but images have 1 or 3")
     color: Literal["RGB", "L"] = "RGB" if channels == 3 else "L"
@@ -240,9 +245,10 @@ def customary(name: str, config: Mapping[str, Any], path: Path) -> Preprocess:
     mean = (0.5,) * channels if half else IMAGENET_MEAN
     std = (0.5,) * channels if half else IMAGENET_STD
     if segments:
-        return Preprocess((size, size), "stretch", interpolation="bilinear", color=color, mean=mean, std=std)
-    fraction = size / round(size * 8 / 7)  # 224 of 256
-    return Preprocess((size, size), "crop", fraction, "bicubic", color, mean=mean, std=std)
+        return Preprocess(sides(size), "stretch", interpolation="bilinear", color=color, mean=mean, std=std)
+    short = min(sides(size))
+    fraction = short / round(short * 8 / 7)  # 224 of 256
+    return Preprocess(sides(size), "crop", fraction, "bicubic", color, mean=mean, std=std)
 
 
 def _classes(name: str) -> int:

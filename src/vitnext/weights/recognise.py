@@ -12,7 +12,7 @@ import functools
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,8 @@ from torch import Tensor
 
 from vitnext.errors import InputError
 from vitnext.models import catalog, create
-from vitnext.weights.adapt import BIAS_TABLE, PATCHES, POSITIONS, State, classes_of, misfits, stem_of
+from vitnext.models.vit import in_pixels
+from vitnext.weights.adapt import BIAS_TABLE, PATCHES, POSITIONS, State, classes_of, misfits, square, stem_of
 from vitnext.weights.naming import OURS, WHOSE, Naming, namings
 from vitnext.weights.rename import listed
 from vitnext.weights.segmenters import OF_THE_HEAD, body, masked_blocks, merged, seen
@@ -45,9 +46,17 @@ class Recognised:
 
 
 def recognise(
-    state: Mapping[str, Tensor], label: str, name: str | None = None, config: Mapping[str, Any] | None = None
+    state: Mapping[str, Tensor],
+    label: str,
+    name: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    *,
+    oblong: Mapping[str, Any] | None = None,
 ) -> Recognised:
     """Find out what ``state`` is, or read it as the model ``name`` that is built with ``config``.
+
+    Learned positions are taken for those of a square; if they are of none, of the ``image_size`` that ``config`` has.
+    ``oblong``: the config that the weights are known to have, where its image size is no square.
 
     ``label`` stands for it in messages. Raises InputError when it fits nothing, with the nearest model and all that is
     left over, missing or of another shape.
@@ -60,8 +69,9 @@ def recognise(
     # What is asked goes before what the name tells, which still tells what G was trained with under other windows.
     given = {key: (config or {}).get(key) for key in ("window", "pretrained_windows")}
     windows |= {key: value for key, value in given.items() if value is not None}
-    fits = list(_fits(meta, name, fixed, windows, ours=bool(name)))
-    fits = fits or list(_fits(meta, name, fixed, windows, ours=True))
+    sizes = [_size(oblong)] if oblong else [{}, _size(config or {})]
+    ways = [(ours, size) for size in sizes for ours in (bool(name), True)]
+    fits = next((fits for ours, size in ways if (fits := list(_fits(meta, name, fixed | size, windows, ours)))), [])
     if not fits:
         raise InputError((name and _other(state, label, name, fixed)) or _nearest(meta, label, name, fixed))
     # Of several, the one that these are nearest to as it stands; then the one that has a head, or none, as they have
@@ -145,14 +155,21 @@ def _config(name: str, ours: Mapping[str, Tensor], fixed: Mapping[str, Any]) -> 
     if PATCHES in ours and PATCHES in expected:
         ask("patch_size", ours[PATCHES].shape[-1])
     if POSITIONS in ours and POSITIONS in expected:
-        prefix = expected[POSITIONS].shape[1] - config.grid**2
-        grid = math.isqrt(max(ours[POSITIONS].shape[1] - prefix, 1))
+        prefix = expected[POSITIONS].shape[1] - math.prod(config.grid)
+        rows, _ = square(max(ours[POSITIONS].shape[1] - prefix, 1))
         patch = asked.get("patch_size", config.patch_size)
         stride = patch if config.stride == config.patch_size else config.stride
-        ask("image_size", (grid - 1) * stride + patch)
+        if "image_size" not in fixed:
+            ask("image_size", (rows - 1) * stride + patch)
     if rows := next((len(tensor) for key, tensor in ours.items() if key.endswith(BIAS_TABLE)), 0):
         ask("window", (math.isqrt(rows) + 1) // 2)
     return asked
+
+
+def _size(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a config what gives a grid that is no square; {} if it is one."""
+    oblong = isinstance(config.get("image_size"), Sequence)
+    return {key: config[key] for key in ("image_size", "patch_size") if oblong and key in config}
 
 
 def _windows(meta: Mapping[str, Tensor], label: str) -> dict[str, Any]:
@@ -199,7 +216,7 @@ def _details(name: str, asked: Mapping[str, Any]) -> str:
     whole = create.resolve(name, **asked)
     config = getattr(whole, "backbone", whole)
     details = [counted(whole.classes, "class") if whole.classes else "no head"]
-    details += [f"{config.image_size} px"] if "image_size" in asked else []
+    details += [in_pixels(config.image_size)] if "image_size" in asked else []
     details += [f"patches of {config.patch_size} px"] if "patch_size" in asked and config is not whole else []
     details += [counted(config.channels, "channel")] if "channels" in asked else []
     details += [f"windows of {config.window}"] if "window" in asked else []

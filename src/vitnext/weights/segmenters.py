@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vitnext.models.heads.mask2former import POINTS
 from vitnext.models.segmenter import ONLY_POOLED
-from vitnext.weights.adapt import Resize, State, adapt, classes_of, head_of
+from vitnext.weights.adapt import Grid, Resize, State, adapt, classes_of, head_of
 from vitnext.wording import counted
 
 BACKBONE = "backbone."
@@ -85,7 +85,9 @@ def merged(*configs: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def adapt_segmenter(state: State, model: nn.Module, resize: Resize = "antialias") -> tuple[State, list[str]]:
+def adapt_segmenter(
+    state: State, model: nn.Module, resize: Resize = "antialias", grid: Grid | None = None
+) -> tuple[State, list[str]]:
     """A segmenter's weights for ``model``, which is initialised, and a line for each step.
 
     The backbone is adapted as it is alone; the classifiers are the model's where ``state`` has other classes or none;
@@ -93,7 +95,7 @@ def adapt_segmenter(state: State, model: nn.Module, resize: Resize = "antialias"
     """
     wanted = model.state_dict()
     backbone: Any = model.backbone
-    inside, lines = adapt(body(state), backbone, resize)
+    inside, lines = adapt(body(state), backbone, resize, grid)
     state = _beside(state) | _below(inside)
     if any(key.startswith(AUXILIARY) for key in state) and not any(key.startswith(AUXILIARY) for key in wanted):
         state = {key: tensor for key, tensor in state.items() if not key.startswith(AUXILIARY)}
@@ -107,7 +109,9 @@ def adapt_segmenter(state: State, model: nn.Module, resize: Resize = "antialias"
     return state, lines
 
 
-def under_new_head(state: State, model: nn.Module, resize: Resize = "antialias") -> tuple[State, list[str]]:
+def under_new_head(
+    state: State, model: nn.Module, resize: Resize = "antialias", grid: Grid | None = None
+) -> tuple[State, list[str]]:
     """A classifier's weights for the segmenter ``model``: the backbone's are taken, the rest is as it is initialised.
 
     A classifier's norm of the pooled feature is no part of a segmenter whose stages have norms of their own.
@@ -116,7 +120,7 @@ def under_new_head(state: State, model: nn.Module, resize: Resize = "antialias")
     family: str = model.config.family  # type: ignore[union-attr, assignment]
     left = tuple(f"{name}." for name in (ONLY_POOLED.get(family),) if name)
     inside = {key: tensor for key, tensor in state.items() if key not in head_of(state) and not key.startswith(left)}
-    inside, lines = adapt(inside, backbone, resize)
+    inside, lines = adapt(inside, backbone, resize, grid)
     before = f"; their head of {counted(classes_of(state), 'class')} is left out" if head_of(state) else ""
     rest = _beside(model.state_dict())
     lines.append(f"head: new, for {counted(_classes(rest, model), 'class')}, on the backbone of these weights{before}")
