@@ -7,7 +7,8 @@ import json
 import pytest
 
 from vitnext.cli.main import main
-from vitnext.models import catalog
+from vitnext.cli.models import SEGFORMERS
+from vitnext.models import catalog, names, segmenter
 
 
 def run(capsys, *arguments: str) -> str:
@@ -48,6 +49,42 @@ def test_the_licence_of_the_weights_that_a_run_starts_from(capsys):
         assert rows[name].endswith(f" {licence}")
     [row] = json.loads(run(capsys, "convnextv2_nano", "--json"))
     assert row["weights"][0] == {"name": "timm/convnextv2_nano.fcmae_ft_in1k", "licence": "CC-BY-NC-4.0"}
+
+
+@pytest.mark.parametrize(
+    ("name", "millions", "size"),
+    [  # ConvNeXt's table 7, SegFormer's 1a, EoMT's 1
+        ("convnext_tiny+upernet", 60, 512),
+        ("segformer_b0", 3.8, 512),
+        ("vit_large_patch14_reg4_dinov2+eomt", 316, 518),
+    ],
+)
+def test_a_whole_name_of_a_segmenter_is_counted(capsys, name, millions, size):
+    [row] = json.loads(run(capsys, name, "--json"))
+    assert (row["name"], row["image_size"], row["top1"]) == (name, size, None)
+    assert row["parameters"] / 1e6 == pytest.approx(millions, rel=0.02)
+    assert row["macs"] > 1e9
+
+
+@pytest.mark.parametrize(
+    ("pattern", "hint"),
+    [
+        ("upernet", "such as convnext_tiny+upernet"),
+        ("eomt", "such as vit_small+eomt"),
+        ("segformer", "such as convnext_tiny+segformer, or segformer_b0 to segformer_b5"),
+    ],
+)
+def test_a_head_alone_says_how_segmenters_are_called(capsys, pattern, hint):
+    assert main(["models", pattern]) == 2
+    assert capsys.readouterr().err == (
+        f"vitnext: {pattern}: segmenters are not listed one by one; write a whole name, of a listed model and a head, "
+        f"{hint}\n"
+    )
+
+
+def test_the_heads_are_those_that_there_are():
+    assert set(names.HEADS) == {*segmenter.HEADS, "eomt"}
+    assert {*segmenter.SIZES} == {*SEGFORMERS}
 
 
 def test_no_match(capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import json
 from typing import Annotated
@@ -10,6 +11,8 @@ import typer
 
 from vitnext.cli.terminal import print_table
 from vitnext.errors import InputError
+
+SEGFORMERS = [f"segformer_b{i}" for i in range(6)]
 
 
 def models(
@@ -20,20 +23,38 @@ def models(
 
     MACs are the multiply-adds for one image of the size shown. The accuracy is what the papers report for their own
     weights; vitnext has not measured it. The last column is the licence of the published weights, which a run may start
-    from; --json names them all, and adds the exact numbers and the papers.
+    from; --json names them all, and adds the exact numbers and the papers. Segmenters are BACKBONE+HEAD, a model of
+    the list and linear, upernet, segformer, panoptic_deeplab or mask2former, or a plain ViT and eomt; and segformer_b0
+    to segformer_b5. Such a name is counted for 150 classes, and the weights are those of its backbone.
 
     \b
     Examples:
       vitnext models
       vitnext models convnext
       vitnext models "vit_*" --json
+      vitnext models convnext_tiny+upernet
     """
     from vitnext.models import listing
+    from vitnext.models.names import HEADS
     from vitnext.weights.sources import of_model
 
     rows = [row for row in listing.rows() if fnmatch.fnmatchcase(row["name"], pattern) or pattern in row["name"]]
+    of_heads = [head for head in HEADS if pattern and (pattern in head or head in pattern)]
+    backbone = None
+    if not rows and ("+" in pattern or pattern in SEGFORMERS):
+        from vitnext.models import create  # torch
+
+        rows, backbone = [dataclasses.asdict(create.describe(pattern))], create.backbone_of(pattern)
     for row in rows:
-        row["weights"] = [{"name": source.name, "licence": source.licence} for source in of_model(row["name"])]
+        published = of_model(backbone or row["name"])
+        row["weights"] = [{"name": source.name, "licence": source.licence} for source in published]
+    if not rows and of_heads:
+        raise InputError(
+            f"{pattern}: segmenters are not listed one by one; write a whole name, of a listed model and a head, "
+            f"such as "
+            f"{'vit_small' if of_heads[0] == 'eomt' else 'convnext_tiny'}+{of_heads[0]}"
+            f"{', or segformer_b0 to segformer_b5' * ('segformer' in of_heads)}"
+        )
     if not rows:
         raise InputError(f"no model matches {pattern}: `vitnext models` lists all of them")
     if as_json:

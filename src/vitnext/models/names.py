@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 QUERY_HEADS = ("eomt", "mask2former")
+HEADS = ("linear", "upernet", "segformer", "panoptic_deeplab", *QUERY_HEADS)  # of segmenters, BACKBONE+HEAD
 
 
 def answers_with_queries(name: str) -> bool:
