@@ -43,6 +43,8 @@ OTHER = {
     "augment.cutmix": "1.0",
     "augment.repeats": "3",
     "augment.scale": "[0.5, 2.0]",
+    "augment.aspect": "[0.8, 1.25]",
+    "augment.rotation": "10",
     "optimizer.name": "muon",
     "optimizer.learning_rate": "2e-3",
     "optimizer.weight_decay": "0.1",
@@ -109,6 +111,8 @@ WRONG = {
     "augment.repeats": ["0", "1.5", "true"],
     "augment.erasing": ["1.1", "true"],
     "augment.scale": ["0.5", "[0, 2]", "[2, 0.5]", "[0.5]"],
+    "augment.aspect": ["0.5", "[0, 2]", "[2, 0.5]", "[0.5]"],
+    "augment.rotation": ["-1", "181", "true"],
     "optimizer.name": ["sgd", "Muon", "3"],
     "optimizer.learning_rate": ["0", "-1e-3", ".inf", ".nan", "fast", "true", "null"],
     "optimizer.weight_decay": ["-0.1", ".nan"],
@@ -119,7 +123,7 @@ WRONG = {
     "schedule.epochs": ["0", "-5", "1.5", "many", "true"],
     "schedule.steps": ["-1", "0.5", "true"],
     "schedule.minutes": ["-1", ".inf", "true"],
-    "schedule.decay": ["linear", "2"],
+    "schedule.decay": ["step", "2"],
     "schedule.warmup_epochs": ["-1", "true"],
     "schedule.final_fraction": ["1", "-0.1"],
     "schedule.validate_epochs": ["0", "1.5"],
@@ -196,7 +200,7 @@ def test_the_page_lists_every_field_with_its_default():
 
 
 def test_the_page_lists_every_builtin_recipe():
-    kinds = "convnext|resnet|vit|finetune|scenes|panoptic|queries|deit|swin"
+    kinds = "convnext|resnet|vit|finetune|scenes|panoptic|queries|deit|swin|segformer|eomt"
     assert set(re.findall(rf"`(\w+_(?:{kinds}))`", PAGE)) == set(builtin_names())
 
 
@@ -256,6 +260,38 @@ def test_the_recipes_of_the_papers(name, batch, rate, last_rate, warmup, depth, 
     assert round(sum(p.numel() for p in model.parameters()) / 1e6) == parameters
 
 
+@pytest.mark.parametrize(
+    ("name", "decay", "steps", "warmup", "rate", "weight_decay", "clip", "of_layers", "scale", "parameters"),
+    [  # of the papers' sections and the authors' configs; parameters from ConvNeXt's table 7, SegFormer's 1a, EoMT's 1
+        ("ade20k_upernet_convnext", "linear", 160_000, 1500, 1e-4, 0.05, 0, 0.97, 0.5, 60),
+        ("ade20k_segformer", "linear", 160_000, 1500, 6e-5, 0.01, 0, 1.0, 0.5, 3.8),
+        ("coco_eomt", "poly", 88_712, 1500, 1e-4, 0.05, 0.01, 0.8, 0.1, 316),
+    ],
+)
+def test_the_segmenters_recipes_of_the_papers(
+    name, decay, steps, warmup, rate, weight_decay, clip, of_layers, scale, parameters
+):
+    import torch
+
+    from vitnext.models import create
+    from vitnext.training.defaults import model_config
+    from vitnext.training.schedules import total_steps
+
+    recipe = read(name)
+    optimizer, schedule = recipe.optimizer, recipe.schedule
+    assert (optimizer.learning_rate, optimizer.weight_decay, optimizer.clip_norm) == (rate, weight_decay, clip)
+    assert (optimizer.name, optimizer.layer_decay, recipe.batch_size) == ("adamw", of_layers, 16)
+    assert (recipe.augment.scale, recipe.augment.horizontal_flip, schedule.decay) == ((scale, 2.0), 0.5, decay)
+    images = 118_287 if name.startswith("coco") else 20_210
+    assert total_steps(schedule, images // 16) == pytest.approx(steps, rel=1e-3)
+    assert round(schedule.warmup_epochs * images / 16) == pytest.approx(warmup, rel=0.02)
+    with torch.device("meta"):
+        classes = 133 if name.startswith("coco") else 150
+        model = create.build(recipe.model.name, **model_config(recipe, classes=classes))
+    own = sum(p.numel() for key, p in model.named_parameters() if not key.startswith("auxiliary"))
+    assert own / 1e6 == pytest.approx(parameters, rel=0.02)
+
+
 def test_there_are_builtin_recipes_for_every_choice_of_the_defaults():
     bands, families = ("digits", "fashion_mnist", "photos"), ("convnext", "vit")
     assert {f"{band}_{family}" for band in bands for family in families} <= set(builtin_names())
@@ -287,7 +323,9 @@ def test_set_changes_that_field_and_no_other(path):
 def test_all_fields_at_once_survive_the_round_trip():
     recipe = override(Recipe(), [f"{path}={value}" for path, value in OTHER.items()])
     assert from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
-    assert recipe.augment == Augment((0.35, 1.0), 2, 0.5, 0.4, True, (9.0, 0.5), 0.25, 0.8, 1.0, 3, (0.5, 2.0))
+    assert recipe.augment == Augment(
+        (0.35, 1.0), 2, 0.5, 0.4, True, (9.0, 0.5), 0.25, 0.8, 1.0, 3, (0.5, 2.0), (0.8, 1.25), 10.0
+    )
     assert recipe.model == Model("vit_tiny", "timm/vit_tiny", {"depths": [2, 2], "layer_scale": 0.0})
     assert recipe.data == Data(
         28,

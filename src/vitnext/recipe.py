@@ -51,6 +51,7 @@ ShareRange = Annotated[tuple[Share, Share], AfterValidator(_ascending)]
 ScaleRange = Annotated[tuple[Positive, Positive], AfterValidator(_ascending)]
 Level = Annotated[Real, Field(ge=0, le=10)]
 Magnitude = Annotated[tuple[Level, NotNegative], AfterValidator(_with_magnitude)]
+Angle = Annotated[Real, Field(ge=0, le=180)]
 Count = Annotated[Whole, Field(ge=1)]
 Natural = Annotated[Whole, Field(ge=0)]
 
@@ -116,6 +117,8 @@ class Augment:
     cutmix: NotNegative = 0.0  # alpha: a rectangle comes from another image (Yun et al. 2019); 0: not
     repeats: Count = 1  # how often, each time changed anew, an image is in a batch (Hoffer et al. 2020)
     scale: ScaleRange = (1.0, 1.0)  # of a segmenter's images, before crops of data.image_size are cut from them
+    aspect: ScaleRange = (1.0, 1.0)  # of these images, height to width as many times as it was
+    rotation: Angle = 0.0  # degrees by which these images are turned at most, either way
 
 
 @dataclass(frozen=True)
@@ -135,13 +138,14 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Linear warm-up, then a decay to ``final_fraction`` of the peak learning rate: half a cosine, or (1 - t)^0.9."""
+    """Linear warm-up, then a decay to ``final_fraction`` of the peak learning rate: half a cosine, (1 - t)^0.9
+    or 1 - t."""
 
     __pydantic_config__ = _STRICT
     epochs: Count = 100  # at most, where steps or minutes end a run
     steps: Natural = 0  # optimizer steps that the schedule fits; 0: as many as the epochs have
     minutes: NotNegative = 0.0  # time that the schedule fits, validation included; 0: no limit
-    decay: Literal["cosine", "poly"] = "cosine"
+    decay: Literal["cosine", "poly", "linear"] = "cosine"
     warmup_epochs: NotNegative = 5.0
     final_fraction: Fraction = 0.0
     validate_epochs: Count = 1  # epochs from one validation to the next; the last epoch is validated in any case

@@ -54,6 +54,58 @@ def test_the_scale_is_that_of_the_recipe():
         assert abs(int(cut.max() - cut.min()) - side * 15 / 16) <= 1
 
 
+def quarters():
+    """The four quarters of a square of 64 pixels: 1 2 / 3 4."""
+    return torch.from_numpy(np.kron(np.array([[1, 2], [3, 4]], np.uint8), np.ones((32, 32), np.uint8)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.floats(0, 180), st.floats(0.5, 2.0), st.integers(0, 99))
+def test_turned_the_mask_holds_nothing_new_and_still_fits(rotation, aspect, seed):
+    mask = blocks(120, 90, 30, seed)
+    torch.manual_seed(seed)
+    augment = MaskAugment(
+        Augment(scale=(0.7, 1.5), aspect=(aspect, aspect), rotation=rotation, horizontal_flip=0.5), 32
+    )
+    image, cut, ids = augment(painted(mask), mask, mask.int() * 1000)
+    assert image.dtype == torch.uint8 and cut.dtype == ids.dtype == torch.int64
+    assert set(cut.unique().tolist()) <= set(mask.unique().tolist()) | {VOID}
+    inside = cut != VOID
+    assert torch.equal(ids, torch.where(inside, cut * 1000, 0)) and inside.any()
+    off = (image[0].int() - cut * 40).abs()[inside] > 20
+    assert off.float().mean() < 0.35  # beside outlines, where the image is blended
+
+
+def test_the_angle_is_that_of_the_recipe_either_way():
+    mask, seen = quarters(), []
+    place = torch.arange(64) - 31.5
+    disc = place[:, None] ** 2 + place**2 < 28**2
+    for seed in range(200):
+        torch.manual_seed(seed)
+        _, cut = MaskAugment(Augment(rotation=30), 64)(painted(mask), mask)
+        y, x = ((cut == 2) & disc).nonzero().double().mean(0) - 31.5  # of the quarter on the top right
+        seen.append(float(torch.rad2deg(torch.atan2(y, x))) + 45)
+    assert -31 < min(seen) < -26 and 26 < max(seen) < 31 and abs(np.mean(seen)) < 4
+
+
+@pytest.mark.parametrize(("aspect", "height", "width"), [(1.0, 16, 16), (4.0, 32, 8), (0.25, 8, 32)])
+def test_the_aspect_is_that_of_the_recipe(aspect, height, width):
+    mask = torch.zeros(64, 64, dtype=torch.uint8)
+    mask[24:40, 24:40] = 1
+    _, cut = MaskAugment(Augment(aspect=(aspect, aspect)), 64)(painted(mask), mask)
+    rows, columns = (cut == 1).any(1).sum(), (cut == 1).any(0).sum()
+    assert abs(int(rows) - height) <= 1 and abs(int(columns) - width) <= 1
+
+
+def test_the_only_label_is_not_turned_away():
+    mask = torch.full((16, 16), VOID, dtype=torch.uint8)
+    mask[0, 0] = 4
+    for seed in range(20):
+        torch.manual_seed(seed)
+        _, cut = MaskAugment(Augment(rotation=180), 16)(torch.zeros(3, 16, 16, dtype=torch.uint8), mask)
+        assert (cut == 4).any()
+
+
 def test_a_crop_is_cut_around_the_only_label():
     mask = torch.full((200, 300), VOID, dtype=torch.uint8)
     mask[137, 211] = 4

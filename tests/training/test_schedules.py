@@ -62,6 +62,12 @@ def test_poly_is_a_power_of_what_is_left():
     assert learning_rate(0.0, 0, 5, 2.0, decay="poly") == pytest.approx(0.4)
 
 
+def test_linear_is_what_is_left():
+    rates = [learning_rate(k / 10, 5 + k, 5, 2.0, final_fraction=0.1, decay="linear") for k in range(11)]
+    assert rates == pytest.approx([0.2 + 1.8 * (1 - k / 10) for k in range(11)])
+    assert learning_rate(1.01, 99, 5, 2.0, decay="linear") == 0.0
+
+
 def test_a_clock_ends_the_warm_up_in_time():
     rates = [learning_rate(step / 10, step, 100, 1.0) for step in range(11)]  # a tenth of the time a step
     assert rates[:3] == pytest.approx([0.01, 0.02, 0.03])  # the ramp, as long as it is lower
