@@ -98,6 +98,43 @@ def test_a_network_without_a_head(capsys, tmp_path, photo):
     assert vitnext.create_model("convnext_atto", classes=2, pretrained=out).config.classes == 2
 
 
+def test_images_that_are_no_squares(capsys, photo, tmp_path):
+    torch.manual_seed(0)
+    theirs = timm.create_model("vit_tiny_patch16_224", num_classes=3, img_size=(48, 96)).eval()
+    torch.save(theirs.state_dict(), tmp_path / "oblong.pth")
+    out = tmp_path / "oblong.safetensors"
+    assert main(["convert", str(tmp_path / "oblong.pth"), "--out", str(out)]) == 2
+    assert (
+        "pos_embed is (1, 19, 192), whose patches are no square: give the image size, HEIGHTxWIDTH"
+        in capsys.readouterr().err
+    )
+    assert main(["convert", str(tmp_path / "oblong.pth"), "--image-size", "48x96", "--out", str(out)]) == 0
+    assert "3 classes, 48 x 96 px" in capsys.readouterr().err
+    card = read_card(out)
+    assert card.config["image_size"] == [48, 96] and card.preprocess.image_size == (48, 96)
+    with torch.inference_mode():
+        expected = theirs(torch.from_numpy(card.preprocess(photo))[None]).softmax(dim=1)[0]
+    assert np.abs(vitnext.load(out).predict(photo).scores - expected.numpy()).max() < 1e-5
+    larger = tmp_path / "larger.safetensors"
+    assert main(["convert", str(out), "--image-size", "96x64", "--out", str(larger)]) == 0
+    assert "position embedding: 3x6 -> 6x4 patches" in capsys.readouterr().err
+    assert vitnext.load(larger).predict(photo).scores.shape == (3,)
+    vitnext.export(out, "onnx")
+    assert np.abs(vitnext.load(out.with_suffix(".onnx")).predict(photo).scores - expected.numpy()).max() < 1e-4
+
+
+def test_the_image_size_of_a_network_that_takes_any(capsys, photo, tmp_path):
+    folder = tmp_path / "timm" / "convnextv2_atto.fcmae_ft_in1k"
+    folder.mkdir(parents=True)
+    save_file(timm.create_model("convnextv2_atto").state_dict(), folder / "model.safetensors")
+    out = tmp_path / "convnext.safetensors"
+    assert main(["convert", str(folder), "--image-size", "64x96", "--out", str(out)]) == 0
+    card = read_card(out)
+    assert card.preprocess.image_size == (64, 96)
+    assert card.metrics == {}  # what was published was measured at another size
+    assert vitnext.load(out).predict(photo).scores.shape == (1000,)
+
+
 def test_googles_files_are_normalised_to_halves(tmp_path):
     from vitnext.models import catalog
     from vitnext.weights.rename import rename
@@ -126,6 +163,8 @@ def test_mistakes(capsys, weights, tmp_path):
             [str(weights), *out, "--model", "vit_small"],
             "is not vit_small, it holds timm's and the authors' layout of vit",
         ),
+        ([str(weights), *out, "--image-size", "9x"], "--image-size 9x: give pixels, a square's side such as 384, or"),
+        ([str(weights), *out, "--image-size", "40"], "image_size 40 is not a whole number of patches of 16 px"),
         ([str(weights), *out, "--model", "vit_tini"], "did you mean vit_tiny?"),
         ([str(weights), *out, "--classes", str(two)], "2 class names for a head of 3: give one for each output"),
         ([str(weights), *out, "--classes", str(twice)], 'two classes are called "a"'),

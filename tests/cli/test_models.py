@@ -71,6 +71,8 @@ def test_a_whole_name_of_a_segmenter_is_counted(capsys, name, millions, size):
     [
         ("upernet", "such as convnext_tiny+upernet"),
         ("eomt", "such as vit_small+eomt"),
+        ("+upernet", "such as convnext_tiny+upernet"),
+        ("*+upernet", "such as convnext_tiny+upernet"),
         ("segformer", "such as convnext_tiny+segformer, or segformer_b0 to segformer_b5"),
     ],
 )
@@ -80,6 +82,11 @@ def test_a_head_alone_says_how_segmenters_are_called(capsys, pattern, hint):
         f"vitnext: {pattern}: segmenters are not listed one by one; write a whole name, of a listed model and a head, "
         f"{hint}\n"
     )
+
+
+def test_half_a_name(capsys):
+    assert main(["models", "resnet50+"]) == 2
+    assert capsys.readouterr().err == "vitnext: no model matches resnet50+: `vitnext models` lists all of them\n"
 
 
 def test_the_heads_are_those_that_there_are():

@@ -73,7 +73,7 @@ def test_turned_the_mask_holds_nothing_new_and_still_fits(rotation, aspect, seed
     inside = cut != VOID
     assert torch.equal(ids, torch.where(inside, cut * 1000, 0)) and inside.any()
     off = (image[0].int() - cut * 40).abs()[inside] > 20
-    assert off.float().mean() < 0.35  # beside outlines, where the image is blended
+    assert off.float().mean() < 0.2  # beside outlines, where the image is blended
 
 
 def test_the_angle_is_that_of_the_recipe_either_way():

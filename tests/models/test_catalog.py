@@ -293,6 +293,7 @@ def test_macs_of_an_image_that_is_no_square():
     with torch.device("meta"):
         model, half = (catalog.build("vit_tiny", image_size=size) for size in ((96, 192), (192, 96)))
     assert catalog.config_dict(model)["image_size"] == [96, 192]
+    assert catalog.resolve("vit_tiny", image_size=[96, 96]) == catalog.resolve("vit_tiny", image_size=96)
     tokens, dim = 6 * 12, 192
     block = (4 + 8) * (tokens + 1) * dim**2 + 2 * (tokens + 1) ** 2 * dim
     assert count_macs(model, (96, 192)) == tokens * 3 * 16**2 * dim + 12 * block + dim * 1000
@@ -369,8 +370,12 @@ def test_unknown_names(name, hint):
         ("vit_tiny", {"depht": 3}, "vit_tiny has no model.config.depht; there are image_size, patch_size, "),
         ("vit_tiny", {"name": "x"}, "vit_tiny has no model.config.name; there are image_size, patch_size, "),
         ("vit_tiny", {"depth": "3"}, "model.config.depth is '3': give a value like 12"),
-        ("vit_tiny", {"image_size": [224, 160, 3]}, "model.config.image_size is [224, 160, 3]: give a value like 224"),
-        ("vit_tiny", {"image_size": (224, 160.0)}, "model.config.image_size is [224, 160.0]: give a value like 224"),
+        ("vit_tiny", {"image_size": [224]}, "model.config.image_size is [224]: give a value like 224 or [224, 160]"),
+        (
+            "vit_tiny",
+            {"image_size": (9.0, 9)},
+            "model.config.image_size is [9.0, 9]: give a value like 224 or [224, 160]",
+        ),
         ("vit_tiny", {"depth": 3.0}, "model.config.depth is 3.0: give a value like 12"),
         ("vit_tiny", {"depth": True}, "model.config.depth is True: give a value like 12"),
         ("vit_tiny", {"dropout": False}, "model.config.dropout is False: give a value like 0.0"),

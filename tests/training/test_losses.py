@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from vitnext.data.mask_values import VOID
 from vitnext.models import segmenter
 from vitnext.recipe import from_dict
 from vitnext.training.losses import LabelLoss, MaskLoss, balance, dice, focal, hardest_mean, lovasz
@@ -99,6 +100,22 @@ def naive_lovasz(seen):
             before = jaccard
         losses.append(total)
     return sum(losses) / len(losses)
+
+
+def test_dice_of_millions_of_pixels():
+    """In fp32 they do not add up one after the other."""
+    truth = torch.zeros(4, 1024, 1024, dtype=torch.int64)
+    truth[:, ::7] = 1
+    logits = torch.stack([torch.full(truth.shape, 3.0), torch.zeros(truth.shape)], dim=1)
+    assert float(dice(logits, truth)) == pytest.approx(float(dice(logits.double(), truth)), abs=1e-6)
+
+
+def test_dice_does_not_look_at_void():
+    logits, truth = torch.randn(2, 3, 8, 8), torch.randint(0, 3, (2, 8, 8))
+    truth[0, 0, 0] = VOID
+    expected = dice(logits, truth)
+    logits[0, :, 0, 0] = float("nan")
+    assert torch.equal(dice(logits, truth), expected)
 
 
 def test_lovasz_is_algorithm_1():

@@ -52,6 +52,8 @@ def test_images_are_mixed_if_the_recipe_says_so():
         ({"augment": {"cutmix": 1.0, "repeats": 4}}, "need two different images in a batch"),
         ({"augment": {"trivial_augment": True, "rand_augment": [9, 0]}}, "set one of them"),
         ({"loss": {"dice": 1.0}}, "loss.dice is for segmentation"),
+        ({"augment": {"aspect": (0.5, 2.0)}}, "augment.aspect is for segmentation"),
+        ({"augment": {"rotation": 30.0}}, "augment.rotation is for segmentation"),
     ],
 )
 def test_what_does_not_go_together_is_one_line(fields, message):

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 import vitnext
 from vitnext.card import Card
 from vitnext.errors import InputError, WorkError
-from vitnext.models import catalog
+from vitnext.models import catalog, create
 from vitnext.preprocess import Preprocess
 from vitnext.weights import hub, pretrained
 from vitnext.weights.artifact import save_artifact
@@ -189,8 +189,22 @@ def test_positions_of_no_square_are_known_by_the_card(size, patches, tmp_path):
     assert other.model(torch.randn(1, 3, 48, 48)).shape == (1, 2)
     other = pretrained.load(tmp_path / "m.safetensors", "vit", {"image_size": (64, 36)})
     assert f"position embedding: {patches} -> 16x9 patches, bicubic, antialiased" in other.lines
-    segmenter = pretrained.load(tmp_path / "m.safetensors", "vit+linear", {"image_size": (48, 48), "classes": 3})
+    config = {"image_size": (48, 48), "classes": 3}
+    segmenter = pretrained.load(tmp_path / "m.safetensors", "vit+linear", config)
     assert f"position embedding: {patches} -> 12x12 patches, bicubic, antialiased" in segmenter.lines
+
+
+@pytest.mark.parametrize(("card_of", "asked"), [("deit_small", "vit_small"), ("vit_tiny+linear", "vit_tiny")])
+def test_the_card_knows_the_positions_whatever_name_is_asked(card_of, asked, tmp_path):
+    model = create.build(card_of, depth=1, patch_size=4, classes=2, image_size=(36, 64))
+    config, preprocess = create.config_dict(model), Preprocess((36, 64))
+    card = Card(create.task_of(card_of), card_of, config, ("a", "b"), preprocess, {}, {}, {}, {}, "x")
+    save_artifact(tmp_path / "m.safetensors", model, card)
+    loaded = pretrained.load(tmp_path / "m.safetensors", asked, {"depth": 1, "patch_size": 4})
+    assert loaded.model.config.image_size == (36, 64)
+    assert not any("position embedding" in line for line in loaded.lines)
+    loaded = pretrained.load(tmp_path / "m.safetensors", asked, {"depth": 1, "patch_size": 4, "image_size": 48})
+    assert "position embedding: 9x16 -> 12x12 patches, bicubic, antialiased" in loaded.lines
 
 
 def test_positions_of_other_libraries_are_those_of_a_square_or_what_is_asked(tmp_path):
@@ -198,16 +212,24 @@ def test_positions_of_other_libraries_are_those_of_a_square_or_what_is_asked(tmp
     oblong = timm.create_model("vit_tiny_patch16_224", depth=1, img_size=(24, 40), patch_size=4, num_classes=2).eval()
     torch.save(square.state_dict(), tmp_path / "square.pth")
     torch.save(oblong.state_dict(), tmp_path / "oblong.pth")
-    config = {"depth": 1, "patch_size": 4}
-    loaded = pretrained.load(tmp_path / "square.pth", "vit_tiny", config | {"image_size": (36, 64)})
+    config = {"depth": 1}
+    asked = {"patch_size": 4}
+    loaded = pretrained.load(tmp_path / "square.pth", "vit_tiny", config | asked | {"image_size": (36, 64)})
     assert "position embedding: 12x12 -> 9x16 patches, bicubic, antialiased" in loaded.lines
-    loaded = pretrained.load(tmp_path / "oblong.pth", "vit_tiny", config | {"image_size": (24, 40)})
+    loaded = pretrained.load(tmp_path / "oblong.pth", "vit_tiny", config | asked | {"image_size": (24, 40)})
     assert not any("position embedding" in line for line in loaded.lines)
     images = torch.randn(1, 3, 24, 40)
     with torch.inference_mode():
         assert (loaded.model.eval()(images) - oblong(images)).abs().max() <= 1e-5
-    with pytest.raises(InputError, match=r"(pos_embed|position_embedding)"):
+    with pytest.raises(InputError, match="61, 192.*, whose patches are no square: give the image size"):
         pretrained.load(tmp_path / "oblong.pth", "vit_tiny", config)
+    with pytest.raises(InputError, match="61, 192.*, whose patches are no square, nor those of 36 x 64 px"):
+        pretrained.load(tmp_path / "oblong.pth", "vit_tiny", config | {"image_size": (36, 64)})
+    torch.save(loaded.model.state_dict(), tmp_path / "ours.pth")
+    with pytest.raises(InputError, match="position_embedding is .1, 61, 192., whose patches are no square: give"):
+        pretrained.load(tmp_path / "ours.pth", "vit_tiny", config)
+    named = pretrained.load(tmp_path / "ours.pth", "vit_tiny_patch4", config | {"image_size": (24, 40)})
+    assert torch.equal(named.model.eval()(images), loaded.model(images))
 
 
 def test_an_artifact_is_a_start_too(tmp_path):

@@ -73,24 +73,27 @@ def convert(
     *,
     model: str | None = None,
     classes: str | Path | Sequence[str] | None = None,
+    image_size: int | tuple[int, int] | None = None,
     console: Console | None = None,
 ) -> Path:
     """Write other people's weights, a file or a name on the hub, as an artifact; what was done is said on ``console``.
 
     ``model`` is recognised if not given. ``classes`` names the outputs of the head in their order: a list, or a file
     with a name a line; outputs without names are numbered. Images are prepared as is published of these weights, or,
-    if nothing is known of them, in the customary way, which is said.
+    if nothing is known of them, in the customary way, which is said; at ``image_size``, (height, width) or a square's
+    side, if it is given, for which learned positions are resized.
 
     Raises InputError for wrong input and WorkError when the weights cannot be downloaded or ``out`` not be written.
     """
     require("torch", "train")
     from vitnext.models import create
+    from vitnext.models.vit import sides
     from vitnext.weights import pretrained
     from vitnext.weights.artifact import save_artifact
     from vitnext.weights.hub import sha256
 
     say = speaker(console)
-    loaded = pretrained.load(weights, model, as_published=True)
+    loaded = pretrained.load(weights, model, image_size=image_size, as_published=True)
     for line in loaded.lines:
         say(line)
     if loaded.new_head:
@@ -99,8 +102,10 @@ def convert(
         )
     full = create.config_dict(loaded.model)
     preprocess = loaded.preprocess
+    if preprocess is not None and image_size is not None:
+        preprocess = dataclasses.replace(preprocess, image_size=sides(image_size))
     if preprocess is None:
-        preprocess = pretrained.customary(loaded.name, full, loaded.path)
+        preprocess = pretrained.customary(loaded.name, full, loaded.path, image_size)
         height, width = preprocess.image_size
         how = f"stretched to {height} x {width} px"
         if preprocess.resize == "crop":
@@ -122,7 +127,7 @@ def convert(
         config=full,
         classes=names,
         preprocess=preprocess,
-        metrics=loaded.source.published if loaded.source else {},
+        metrics=loaded.source.published if loaded.source and preprocess == loaded.preprocess else {},
         data={"name": str(weights), "kind": "weights", "sha256": sha256(loaded.path)},
         recipe={},
         versions=versions(),

@@ -137,18 +137,24 @@ def _as_known(weights: str, grey: bool) -> list[str]:
     """What the recipe has to say so that the weights of an artifact see images as they know them."""
     if weights == "none":
         return []
+    card = None
     with contextlib.suppress(InputError):  # no artifact
         card = read_card(pretrained.locate(weights)[0])
-        seen = card.preprocess
-        if card.task in ("classification", "multilabel"):
-            of_color = [f"data.color={seen.color}"] if grey else []
-            return [
-                f"data.image_size={seen.image_size[0]}",
-                f"data.resize={seen.resize}",
-                f"data.crop_fraction={seen.crop_fraction}",
-                *of_color,
-            ]
-    return []
+    if card is None or card.task not in ("classification", "multilabel"):
+        return []
+    seen, of_color = card.preprocess, [f"data.color={card.preprocess.color}"] if grey else []
+    height, width = seen.image_size
+    if height != width:
+        raise InputError(
+            f"{weights} sees images of {height} x {width} px, and data has squares: make another of it first, with "
+            f"vitnext convert {weights} --image-size {max(height, width)} --out square.safetensors"
+        )
+    return [
+        f"data.image_size={height}",
+        f"data.resize={seen.resize}",
+        f"data.crop_fraction={seen.crop_fraction}",
+        *of_color,
+    ]
 
 
 def _features(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import json
+import re
 from typing import Annotated
 
 import typer
@@ -21,11 +22,12 @@ def models(
 ) -> None:
     """List the models with their size and published accuracy.
 
-    MACs are the multiply-adds for one image of the size shown. The accuracy is what the papers report for their own
-    weights; vitnext has not measured it. The last column is the licence of the published weights, which a run may start
-    from; --json names them all, and adds the exact numbers and the papers. Segmenters are BACKBONE+HEAD, a model of
-    the list and linear, upernet, segformer, panoptic_deeplab or mask2former, or a plain ViT and eomt; and segformer_b0
-    to segformer_b5. Such a name is counted for 150 classes, and the weights are those of its backbone.
+    MACs are the multiply-adds for one image of the size shown, as vitnext computes it. The accuracy is what the papers
+    report for their own weights; vitnext has not measured it. The last column is the licence of the published weights,
+    which a run may start from; --json names them all, and adds the exact numbers and the papers. Segmenters are
+    BACKBONE+HEAD, a model of the list and linear, upernet, segformer, panoptic_deeplab or mask2former, or a plain ViT
+    and eomt; and segformer_b0 to segformer_b5. Such a name is counted for 150 classes, and the weights are those of its
+    backbone.
 
     \b
     Examples:
@@ -41,7 +43,7 @@ def models(
     rows = [row for row in listing.rows() if fnmatch.fnmatchcase(row["name"], pattern) or pattern in row["name"]]
     of_heads = [head for head in HEADS if pattern and (pattern in head or head in pattern)]
     backbone = None
-    if not rows and ("+" in pattern or pattern in SEGFORMERS):
+    if not rows and (re.fullmatch(r"\w+\+\w+", pattern) or pattern in SEGFORMERS):
         from vitnext.models import create  # torch
 
         rows, backbone = [dataclasses.asdict(create.describe(pattern))], create.backbone_of(pattern)

@@ -74,7 +74,7 @@ class MaskAugment:
         return turn @ torch.tensor([[aspect**0.5, 0.0], [0.0, aspect**-0.5]])
 
     def _turned(self, planes: Tensor, turn: Tensor, mode: str) -> Tensor:
-        """The centre of (C, L, L), size x size pixels of it, turned."""
+        """The centre of (C, L, L), size x size pixels of it, turned; float32 holds all ids below 2^24."""
         theta = torch.cat([turn * (self.size / planes.shape[-1]), torch.zeros(2, 1)], dim=1)[None]
         places = F.affine_grid(theta, [1, 1, self.size, self.size], align_corners=False)
         turned = F.grid_sample(planes[None].float(), places, mode=mode, padding_mode="border", align_corners=False)[0]

@@ -21,7 +21,7 @@ from vitnext.data.mask_values import VOID, MaskClass, MaskValues
 
 NAME = "digit-scenes"
 SIZE = 96  # pixels a side
-COUNTS = {"train": 7200, "val": 150, "test": 300}
+COUNTS = {"train": 14400, "val": 150, "test": 300}
 PARTS = {"train": (0, 16), "val": (16, 17), "test": (17, 20)}  # which digits each split is made of, of every twenty
 CLASSES = ("background", *map(str, range(10)))
 SEEN = 0.5  # share of a digit that must be seen

@@ -139,11 +139,14 @@ def resolve(name: str, /, **overrides: Any) -> tuple[Family, Any]:
         if key not in known:
             raise InputError(f"{name} has no model.config.{key}; there are {', '.join(known)}")
         values[key] = tuple(value) if isinstance(value, list) else value
+        if key == "image_size" and _is_pair(values[key]) and len(set(values[key])) == 1:
+            values[key] = values[key][0]
     defaults = family.config()
     for key, value in values.items():
         default = getattr(defaults, key)
         if not _fits(value, default) and not (key == "image_size" and _is_pair(value)):
-            raise InputError(f"model.config.{key} is {_plain(value)!r}: give a value like {_plain(default)!r}")
+            like = f"{default} or [{default}, 160]" if key == "image_size" else repr(_plain(default))
+            raise InputError(f"model.config.{key} is {_plain(value)!r}: give a value like {like}")
     try:
         return family, family.config(**values)
     except ValueError as error:

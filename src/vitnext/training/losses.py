@@ -125,10 +125,13 @@ def dice(logits: Tensor, truth: Tensor) -> Tensor:
     section 3, with probabilities unsquared as in most later work)."""
     labelled = truth != VOID
     classes = torch.where(labelled, truth, 0)
-    probabilities = logits.softmax(1) * labelled[:, None]
-    of_truth = probabilities.gather(1, classes[:, None]).flatten()
-    shared = logits.new_zeros(logits.shape[1]).index_add(0, classes.flatten(), of_truth)
-    counts = torch.bincount(classes.flatten(), labelled.flatten().to(logits.dtype), minlength=logits.shape[1])
+    probabilities = torch.where(labelled[:, None], logits.softmax(1), 0)
+    of_truth = probabilities.gather(1, classes[:, None])[:, 0]
+    # Summed row by row of pixels first: millions of numbers one after the other would not add up in fp32.
+    rows = logits.new_zeros(truth.shape[0] * truth.shape[1], logits.shape[1])
+    at = classes.flatten(0, 1)
+    shared = rows.scatter_add(1, at, of_truth.flatten(0, 1)).sum(0)
+    counts = rows.scatter_add(1, at, labelled.flatten(0, 1).to(rows)).sum(0)
     shared, likely, true = batch_sum(torch.stack([shared, probabilities.sum((0, 2, 3)), counts]))
     present = true > 0
     scores = 2 * shared / (likely + true).clamp(min=1)

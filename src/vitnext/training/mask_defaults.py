@@ -19,7 +19,7 @@ GRAIN = 32  # pixels: stride of the coarsest features
 SHORT_SIDE = {"cpu": 512, "gpu": 1024}  # longer ones are made smaller to it
 CROP = {"cpu": 256, "gpu": 512}
 LARGEST_WINDOW = 640  # pixels a side
-MEASURED_WITH = {"scenes": 7_200, "masks": 400}  # training images of the recipe's epochs: with fewer, more epochs
+MEASURED_WITH = {"scenes": 14_400, "masks": 400}  # training images of the recipe's epochs: with fewer, more epochs
 VALIDATION = 0.08  # share of the time, about, that validation may take
 EPOCHS = {"scenes": 150, "masks": 300}  # at most; at least 5
 

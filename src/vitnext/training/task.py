@@ -179,7 +179,7 @@ def _require_batches(recipe: Recipe) -> None:
 def _require_useful(recipe: Recipe, task: str) -> None:
     of_masks = {
         "data": (Data(), ("window", "short_side", "merge", "ignore")),
-        "augment": (Augment(), ("scale",)),
+        "augment": (Augment(), ("scale", "aspect", "rotation")),
         "loss": (Loss(), tuple(name for name in Loss.__dataclass_fields__ if name not in ("balanced", "binary"))),
     }
     of_labels: dict[str, tuple[Any, tuple[str, ...]]] = {

@@ -13,7 +13,7 @@ from torch import nn
 from vitnext.card import Card, read_card
 from vitnext.errors import InputError
 from vitnext.models import catalog, create, neighbours
-from vitnext.models.vit import sides
+from vitnext.models.vit import Size, sides
 from vitnext.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from vitnext.weights import hub, sources
 from vitnext.weights.adapt import RESIZES, Resize, adapt, head_of, misfits, resize_of
@@ -63,6 +63,7 @@ def load(
     config: Mapping[str, Any] | None = None,
     *,
     resize: Resize | None = None,
+    image_size: Size | None = None,
     as_published: bool = False,
     classes: Sequence[str] | None = None,
 ) -> Pretrained:
@@ -76,6 +77,7 @@ def load(
         config: fields of the family's config. What it does not say is as in the weights (classes, image size,
             channels, windows, a segmenter's head), what it says they are adapted to.
         resize: how position embeddings are resized (``adapt.RESIZES``); None: as those do it in whose names they are.
+        image_size: of a network with learned positions, as if ``config`` had it; of others it says nothing.
         classes: the names of the classes, in order; a head that an artifact has for others is replaced.
         as_published: take the image size at which published weights are evaluated, instead of that of their positions.
 
@@ -109,10 +111,13 @@ def load(
         base = _unregularised(card.config)
     elif source is not None and name is None and _known(source.model):
         name = source.model
-    oblong = base if isinstance(base.get("image_size"), list) else None
-    found = recognise(state, label, name, merged(base, asked), oblong=oblong)
+    # Whatever name is asked for, an artifact knows which grid its positions are for.
+    oblong = card.config if card is not None and isinstance(card.config.get("image_size"), list) else None
+    found = recognise(state, label, name, merged(base, asked, _sized(image_size)), oblong=oblong)
     original = state.keys()
     lines += [*did, found.line]
+    if image_size is not None and catalog.FAMILIES[create.family_of(found.name)].has("image_size"):
+        asked["image_size"] = image_size
     target = merged(base, found.config, asked)
     if given is not None and "patch_size" not in {**base, **asked} and (not whole or _says_patches(given)):
         target.pop("patch_size", None)  # the name says it
@@ -211,6 +216,10 @@ def _unregularised(config: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
+def _sized(image_size: Size | None) -> dict[str, Any]:
+    return {} if image_size is None else {"image_size": image_size}
+
+
 def _grid(found: Recognised) -> tuple[int, int] | None:
     """Rows and columns of the patches that the weights have positions for; None of a network without learned ones."""
     network = create.resolve(found.name, **found.config)
@@ -230,14 +239,15 @@ def _known(name: str) -> bool:
     return False
 
 
-def customary(name: str, config: Mapping[str, Any], path: Path) -> Preprocess:
+def customary(name: str, config: Mapping[str, Any], path: Path, image_size: Size | None = None) -> Preprocess:
     """How images are prepared for weights of which nothing is known: as for ImageNet's, or as for Google's .npz.
 
     A segmenter sees the whole image, create.SEGMENTED pixels a side unless its positions say otherwise. Raises
     InputError for a network that sees neither 1 nor 3 channels.
     """
     family, segments = catalog.FAMILIES[create.family_of(name)], create.is_segmenter(name)
-    size, channels = config.get("image_size", create.SEGMENTED if segments else family.image_size), config["channels"]
+    size = image_size or config.get("image_size", create.SEGMENTED if segments else family.image_size)
+    channels = config["channels"]
     if channels not in (1, 3):
         raise InputError(f"{path}: its network sees {channels} channels, but images have 1 or 3")
     color: Literal["RGB", "L"] = "RGB" if channels == 3 else "L"

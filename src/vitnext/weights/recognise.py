@@ -12,7 +12,7 @@ import functools
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +73,8 @@ def recognise(
     ways = [(ours, size) for size in sizes for ours in (bool(name), True)]
     fits = next((fits for ours, size in ways if (fits := list(_fits(meta, name, fixed | size, windows, ours)))), [])
     if not fits:
-        raise InputError((name and _other(state, label, name, fixed)) or _nearest(meta, label, name, fixed))
+        size = _size(oblong or config or {}).get("image_size")
+        raise InputError((name and _other(state, label, name, fixed)) or _nearest(meta, label, name, fixed, size))
     # Of several, the one that these are nearest to as it stands; then the one that has a head, or none, as they have
     # (ConvNeXt's and DINOv3's).
     fits.sort(
@@ -132,6 +133,8 @@ def _config(name: str, ours: Mapping[str, Tensor], fixed: Mapping[str, Any]) -> 
             return None if of_backbone is None else merged(of_backbone, seen(head, ours), own)
         return None
     try:
+        if "image_size" in fixed and PATCHES in ours and ours[PATCHES].shape[-1] != catalog.resolve(name)[1].patch_size:
+            fixed = {"patch_size": ours[PATCHES].shape[-1], **fixed}  # without which the size may be no whole number
         family, config = catalog.resolve(name, **fixed)
         widths = [config.dim] if family.has("dim") else getattr(config, "widths", [])
         if widths and not family.has("stem_width") and len(ours[_stem(catalog.family_of(name))]) != widths[0]:
@@ -168,7 +171,7 @@ def _config(name: str, ours: Mapping[str, Tensor], fixed: Mapping[str, Any]) -> 
 
 def _size(config: Mapping[str, Any]) -> dict[str, Any]:
     """Of a config what gives a grid that is no square; {} if it is one."""
-    oblong = isinstance(config.get("image_size"), Sequence)
+    oblong = isinstance(config.get("image_size"), list | tuple)
     return {key: config[key] for key in ("image_size", "patch_size") if oblong and key in config}
 
 
@@ -246,16 +249,18 @@ def _other(state: Mapping[str, Tensor], label: str, name: str, fixed: Mapping[st
     return f"{label} is not {name}, it holds {other.line.removeprefix('recognised: ')}"
 
 
-def _nearest(meta: Mapping[str, Tensor], label: str, name: str | None, fixed: Mapping[str, Any]) -> str:
+def _nearest(
+    meta: Mapping[str, Tensor], label: str, name: str | None, fixed: Mapping[str, Any], size_asked: Any = None
+) -> str:
     """Why ``meta`` fits nothing: the model that it is nearest to, and everything that stands in the way."""
-    ways = list(namings(meta, name, ours=False))
+    ways = [*namings(meta, name, ours=False), *namings(meta, name, ours=True)]
     if not ways:
         return f"{label} does not fit {name}, and other libraries' names of it are not known"
     naming = min(ways, key=lambda each: len(list(each.leftovers(meta))))
     left = list(naming.leftovers(meta))
     kept = {key: tensor for key, tensor in meta.items() if key not in left}
     if len(kept) < len(meta) / 2 and name:
-        return f"{label} does not hold {name}; {_nearest(meta, 'it', None, {})}"
+        return f"{label} does not hold {name}; {_nearest(meta, 'it', None, {}, size_asked)}"
     if len(kept) < len(meta) / 2:
         return (
             f"{label} fits no model: of its {len(meta)} weights only {len(kept)} have a place in the nearest layout "
@@ -284,6 +289,11 @@ def _nearest(meta: Mapping[str, Tensor], label: str, name: str | None, fixed: Ma
         for key, tensor in wanted[size].items()
         if key in ours and ours[key].shape != tensor.shape
     ]
+    if len(shapes) == 1 and POSITIONS in shapes[0]:
+        more = (
+            f", nor those of images of {in_pixels(size_asked)}" if size_asked else ": give the image size, HEIGHTxWIDTH"
+        )
+        shapes = [f"{shapes[0].split(' as ')[0]}, whose patches are no square{more}"]
     problems += shapes[:SHAPES_SHOWN]
     problems += [f"{len(shapes) - SHAPES_SHOWN} more of other shapes"] if len(shapes) > SHAPES_SHOWN else []
     return f"{label} fits no model; the nearest is {naming} of {size}: {'; '.join(problems)}"
