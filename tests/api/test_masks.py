@@ -152,6 +152,28 @@ def test_time_ends_a_run_and_its_rate_has_fallen(masks, tmp_path, monkeypatch):
     assert rates[-1] < max(rates)
 
 
+def test_the_last_validation_is_within_the_time(masks, tmp_path, monkeypatch):
+    now = [0.0]
+
+    def look():
+        now[0] += 0.01
+        return now[0]
+
+    def slowly(self, *arguments):
+        now[0] += 0.4
+        return validate(self, *arguments)
+
+    validate = MaskValidator.__call__
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=look))
+    monkeypatch.setattr(MaskValidator, "__call__", slowly)
+    train(masks, tmp_path / "run", epochs=None, minutes=0.05)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "journal.jsonl").read_text().splitlines()]
+    epochs = [line["seconds"] for line in lines if line["event"] == "epoch"]
+    assert len(epochs) > 2 and 2.4 < epochs[-1] <= 3.02
+    rates = [line["learning_rate"] for line in lines if line["event"] == "step"]
+    assert rates[-1] < max(rates) / 2  # and has fallen with the time that there is for training
+
+
 def test_classes_are_merged_and_ignored_in_training_and_evaluation(masks, tmp_path):
     sets = ("data.merge={hot or wet: [fire, water]}",)
     end = train(masks, tmp_path / "run", *sets, epochs=1)

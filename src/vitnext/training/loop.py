@@ -76,6 +76,7 @@ class Progress:
     kept_loss: float = float("inf")
     kept_epoch: int = 0
     seconds: float = 0.0  # training time so far, without what was lost in a kill
+    validation_seconds: float = 0.0  # what the last validation took of it
 
 
 class Normalize:
@@ -117,7 +118,8 @@ def fit(
     2009, section 7.10).
 
     A run ends after the recipe's epochs, steps or minutes, whichever comes first, and its schedule fits that end. With
-    minutes the learning rate follows the clock, so that such a run alone does not repeat bit for bit.
+    minutes the learning rate follows the clock, so that such a run alone does not repeat bit for bit; it stops training
+    when what is left is what the last validation took.
 
     The state is saved to ``folder/last.pt`` after every epoch, and within it as the recipe says, with ``fingerprint``,
     which names the data; from ``resume``, what ``load_run`` read there, the run goes on.
@@ -180,8 +182,7 @@ def fit(
         return distributed.agree(interrupt.signal, 0.0)[0]
 
     def over() -> bool:
-        out_of_time = limit and progress.seconds >= limit
-        return progress.step >= steps or (progress.step > 0 and bool(out_of_time))
+        return progress.step >= steps or (progress.step > 0 and _out_of_time(progress, recipe))
 
     def validated() -> bool:
         return progress.epoch * per_epoch >= progress.step  # the last epoch may be cut short
@@ -196,7 +197,7 @@ def fit(
             ended = over()  # what is left after a stop may be the validation alone
             rest = batches.epoch(progress.epoch, progress.step - progress.epoch * per_epoch, part)
             for images, truth in () if ended else rest:
-                spent = progress.seconds / limit if limit else 0.0
+                spent = progress.seconds / (limit - progress.validation_seconds) if limit else 0.0
                 done = max((progress.step - warmup) / max(1, steps - warmup), spent)  # whatever comes first
                 rate = learning_rate(
                     max(0.0, done),
@@ -257,7 +258,7 @@ def fit(
             # Validate and keep.
             progress, kept = replace(progress, epoch=progress.epoch + 1), False
             summary = {"train_loss": sum(epoch_losses) / max(1, len(epoch_losses))}
-            due = progress.epoch % recipe.schedule.validate_epochs == 0
+            due, metrics = progress.epoch % recipe.schedule.validate_epochs == 0, None
             if due or over() or _ended(progress, steps, recipe):  # none is to end, for impatience, without a look
                 with sharding.whole(average.model if average is not None else model) as trained:
                     metrics = validate(trained.eval(), precision)
@@ -271,7 +272,10 @@ def fit(
                         if distributed.main():
                             keep(trained, progress, metrics)
                 summary |= metrics
+            before = progress.seconds
             tick()
+            if metrics is not None:
+                progress = replace(progress, validation_seconds=progress.seconds - before)
             journal.write("epoch", progress.step, epoch=progress.epoch, kept=kept, seconds=progress.seconds, **summary)
             watch.epoch(progress, summary, kept)
             epoch_losses = []
@@ -285,8 +289,13 @@ def fit(
 def _ended(progress: Progress, steps: int, recipe: Recipe) -> bool:
     schedule = recipe.schedule
     impatient = bool(schedule.patience) and progress.epoch - progress.best_epoch >= schedule.patience
-    out_of_time = bool(schedule.minutes) and progress.seconds >= schedule.minutes * 60
-    return progress.step >= steps or impatient or out_of_time
+    return progress.step >= steps or impatient or _out_of_time(progress, recipe)
+
+
+def _out_of_time(progress: Progress, recipe: Recipe) -> bool:
+    """Whether no more time is left than the last validation took."""
+    limit = recipe.schedule.minutes * 60
+    return bool(limit) and progress.seconds + progress.validation_seconds >= limit
 
 
 def _finite(losses: list[float], step: int, rate: float) -> list[float]:
