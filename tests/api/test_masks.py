@@ -16,6 +16,7 @@ from vitnext.card import read_card
 from vitnext.cli.predict import predict as predict_command
 from vitnext.data.dataset import open_dataset
 from vitnext.inference.predictor import load
+from vitnext.models import create
 from vitnext.recipe import builtin_names, override, read
 from vitnext.training import loop
 from vitnext.training.mask_validation import MaskValidator
@@ -262,5 +263,5 @@ def test_labels_and_masks_are_told_apart(trained, masks, tmp_path):
 def test_every_recipe_of_the_package_suits_its_task(name, masks, tmp_path):
     recipe = override(read(name), [])
     tree = plant(tmp_path / "tree", dict.fromkeys(("blue", "red"), 4))
-    data = "digit-scenes" if "panoptic" in name else masks if "+" in recipe.model.name else tree
+    data = "digit-scenes" if "panoptic" in name else masks if create.is_segmenter(recipe.model.name) else tree
     require_suitable(recipe, open_dataset(data, whole=True))
