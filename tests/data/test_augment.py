@@ -233,7 +233,8 @@ def test_every_option_acts(option):
 
 
 def test_the_options_are_all_of_the_recipe_s():
-    elsewhere = {"scale", "mixup", "cutmix", "repeats"}  # test_mask_augment, test_mixing, test_sampling
+    of_masks = {"scale", "aspect", "rotation"}  # test_mask_augment
+    elsewhere = of_masks | {"mixup", "cutmix", "repeats"}  # test_mixing, test_sampling
     assert {*OPTIONS} | elsewhere == set(Augment.__dataclass_fields__)
 
 

@@ -43,7 +43,8 @@ def convert(
       vitnext convert timm/convnext_tiny.fb_in1k --out convnext.safetensors
       vitnext convert dinov2_vits14_pretrain.pth --out dinov2.safetensors
       vitnext convert segformer_b0_ade.pth --out segformer.safetensors
-      vitnext convert mine.pth --classes names.txt --image-size 256x128 --out mine.safetensors
+      vitnext convert mine.pth --classes names.txt --out mine.safetensors
+      vitnext convert vit.pth --image-size 256x128 --out vit.safetensors
     """
     if out.suffix != ".safetensors":
         raise InputError(f"--out {out}: give a name that ends in .safetensors")

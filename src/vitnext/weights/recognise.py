@@ -253,7 +253,7 @@ def _nearest(
     meta: Mapping[str, Tensor], label: str, name: str | None, fixed: Mapping[str, Any], size_asked: Any = None
 ) -> str:
     """Why ``meta`` fits nothing: the model that it is nearest to, and everything that stands in the way."""
-    ways = [*namings(meta, name, ours=False), *namings(meta, name, ours=True)]
+    ways = list(namings(meta, name, ours=any(key.endswith(POSITIONS) for key in meta)))  # our word for them
     if not ways:
         return f"{label} does not fit {name}, and other libraries' names of it are not known"
     naming = min(ways, key=lambda each: len(list(each.leftovers(meta))))
@@ -290,9 +290,7 @@ def _nearest(
         if key in ours and ours[key].shape != tensor.shape
     ]
     if len(shapes) == 1 and POSITIONS in shapes[0]:
-        more = (
-            f", nor those of images of {in_pixels(size_asked)}" if size_asked else ": give the image size, HEIGHTxWIDTH"
-        )
+        more = f", nor those of {in_pixels(size_asked)}" if size_asked else ": give the image size, HEIGHTxWIDTH"
         shapes = [f"{shapes[0].split(' as ')[0]}, whose patches are no square{more}"]
     problems += shapes[:SHAPES_SHOWN]
     problems += [f"{len(shapes) - SHAPES_SHOWN} more of other shapes"] if len(shapes) > SHAPES_SHOWN else []
