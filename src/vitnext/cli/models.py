@@ -53,8 +53,7 @@ def models(
     if not rows and of_heads:
         raise InputError(
             f"{pattern}: segmenters are not listed one by one; write a whole name, of a listed model and a head, "
-            f"such as "
-            f"{'vit_small' if of_heads[0] == 'eomt' else 'convnext_tiny'}+{of_heads[0]}"
+            f"such as {'vit_small' if of_heads[0] == 'eomt' else 'convnext_tiny'}+{of_heads[0]}"
             f"{', or segformer_b0 to segformer_b5' * ('segformer' in of_heads)}"
         )
     if not rows:
