@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.ndimage import maximum_filter
 
-from vitnext.inference.centers import UNIT, activate, segments
+from vitnext.errors import WorkError
+from vitnext.inference.centers import AROUND, PEAK, UNIT, _centers, activate, segments
 from vitnext.inference.panoptic import segment_objects
 from vitnext.preprocess import Preprocess
 
@@ -48,13 +50,33 @@ def test_objects_and_stuff_are_found():
     assert found.scores == pytest.approx(0.9, abs=1e-3)
 
 
-def test_rows_are_worked_on_in_parts(monkeypatch):
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 40])
+def test_bands_of_any_height_give_the_same(rows, monkeypatch):
     given, _, _ = answers()
+    given[4] = np.minimum(given[4], 0.8)  # level peaks too
     whole = segments(bands(given), SIZE, THINGS)
-    monkeypatch.setattr("vitnext.inference.centers.CHUNK", 4 * SIZE[1])
-    again = segments(bands(given), SIZE, THINGS)
+    monkeypatch.setattr("vitnext.inference.centers.MEMORY", 1000)  # in a file
+    again = segments(bands(given, rows), SIZE, THINGS)
     assert np.array_equal(again.ids, whole.ids) and np.array_equal(again.labels, whole.labels)
     assert again.scores == pytest.approx(whole.scores)
+
+
+def test_peaks_of_noise_are_those_of_the_whole_image():
+    heat = np.random.default_rng(0).random(SIZE, np.float32)
+    expected = np.argwhere((heat == maximum_filter(heat, AROUND, mode="constant")) & (heat > PEAK))
+    for rows in (1, 4, 7, 40):
+        places, peaks = _centers((heat[top : top + rows] for top in range(0, SIZE[0], rows)), SIZE[1])
+        assert np.array_equal(places, expected) and np.array_equal(peaks, heat[tuple(expected.T)])
+
+
+def test_a_full_disk_is_one_line(monkeypatch):
+    def full(self, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.SpooledTemporaryFile.write", full)
+    given, _, _ = answers()
+    with pytest.raises(WorkError, match="no room for the answers on a large image: No space left on device"):
+        segments(bands(given), SIZE, THINGS)
 
 
 def test_a_level_peak_is_one_centre():

@@ -7,17 +7,23 @@ points, and an object has the class that most of its pixels have.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain
+from tempfile import SpooledTemporaryFile, gettempdir
+from typing import IO
 
 import numpy as np
 
+from vitnext.errors import WorkError
 from vitnext.inference.activations import softmax
 from vitnext.types import Segments
 
 UNIT = 32.0  # pixels: of the network's offsets
 PEAK = 0.1  # heat of a centre, at least
 AROUND = 7  # pixels: side of the square in which a centre is the highest; this and the last from section 4
-CHUNK = 1 << 20  # pixels worked on at a time
+MEMORY = 1 << 26  # bytes
 
 
 def activate(answers: np.ndarray) -> np.ndarray:
@@ -31,82 +37,101 @@ def segments(bands: Iterable[tuple[int, np.ndarray]], size: tuple[int, int], thi
     (classes + 3, rows, W)), activated.
 
     things: of each class. A score is the mean probability of the class inside, and of a thing that times the heat at
-    its centre. Memory: 11 bytes a pixel.
+    its centre. Which centre is the nearest is known when all are; until then the rest, 8 bytes a pixel, waits in a
+    temporary file if it is more than MEMORY. The memory that grows with an image is that of the ids, 4 bytes a pixel.
+
+    Raises WorkError when the temporary file cannot be written.
     """
-    classes, sure = np.zeros(size, np.uint8), np.zeros(size, np.float16)
-    heat, offsets = np.zeros(size, np.float32), np.zeros((2, *size), np.float16)
+    with SpooledTemporaryFile(MEMORY) as kept:
+        rows: list[slice] = []
+        centers, peaks = _centers(_heat_alone(bands, kept, rows), size[1])
+        return _grouped(partial(_again, kept, rows, size[1]), size, things, centers, peaks)
+
+
+def _heat_alone(bands: Iterable[tuple[int, np.ndarray]], kept: IO[bytes], rows: list[slice]) -> Iterator[np.ndarray]:
+    """The heat of each band; the rest is written, and the rows appended that it is of."""
     for top, band in bands:
-        rows = slice(top, top + band.shape[1])
-        classes[rows], sure[rows] = band[:-3].argmax(0), band[:-3].max(0)
-        heat[rows], offsets[:, rows] = band[-3], band[-2:] * UNIT
+        rest = np.stack([band[:-3].argmax(0), band[:-3].max(0), *(band[-2:] * UNIT)]).astype(np.float16)
+        try:
+            kept.write(rest.tobytes())
+        except OSError as error:
+            raise WorkError(f"{gettempdir()}: no room for the answers on a large image: {error.strerror}") from error
+        rows.append(slice(top, top + band.shape[1]))
+        yield band[-3]
+
+
+def _again(
+    kept: IO[bytes], rows: Sequence[slice], width: int
+) -> Iterator[tuple[slice, np.ndarray, np.ndarray, np.ndarray]]:
+    """What `_heat_alone` wrote: rows, classes int64 (rows, W), their probability, offsets in pixels (2, rows, W)."""
+    kept.seek(0)
+    for place in rows:
+        shape = (4, place.stop - place.start, width)
+        rest = np.frombuffer(kept.read(2 * math.prod(shape)), np.float16).reshape(shape)
+        yield place, rest[0].astype(np.int64), rest[1], rest[2:]
+
+
+def _grouped(
+    bands: Callable[[], Iterable[tuple[slice, np.ndarray, np.ndarray, np.ndarray]]],
+    size: tuple[int, int],
+    things: Sequence[bool],
+    centers: np.ndarray,
+    peaks: np.ndarray,
+) -> Segments:
+    from scipy.spatial import cKDTree
+
     is_thing, count = np.asarray(things, bool), len(things)
-    centers = _centers(heat)
-    peaks = heat[tuple(centers.T)]
-    del heat
-    owner = _owners(is_thing[classes], centers, offsets)
-    del offsets
-    # Of every object the votes of its pixels for each class of things.
-    votes = np.zeros((len(peaks), count), np.int64)
-    for rows in _chunks(size):
-        inside = owner[rows] >= 0
-        pairs = owner[rows][inside].astype(np.int64) * count + classes[rows][inside]
-        votes += np.bincount(pairs, minlength=votes.size).reshape(votes.shape)
-    there = np.flatnonzero(votes.any(axis=1))
-    stuff = np.setdiff1d(np.flatnonzero(np.bincount(classes.ravel(), minlength=count)), np.flatnonzero(is_thing))
+    tree = cKDTree(centers) if len(centers) else None
+    owner = np.full(size, -1, np.int32)  # of every pixel of things the number of its centre
+    votes = np.zeros((len(peaks), count), np.int64)  # of every object those of its pixels for each class of things
+    there = np.zeros(count, bool)
+    for rows, classes, _, offsets in bands():
+        there[np.unique(classes)] = True
+        y, x = np.nonzero(is_thing[classes])
+        if tree is None or not len(y):
+            continue
+        aims = np.stack([y + rows.start + offsets[0, y, x].astype(np.float64), x + offsets[1, y, x]], axis=1)
+        nearest = tree.query(aims)[1]
+        owner[y + rows.start, x] = nearest
+        votes += np.bincount(nearest * count + classes[y, x], minlength=votes.size).reshape(votes.shape)
+    objects, stuff = np.flatnonzero(votes.any(axis=1)), np.flatnonzero(there & ~is_thing)
     of_stuff, of_object = np.zeros(count, np.int32), np.zeros(len(peaks) + 1, np.int32)
     of_stuff[stuff] = np.arange(1, len(stuff) + 1)
-    of_object[there] = len(stuff) + np.arange(1, len(there) + 1)
-    labels = np.concatenate([stuff, votes[there].argmax(1)]).astype(np.int64)
+    of_object[objects] = len(stuff) + np.arange(1, len(objects) + 1)
+    labels = np.concatenate([stuff, votes[objects].argmax(1)]).astype(np.int64)
     pixels, certain = np.zeros(len(labels) + 1), np.zeros(len(labels) + 1)
-    ids = owner  # its numbers become those of segments, row by row
-    for rows in _chunks(size):
-        ids[rows] = np.where(owner[rows] >= 0, of_object[owner[rows]], of_stuff[classes[rows]])
+    ids = owner  # its numbers become those of segments, band by band
+    for rows, classes, sure, _ in bands():
+        ids[rows] = np.where(owner[rows] >= 0, of_object[owner[rows]], of_stuff[classes])
         flat = ids[rows].ravel()
         pixels += np.bincount(flat, minlength=len(pixels))
-        certain += np.bincount(flat, sure[rows].ravel(), minlength=len(pixels))
+        certain += np.bincount(flat, sure.ravel(), minlength=len(pixels))
     scores = certain[1:] / pixels[1:].clip(min=1)
-    scores[len(stuff) :] *= peaks[there].clip(0, 1)
+    scores[len(stuff) :] *= peaks[objects].clip(0, 1)
     return Segments(ids, labels, np.zeros(len(labels), bool), scores.astype(np.float32))
 
 
-def _centers(heat: np.ndarray) -> np.ndarray:
-    """int64 (n, 2): row and column of the peaks; of those of one height in a square the first alone, since what is
-    rounded to bfloat16 is level around a peak."""
+def _centers(heat: Iterable[np.ndarray], width: int) -> tuple[np.ndarray, np.ndarray]:
+    """The peaks of heat that comes as float32 (rows, width) from top to bottom: int64 (n, 2) rows and columns, and
+    float32 (n,) their heat. Of those of one height in a square the first alone: what is rounded to bfloat16 is level
+    around a peak."""
     from scipy.ndimage import maximum_filter
 
-    found, margin = [], AROUND // 2
-    for rows in _chunks(heat.shape):
-        first = max(0, rows.start - margin)
-        part = heat[first : rows.stop + margin]
+    margin = AROUND // 2
+    border = np.zeros((margin, width), np.float32)
+    places, peaks = [np.zeros((0, 2), np.int64)], [np.zeros(0, np.float32)]
+    held, start = border, -margin  # rows that the next band decides on or needs beside it, and which is the first
+    for band in chain(heat, [border]):
+        part = np.concatenate([held, band])
+        decided = slice(margin, max(margin, len(part) - margin))
         peak = (part == maximum_filter(part, AROUND, mode="constant")) & (part > PEAK)
-        peak[: rows.start - first] = peak[rows.stop - first :] = False
+        peak[: decided.start] = peak[decided.stop :] = False
         y, x = np.nonzero(peak)
         around, again = np.pad(part, margin), np.zeros(len(y), bool)
         for i, j in np.ndindex(AROUND, AROUND):
             if (i, j) < (margin, margin):
                 again |= around[y + i, x + j] == part[y, x]
-        found.append(np.stack([y + first, x], axis=1)[~again])
-    return np.concatenate(found)
-
-
-def _owners(thing: np.ndarray, centers: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """int32 (H, W): of every pixel of things the number of its centre, else -1."""
-    from scipy.spatial import cKDTree
-
-    owner = np.full(thing.shape, -1, np.int32)
-    if not len(centers):
-        return owner
-    tree = cKDTree(centers)
-    for rows in _chunks(thing.shape):
-        y, x = np.nonzero(thing[rows])
-        y += rows.start
-        aims = np.stack([y + offsets[0, y, x].astype(np.float64), x + offsets[1, y, x].astype(np.float64)], axis=1)
-        if len(aims):
-            owner[y, x] = tree.query(aims)[1]
-    return owner
-
-
-def _chunks(size: tuple[int, ...]) -> list[slice]:
-    """Rows, about CHUNK pixels at a time."""
-    step = max(1, CHUNK // size[1])
-    return [slice(top, min(size[0], top + step)) for top in range(0, size[0], step)]
+        places.append(np.stack([y + start, x], axis=1)[~again])
+        peaks.append(part[y, x][~again])
+        held, start = part[decided.stop - margin :], start + decided.stop - margin
+    return np.concatenate(places), np.concatenate(peaks)
