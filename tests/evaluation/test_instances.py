@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import pickle
 import sys
 
 import numpy as np
@@ -40,7 +41,7 @@ def measure(*pairs, classes=CLASSES, **options):
     return precision.result()
 
 
-def direct(pairs, classes: int) -> COCOeval:
+def direct(pairs, classes: int, detections: int = 100) -> COCOeval:
     """pycocotools by the book: its own encoder, and results loaded from a list."""
     images, truths, results = [], [], []
     for i, (truth, prediction) in enumerate(pairs):
@@ -60,6 +61,7 @@ def direct(pairs, classes: int) -> COCOeval:
         coco.dataset = {"info": {}, "images": images, "annotations": truths, "categories": categories}
         coco.createIndex()
         evaluation = COCOeval(coco, coco.loadRes(results), "segm")
+        evaluation.params.maxDets = [1, 10, detections]
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -197,11 +199,32 @@ def test_the_result_may_be_asked_for_between_images():
     assert precision.result()["ap"] == pytest.approx(51 / 101)
 
 
-def test_only_run_lengths_are_kept():
+def test_of_a_prediction_28_bytes_are_kept():
     precision = MaskAveragePrecision(CLASSES)
     large = instances(np.ones((4, 500, 500)), [0] * 4, [1] * 4)
-    precision.update(large, large)
-    assert len(json.dumps([precision._truth, precision._predictions])) < 2000
+    for images in (1, 2, 3):
+        precision.update(large, large)
+        assert len(pickle.dumps(precision._found)) == pytest.approx(28 * 4 * images, abs=100)
+
+
+def test_the_number_of_detections_may_be_changed_afterwards():
+    rng = np.random.default_rng(2)
+    ids = np.arange(1, 151, dtype=np.int32).reshape(10, 15)
+    pairs = []
+    for _ in range(3):
+        scores = rng.random(150).astype(np.float32)
+        truth = Segments(ids, rng.integers(0, 2, size=150), np.zeros(150, dtype=bool), scores)
+        pairs.append((truth, Segments(np.roll(ids, 1), truth.labels, truth.crowd, scores)))
+        pairs.append((truth, truth))
+    precision = MaskAveragePrecision(CLASSES)
+    for pair in pairs:
+        precision.update(*pair)
+    for detections in (20, 150):
+        precision.detections = detections
+        assert precision.result() == measure(*pairs, detections=detections)
+        evaluation = direct([tuple(map(stacked, pair)) for pair in pairs], 2, detections)
+        expected = evaluation.eval["precision"][..., 0, 2].mean()  # all areas, `detections` of them
+        assert precision.result()["ap"] == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize(

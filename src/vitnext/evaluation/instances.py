@@ -6,7 +6,8 @@ pycocotools, COCO's own code, computes it: there is one definition of these numb
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from typing import Any
 
@@ -17,13 +18,24 @@ from vitnext.errors import InputError, require
 from vitnext.types import Detections, Instances, Segments
 
 AREAS = ("all", "small", "medium", "large")  # in pixels: any, up to 32^2, up to 96^2, above; pycocotools' order
+THRESHOLDS = 10  # of intersection over union: 0.50, 0.55, ..., 0.95
+FOUND = np.dtype(
+    [  # what is kept of a prediction
+        ("score", np.float64),
+        ("rank", np.int32),  # by score, among those of its image and class
+        ("matched", np.uint8, (len(AREAS), 2)),  # a bit for each threshold
+        ("ignored", np.uint8, (len(AREAS), 2)),
+    ]
+)
 
 
 class MaskAveragePrecision:
-    """Collects the objects of truth and prediction image by image, as compressed run lengths.
+    """Matches the objects of truth and prediction image by image; 28 bytes of each prediction are kept.
 
     Of every image and class the ``detections`` predictions with the highest scores count, COCO's 100 unless told
-    otherwise; images with more objects of a class need more. Segments of stuff are passed over, and so is void.
+    otherwise; images with more objects of a class need more. The number may be changed until the result is asked for:
+    the best are matched first, so that those after them change nothing. Segments of stuff are passed over, and so is
+    void.
     """
 
     def __init__(self, classes: Sequence[str], things: Sequence[bool] | None = None, *, detections: int = 100) -> None:
@@ -39,9 +51,9 @@ class MaskAveragePrecision:
         self.classes = tuple(classes)
         self.things = np.ones(len(classes), dtype=bool) if things is None else np.array(things, dtype=bool)
         self.detections = detections
-        self._sizes: list[tuple[int, int]] = []  # of the images
-        self._truth: list[dict[str, Any]] = []
-        self._predictions: list[dict[str, Any]] = []
+        self.images = 0
+        self._found = [bytearray() for _ in classes]  # FOUND of each prediction
+        self._positives = np.zeros((len(classes), len(AREAS)), dtype=np.int64)  # true objects, crowds aside
 
     def update(self, truth: Segments | Instances, prediction: Segments | Instances | Detections) -> None:
         """Add an image. A prediction's crowd flags play no part.
@@ -57,13 +69,19 @@ class MaskAveragePrecision:
         if not np.isfinite(prediction.scores).all():
             raise InputError("a predicted score is not finite")
         expected, found = self._entries(truth, "truth"), self._entries(prediction, "prediction")
-        for k, entry in expected:
-            # COCOeval takes the id 0 for "not matched"
-            self._truth.append(entry | {"id": len(self._truth) + 1, "iscrowd": int(truth.crowd[k])})
-        for k, entry in found:
-            score = float(prediction.scores[k])
-            self._predictions.append(entry | {"id": len(self._predictions) + 1, "iscrowd": 0, "score": score})
-        self._sizes.append(sizes[0])
+        for number, (k, entry) in enumerate(expected, start=1):  # COCOeval takes the id 0 for "not matched"
+            entry |= {"id": number, "iscrowd": int(truth.crowd[k])}
+        for number, (k, entry) in enumerate(found, start=1):
+            entry |= {"id": number, "iscrowd": 0, "score": float(prediction.scores[k])}
+        self.images += 1
+        for label, results in _matched([entry for _, entry in expected], [entry for _, entry in found], sizes[0]):
+            kept = np.zeros(len(results[0]["dtScores"]), FOUND)
+            kept["score"], kept["rank"] = results[0]["dtScores"], np.arange(len(kept))
+            for area, result in enumerate(results):
+                kept["matched"][:, area] = np.packbits(result["dtMatches"] > 0, axis=0).T
+                kept["ignored"][:, area] = np.packbits(result["dtIgnore"], axis=0).T
+                self._positives[label, area] += np.count_nonzero(result["gtIgnore"] == 0)
+            self._found[label] += kept.tobytes()
 
     def _entries(self, objects: Segments | Instances | Detections, name: str) -> list[tuple[int, dict[str, Any]]]:
         """COCO annotations of the things among the objects, with their positions."""
@@ -82,7 +100,7 @@ class MaskAveragePrecision:
             (
                 k,
                 {
-                    "image_id": len(self._sizes),
+                    "image_id": 0,
                     "category_id": int(labels[k]),
                     "area": rle.area(masks[k]),
                     "segmentation": {"size": size, "counts": rle.compress(masks[k])},
@@ -102,12 +120,10 @@ class MaskAveragePrecision:
         Means leave out the classes without such a true object, not counting them as 0; those have None.
         """
         precision = self._precision()  # (10 IoUs, 101 recalls, classes, 4 areas)
-        labels = np.array([t["category_id"] for t in self._truth if not t["iscrowd"]], dtype=np.int64)
-        counts = np.bincount(labels, minlength=len(self.classes))
         per_class = [
             {
                 "class": self.classes[label],
-                "n": int(counts[label]),
+                "n": int(self._positives[label, 0]),
                 "ap": _mean(precision[:, :, column, 0]),
                 "ap50": _mean(precision[0, :, column, 0]),
                 "ap75": _mean(precision[5, :, column, 0]),
@@ -116,7 +132,7 @@ class MaskAveragePrecision:
         ]
         return {
             "task": "instance",
-            "n": len(self._sizes),
+            "n": self.images,
             "detections": self.detections,
             "ap": _mean(precision[..., 0]),
             "ap50": _mean(precision[0, ..., 0]),
@@ -127,24 +143,59 @@ class MaskAveragePrecision:
 
     def _precision(self) -> np.ndarray:
         """COCOeval's interpolated precision, -1 where there is no true object."""
-        cocoeval = require("pycocotools.cocoeval", "coco")
+        things = np.flatnonzero(self.things).tolist()
+        evaluation = _evaluation(things)
+        evaluation.params.imgIds, evaluation.params.maxDets = [0], [sys.maxsize]  # they were left out above
+        evaluation.evalImgs = [result for label in things for result in self._together(label)]
+        evaluation._paramsEval = evaluation.params
         with redirect_stdout(io.StringIO()):  # it reports its progress there
-            evaluation = cocoeval.COCOeval(self._coco(self._truth), self._coco(self._predictions), "segm")
-            evaluation.params.maxDets = [self.detections]
-            evaluation.evaluate()
             evaluation.accumulate()
         precision: np.ndarray = evaluation.eval["precision"][..., 0]  # of one limit on detections
         return precision
 
-    def _coco(self, annotations: list[dict[str, Any]]) -> Any:
-        document = require("pycocotools.coco", "coco").COCO()
-        document.dataset = {
-            "images": [{"id": i, "height": h, "width": w} for i, (h, w) in enumerate(self._sizes)],
-            "categories": [{"id": id} for id in np.flatnonzero(self.things).tolist()],
-            "annotations": [dict(annotation) for annotation in annotations],  # COCOeval adds keys of its own
-        }
-        document.createIndex()
-        return document
+    def _together(self, label: int) -> list[dict[str, np.ndarray]]:
+        """What COCOeval has of an image and class, of all images in one; for each range of areas."""
+        found = np.frombuffer(self._found[label], FOUND)
+        found = found[found["rank"] < self.detections]
+        return [
+            {
+                "dtScores": found["score"],
+                "dtMatches": np.unpackbits(found["matched"][:, area], axis=1, count=THRESHOLDS).T,
+                "dtIgnore": np.unpackbits(found["ignored"][:, area], axis=1, count=THRESHOLDS).T,
+                "gtIgnore": np.zeros(self._positives[label, area]),
+            }
+            for area in range(len(AREAS))
+        ]
+
+
+def _matched(
+    truth: list[dict[str, Any]], found: list[dict[str, Any]], size: tuple[int, int]
+) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """COCOeval's matches in one image, of annotations: each class that it has, and a result for each range of areas."""
+    labels = sorted({entry["category_id"] for entry in truth + found})
+    with redirect_stdout(io.StringIO()):
+        evaluation = _evaluation(labels, *(_coco(annotations, labels, size) for annotations in (truth, found)))
+        evaluation.params.maxDets = [max(1, len(found))]
+        evaluation.evaluate()
+    for column, label in enumerate(labels):
+        yield label, evaluation.evalImgs[column * len(AREAS) : (column + 1) * len(AREAS)]
+
+
+def _evaluation(labels: Sequence[int], *cocos: Any) -> Any:
+    evaluation = require("pycocotools.cocoeval", "coco").COCOeval(*cocos, iouType="segm")
+    evaluation.params.catIds = list(labels)
+    return evaluation
+
+
+def _coco(annotations: list[dict[str, Any]], labels: Sequence[int], size: tuple[int, int]) -> Any:
+    document = require("pycocotools.coco", "coco").COCO()
+    document.dataset = {
+        "images": [{"id": 0, "height": size[0], "width": size[1]}],
+        "categories": [{"id": label} for label in labels],
+        "annotations": annotations,
+    }
+    document.createIndex()
+    return document
 
 
 def _size(objects: Segments | Instances | Detections) -> tuple[int, int]:

@@ -144,7 +144,7 @@ class PanopticQuality:
 
 class PanopticCounts:
     """What ``evaluate`` counts of a panoptic model, at the images' original size. Memory: a few images and, for average
-    precision, the run lengths of every object of a thing, true or predicted.
+    precision, 28 bytes of every predicted object of a thing.
 
     Raises InputError when the model lacks a class of the data, or the truth does not tell objects apart.
     """
