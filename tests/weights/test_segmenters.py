@@ -426,6 +426,19 @@ def test_convert_segformer(capsys, tmp_path):
     agree(model, theirs, 64, 96)
 
 
+def test_another_window_leaves_out_what_was_measured_at_the_former(capsys, tmp_path):
+    first, again, wide = (tmp_path / f"{name}.safetensors" for name in ("first", "again", "wide"))
+    filled(segformer(depths=(2, 2, 2, 2), hidden_sizes=(32, 64, 160, 256)), tmp_path)
+    assert main(["convert", str(tmp_path / "model.safetensors"), "--image-size", "64", "--out", str(first)]) == 0
+    model, card = load_artifact(first)
+    save_artifact(first, model, dataclasses.replace(card, metrics={"test": {"miou": 0.5}}))
+    assert main(["convert", str(first), "--out", str(again)]) == 0
+    assert read_card(again).metrics == {"test": {"miou": 0.5}} and "scores:" not in capsys.readouterr().err
+    assert main(["convert", str(first), "--image-size", "64x96", "--out", str(wide)]) == 0
+    assert "scores: left out, as they were measured at 64 x 64 px" in capsys.readouterr().err
+    assert read_card(wide).metrics == {} and read_card(wide).preprocess.image_size == (64, 96)
+
+
 def test_convert_eomt(capsys, tmp_path, monkeypatch):
     sizes = catalog.FAMILIES["dinov2"].sizes
     monkeypatch.setitem(sizes, "vit_mini_patch14_dinov2", {"dim": 16, "depth": 4, "heads": 2, "registers": 2})

@@ -135,6 +135,10 @@ def convert(
     )
     if loaded.card is not None:  # an artifact of ours, which knows what it was trained and measured on
         card = dataclasses.replace(loaded.card, config=full, classes=names, preprocess=preprocess)
+        if card.metrics and preprocess != loaded.card.preprocess:
+            height, width = loaded.card.preprocess.image_size
+            say(f"scores: left out, as they were measured at {height} x {width} px; vitnext evaluate measures anew")
+            card = dataclasses.replace(card, metrics={})
     out = Path(out)
     save_artifact(out, loaded.model, card)
     return out
