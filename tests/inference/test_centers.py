@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+
 import numpy as np
 import pytest
 from scipy.ndimage import maximum_filter
@@ -56,6 +58,7 @@ def test_bands_of_any_height_give_the_same(rows, monkeypatch):
     given[4] = np.minimum(given[4], 0.8)  # level peaks too
     whole = segments(bands(given), SIZE, THINGS)
     monkeypatch.setattr("vitnext.inference.centers.MEMORY", 1000)  # in a file
+    monkeypatch.setattr("vitnext.inference.centers.CHUNK", 4 * SIZE[1])
     again = segments(bands(given, rows), SIZE, THINGS)
     assert np.array_equal(again.ids, whole.ids) and np.array_equal(again.labels, whole.labels)
     assert again.scores == pytest.approx(whole.scores)
@@ -69,14 +72,26 @@ def test_peaks_of_noise_are_those_of_the_whole_image():
         assert np.array_equal(places, expected) and np.array_equal(peaks, heat[tuple(expected.T)])
 
 
-def test_a_full_disk_is_one_line(monkeypatch):
-    def full(self, data):
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize("rows", [1, 40])
+def test_a_full_disk_is_one_line(rows, monkeypatch):
+    class Full(tempfile.SpooledTemporaryFile):
+        def rollover(self):
+            super().rollover()
+            self._file.close()
+            self._file = open("/dev/full", "r+b")  # noqa: SIM115 as a temporary file, with a buffer
+            self._file.write(b"0")
 
-    monkeypatch.setattr("tempfile.SpooledTemporaryFile.write", full)
+    monkeypatch.setattr("vitnext.inference.centers.SpooledTemporaryFile", Full)
+    monkeypatch.setattr("vitnext.inference.centers.MEMORY", 100)
     given, _, _ = answers()
-    with pytest.raises(WorkError, match="no room for the answers on a large image: No space left on device"):
-        segments(bands(given), SIZE, THINGS)
+    with pytest.raises(WorkError, match=r"no room for a temporary file \(No space left on device\)"):
+        segments(bands(given, rows), SIZE, THINGS)
+
+
+def test_offsets_beyond_float16_are_far():
+    given, _, _ = answers()
+    given[5] = 1e6
+    assert segments(bands(given), SIZE, THINGS).ids.min() == 1
 
 
 def test_a_level_peak_is_one_centre():

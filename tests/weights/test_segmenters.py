@@ -435,7 +435,7 @@ def test_another_window_leaves_out_what_was_measured_at_the_former(capsys, tmp_p
     assert main(["convert", str(first), "--out", str(again)]) == 0
     assert read_card(again).metrics == {"test": {"miou": 0.5}} and "scores:" not in capsys.readouterr().err
     assert main(["convert", str(first), "--image-size", "64x96", "--out", str(wide)]) == 0
-    assert "scores: left out, as they were measured at 64 x 64 px" in capsys.readouterr().err
+    assert "scores: left out, as they are of 64 x 64 px; vitnext evaluate" in capsys.readouterr().err
     assert read_card(wide).metrics == {} and read_card(wide).preprocess.image_size == (64, 96)
 
 

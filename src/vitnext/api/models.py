@@ -137,7 +137,8 @@ def convert(
         card = dataclasses.replace(loaded.card, config=full, classes=names, preprocess=preprocess)
         if card.metrics and preprocess != loaded.card.preprocess:
             height, width = loaded.card.preprocess.image_size
-            say(f"scores: left out, as they were measured at {height} x {width} px; vitnext evaluate measures anew")
+            kept = ", the thresholds kept" if card.thresholds else ""
+            say(f"scores: left out, as they are of {height} x {width} px{kept}; vitnext evaluate measures anew")
             card = dataclasses.replace(card, metrics={})
     out = Path(out)
     save_artifact(out, loaded.model, card)

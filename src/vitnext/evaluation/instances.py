@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stdout
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ from vitnext.errors import InputError, require
 from vitnext.types import Detections, Instances, Segments
 
 AREAS = ("all", "small", "medium", "large")  # in pixels: any, up to 32^2, up to 96^2, above; pycocotools' order
-THRESHOLDS = 10  # of intersection over union: 0.50, 0.55, ..., 0.95
+THRESHOLDS, LEAST = 10, 0.5  # of intersection over union: 0.50, 0.55, ..., 0.95
+PRINTING = Lock()  # COCOeval reports its progress on stdout, which is one for all threads
 FOUND = np.dtype(
     [  # what is kept of a prediction
         ("score", np.float64),
@@ -68,23 +70,15 @@ class MaskAveragePrecision:
             raise InputError("average precision ranks predictions by their scores, and these have none")
         if not np.isfinite(prediction.scores).all():
             raise InputError("a predicted score is not finite")
-        expected, found = self._entries(truth, "truth"), self._entries(prediction, "prediction")
-        for number, (k, entry) in enumerate(expected, start=1):  # COCOeval takes the id 0 for "not matched"
-            entry |= {"id": number, "iscrowd": int(truth.crowd[k])}
-        for number, (k, entry) in enumerate(found, start=1):
-            entry |= {"id": number, "iscrowd": 0, "score": float(prediction.scores[k])}
-        self.images += 1
-        for label, results in _matched([entry for _, entry in expected], [entry for _, entry in found], sizes[0]):
-            kept = np.zeros(len(results[0]["dtScores"]), FOUND)
-            kept["score"], kept["rank"] = results[0]["dtScores"], np.arange(len(kept))
-            for area, result in enumerate(results):
-                kept["matched"][:, area] = np.packbits(result["dtMatches"] > 0, axis=0).T
-                kept["ignored"][:, area] = np.packbits(result["dtIgnore"], axis=0).T
-                self._positives[label, area] += np.count_nonzero(result["gtIgnore"] == 0)
-            self._found[label] += kept.tobytes()
+        crowd = np.zeros(len(prediction.labels), bool)
+        expected = self._entries(truth, truth.crowd, np.zeros(len(truth.labels)), "truth")
+        found = self._entries(prediction, crowd, prediction.scores, "prediction")
+        self._count(_matched(expected, found, sizes[0]), found)
 
-    def _entries(self, objects: Segments | Instances | Detections, name: str) -> list[tuple[int, dict[str, Any]]]:
-        """COCO annotations of the things among the objects, with their positions."""
+    def _entries(
+        self, objects: Segments | Instances | Detections, crowd: np.ndarray, scores: np.ndarray, name: str
+    ) -> list[dict[str, Any]]:
+        """COCO annotations of the things among the objects."""
         labels = objects.labels
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.classes):
             raise InputError(f"the {name}'s labels must lie in 0 to {len(self.classes) - 1}")
@@ -97,17 +91,33 @@ class MaskAveragePrecision:
             masks = objects.runs
         size = list(_size(objects))
         return [
-            (
-                k,
-                {
-                    "image_id": 0,
-                    "category_id": int(labels[k]),
-                    "area": rle.area(masks[k]),
-                    "segmentation": {"size": size, "counts": rle.compress(masks[k])},
-                },
-            )
-            for k in np.flatnonzero(self.things[labels]).tolist()
+            {
+                "id": number,  # from 1 on, since COCOeval takes 0 for "not matched"
+                "category_id": int(labels[k]),
+                "area": rle.area(masks[k]),
+                "segmentation": {"size": size, "counts": rle.compress(masks[k])},
+                "iscrowd": int(crowd[k]),
+                "score": float(scores[k]),
+            }
+            for number, k in enumerate(np.flatnonzero(self.things[labels]).tolist(), start=1)
         ]
+
+    def _count(self, results: list[dict[str, Any]], found: list[dict[str, Any]]) -> None:
+        """Add COCOeval's results on one image with these predictions."""
+        kept = np.zeros(len(found), FOUND)
+        kept["score"] = [entry["score"] for entry in found]
+        for result in results:
+            rows, area = np.array(result["dtIds"], np.int64) - 1, result["area"]
+            kept["matched"][rows, area] = np.packbits(result["dtMatches"] > 0, axis=0).T
+            kept["ignored"][rows, area] = np.packbits(result["dtIgnore"], axis=0).T
+            self._positives[result["category_id"], area] += np.count_nonzero(result["gtIgnore"] == 0)
+        labels = np.array([entry["category_id"] for entry in found], np.int64)
+        for label in np.unique(labels):
+            of_class = kept[labels == label]
+            of_class = of_class[np.argsort(-of_class["score"], kind="stable")]
+            of_class["rank"] = np.arange(len(of_class))
+            self._found[label] += of_class.tobytes()
+        self.images += 1
 
     def result(self) -> dict[str, Any]:
         """What JSON holds; an undefined number is None, never NaN:
@@ -148,7 +158,7 @@ class MaskAveragePrecision:
         evaluation.params.imgIds, evaluation.params.maxDets = [0], [sys.maxsize]  # they were left out above
         evaluation.evalImgs = [result for label in things for result in self._together(label)]
         evaluation._paramsEval = evaluation.params
-        with redirect_stdout(io.StringIO()):  # it reports its progress there
+        with PRINTING, redirect_stdout(io.StringIO()):
             evaluation.accumulate()
         precision: np.ndarray = evaluation.eval["precision"][..., 0]  # of one limit on detections
         return precision
@@ -168,17 +178,42 @@ class MaskAveragePrecision:
         ]
 
 
-def _matched(
-    truth: list[dict[str, Any]], found: list[dict[str, Any]], size: tuple[int, int]
-) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-    """COCOeval's matches in one image, of annotations: each class that it has, and a result for each range of areas."""
+def _matched(truth: list[dict[str, Any]], found: list[dict[str, Any]], size: tuple[int, int]) -> list[dict[str, Any]]:
+    """COCOeval's results on the annotations of one image, each with the number of its range of areas, "area"."""
     labels = sorted({entry["category_id"] for entry in truth + found})
-    with redirect_stdout(io.StringIO()):
-        evaluation = _evaluation(labels, *(_coco(annotations, labels, size) for annotations in (truth, found)))
+    parts = max((_divide(*(_of(label, entries) for entries in (truth, found))) for label in labels), default=1)
+    with PRINTING, redirect_stdout(io.StringIO()):
+        evaluation = _evaluation(labels, *(_coco(entries, labels, size, parts) for entries in (truth, found)))
         evaluation.params.maxDets = [max(1, len(found))]
         evaluation.evaluate()
-    for column, label in enumerate(labels):
-        yield label, evaluation.evalImgs[column * len(AREAS) : (column + 1) * len(AREAS)]
+    # of classes, then of ranges of areas, then of parts
+    return [
+        result | {"area": place // parts % len(AREAS)}
+        for place, result in enumerate(evaluation.evalImgs)
+        if result is not None
+    ]
+
+
+def _of(label: int, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [entry for entry in entries if entry["category_id"] == label]
+
+
+def _divide(truth: list[dict[str, Any]], found: list[dict[str, Any]]) -> int:
+    """Make images of their own of those objects of a class that can be matched with each other, directly or by others;
+    returns how many. COCOeval tries each prediction of an image with each true object, by loops in Python."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    masks = require("pycocotools.mask", "coco")
+    crowd = [entry["iscrowd"] for entry in truth]
+    ious = masks.iou(*([entry["segmentation"] for entry in entries] for entries in (found, truth)), crowd)
+    count = len(truth) + len(found)
+    over, under = np.nonzero(np.reshape(ious, (len(found), len(truth))) >= LEAST)
+    pairs = coo_array((np.ones(len(over), bool), (over, under + len(found))), shape=(count, count))
+    parts, part = connected_components(pairs, directed=False)
+    for entry, number in zip(found + truth, part.tolist(), strict=True):
+        entry["image_id"] = number
+    return int(parts)
 
 
 def _evaluation(labels: Sequence[int], *cocos: Any) -> Any:
@@ -187,10 +222,10 @@ def _evaluation(labels: Sequence[int], *cocos: Any) -> Any:
     return evaluation
 
 
-def _coco(annotations: list[dict[str, Any]], labels: Sequence[int], size: tuple[int, int]) -> Any:
+def _coco(annotations: list[dict[str, Any]], labels: Sequence[int], size: tuple[int, int], images: int) -> Any:
     document = require("pycocotools.coco", "coco").COCO()
     document.dataset = {
-        "images": [{"id": 0, "height": size[0], "width": size[1]}],
+        "images": [{"id": number, "height": size[0], "width": size[1]} for number in range(images)],
         "categories": [{"id": label} for label in labels],
         "annotations": annotations,
     }

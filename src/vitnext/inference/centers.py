@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import chain
-from tempfile import SpooledTemporaryFile, gettempdir
+from tempfile import SpooledTemporaryFile
 from typing import IO
 
 import numpy as np
@@ -24,6 +25,9 @@ UNIT = 32.0  # pixels: of the network's offsets
 PEAK = 0.1  # heat of a centre, at least
 AROUND = 7  # pixels: side of the square in which a centre is the highest; this and the last from section 4
 MEMORY = 1 << 26  # bytes
+CHUNK = 1 << 20  # pixels worked on at a time
+GATHERED = 32  # rows, in which peaks are looked for at a time
+FARTHEST = 65504.0  # pixels: float16's largest
 
 
 def activate(answers: np.ndarray) -> np.ndarray:
@@ -42,33 +46,50 @@ def segments(bands: Iterable[tuple[int, np.ndarray]], size: tuple[int, int], thi
 
     Raises WorkError when the temporary file cannot be written.
     """
-    with SpooledTemporaryFile(MEMORY) as kept:
-        rows: list[slice] = []
-        centers, peaks = _centers(_heat_alone(bands, kept, rows), size[1])
-        return _grouped(partial(_again, kept, rows, size[1]), size, things, centers, peaks)
+    kept = SpooledTemporaryFile(MEMORY)  # noqa: SIM115 closing is what may fail
+    try:
+        centers, peaks = _centers(_heat_alone(bands, kept), size[1])
+        return _grouped(partial(_again, kept, size), size, things, centers, peaks)
+    finally:
+        with suppress(OSError):  # of a full disk, which was said
+            kept.close()
 
 
-def _heat_alone(bands: Iterable[tuple[int, np.ndarray]], kept: IO[bytes], rows: list[slice]) -> Iterator[np.ndarray]:
-    """The heat of each band; the rest is written, and the rows appended that it is of."""
-    for top, band in bands:
-        rest = np.stack([band[:-3].argmax(0), band[:-3].max(0), *(band[-2:] * UNIT)]).astype(np.float16)
-        try:
-            kept.write(rest.tobytes())
-        except OSError as error:
-            raise WorkError(f"{gettempdir()}: no room for the answers on a large image: {error.strerror}") from error
-        rows.append(slice(top, top + band.shape[1]))
-        yield band[-3]
+@contextmanager
+def _room() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise WorkError(f"no room for a temporary file ({error.strerror}): name another folder by TMPDIR") from error
 
 
-def _again(
-    kept: IO[bytes], rows: Sequence[slice], width: int
-) -> Iterator[tuple[slice, np.ndarray, np.ndarray, np.ndarray]]:
+def _heat_alone(bands: Iterable[tuple[int, np.ndarray]], kept: IO[bytes]) -> Iterator[np.ndarray]:
+    """The heat, of GATHERED rows at a time or more; the rest is written, row by row, float16 (H, 4, W)."""
+    heat: list[np.ndarray] = []
+    for _, band in bands:
+        rest = np.empty((band.shape[1], 4, band.shape[2]), np.float16)
+        rest[:, 0], rest[:, 1] = band[:-3].argmax(0), band[:-3].max(0)
+        rest[:, 2:] = (band[-2:] * UNIT).clip(-FARTHEST, FARTHEST).swapaxes(0, 1)
+        with _room():
+            kept.write(rest.data)
+        heat.append(band[-3].copy())
+        if sum(map(len, heat)) >= GATHERED:
+            yield np.concatenate(heat)
+            heat = []
+    if heat:
+        yield np.concatenate(heat)
+
+
+def _again(kept: IO[bytes], size: tuple[int, int]) -> Iterator[tuple[slice, np.ndarray, np.ndarray, np.ndarray]]:
     """What `_heat_alone` wrote: rows, classes int64 (rows, W), their probability, offsets in pixels (2, rows, W)."""
-    kept.seek(0)
-    for place in rows:
-        shape = (4, place.stop - place.start, width)
+    with _room():  # what is still in a buffer is written
+        kept.seek(0)
+    step = max(1, CHUNK // size[1])
+    for top in range(0, size[0], step):
+        rows = slice(top, min(top + step, size[0]))
+        shape = (rows.stop - top, 4, size[1])
         rest = np.frombuffer(kept.read(2 * math.prod(shape)), np.float16).reshape(shape)
-        yield place, rest[0].astype(np.int64), rest[1], rest[2:]
+        yield rows, rest[:, 0].astype(np.int64), rest[:, 1], rest[:, 2:].swapaxes(0, 1)
 
 
 def _grouped(
@@ -86,7 +107,7 @@ def _grouped(
     votes = np.zeros((len(peaks), count), np.int64)  # of every object those of its pixels for each class of things
     there = np.zeros(count, bool)
     for rows, classes, _, offsets in bands():
-        there[np.unique(classes)] = True
+        there |= np.bincount(classes.ravel(), minlength=count) > 0
         y, x = np.nonzero(is_thing[classes])
         if tree is None or not len(y):
             continue
