@@ -11,14 +11,18 @@ from PIL import Image
 
 from masks import findings_of
 from shared_data import shared_data
+from vitnext.card import Card
 from vitnext.cli.main import main
+from vitnext.data import rle
 from vitnext.data.coco import Category, CocoImage
 from vitnext.data.coco_folder import category_ids
 from vitnext.data.coco_panoptic import read_panoptic, write_panoptic
 from vitnext.data.dataset import open_dataset, regroup
 from vitnext.data.mask_doctor import check, look, pixel_table
 from vitnext.errors import ImageError, InputError
-from vitnext.types import Segments
+from vitnext.evaluation.panoptic import PanopticCounts
+from vitnext.preprocess import Preprocess
+from vitnext.types import Detections, PanopticSegmentation, Segments
 
 CATEGORIES = (
     Category(7, "cat"),
@@ -404,3 +408,39 @@ def test_overlaps_of_coco_are_drawn_as_they_are():
         agree += (names[drawn.mask[seen]] == true[seen]).sum()
         total += seen.sum()
     assert agree / total > 0.995
+
+
+def test_average_precision_takes_the_objects_of_annotations_whole(tmp_path):
+    """As COCO's own evaluation does, while segments are cut where others lie over them."""
+    annotations = [
+        annotation(square(0, 0, 5, 3)),
+        annotation(square(1, 0, 4, 2), category=2),
+        annotation(square(3, 1, 5, 3), category=3),
+    ]
+    instances(tmp_path / "instances.json", tmp_path, annotations, count=1, names=("cat", "dog", "cow"))
+    [split] = regroup(open_dataset(tmp_path, whole=True), {"pet": ["cat", "dog"]}, ["cow"]).splits.values()
+    assert split.classes == ("background", "pet")
+    cat, dog = np.zeros((2, 3, 5), bool)
+    cat[:], dog[:2, 1:4] = True, True
+    objects = split.objects(0)
+    np.testing.assert_array_equal(objects.masks, [cat, dog])
+    assert objects.labels.tolist() == [1, 1] and objects.crowd.tolist() == [False, False]
+    assert [int((split.segments(0).ids == k).sum()) for k in (1, 2)] != [15, 6]
+    scores = np.array([0.9, 0.8], np.float32)
+    found = Detections((3, 5), (rle.encode(cat), rle.encode(dog)), np.array([1, 1]), scores)
+    counts = PanopticCounts(Told(split.classes, split.values.things), split, "pets")
+    counts.add(0, PanopticSegmentation("0.png", split.classes, split.values.things, scored(split), lambda: found))
+    assert counts.result()["ap"] == 1
+
+
+def scored(split):
+    segments = split.segments(0)
+    return Segments(segments.ids, segments.labels, segments.crowd, np.ones(len(segments.labels), np.float32))
+
+
+class Told:
+    """What a predictor says of its model."""
+
+    def __init__(self, classes, things):
+        preprocess = Preprocess((8, 8), "window", mean=(0.0,) * 3, std=(1.0,) * 3)
+        self.card = Card("panoptic", "x+y", {}, classes, preprocess, {}, {}, {}, {}, "CC0-1.0", (), things)

@@ -16,6 +16,8 @@ from panoptic_rules import naive_of_files, quality
 from vitnext.card import Card
 from vitnext.data import rle
 from vitnext.data.coco_panoptic import read_panoptic
+from vitnext.data.mask_folder import read_classes
+from vitnext.data.mask_values import read_mask
 from vitnext.errors import InputError
 from vitnext.evaluation.panoptic import PanopticQuality
 from vitnext.inference.mask_files import FORMATS, mask_names, with_masks
@@ -71,6 +73,7 @@ PREDICTIONS = [panoptic("p/0017.jpg", 1), Failure("p/0018.jpg", "no image"), pan
 def test_the_files_of_a_panoptic_model(tmp_path):
     names = [f"{name}{end}" for name in ("0017", "0021") for end in ("_confidence", "_instances", "_overlay", "")]
     expected = [f"{name}.png" for name in names] + ["0017.geojson", "0021.geojson", "detections.json", "panoptic.json"]
+    expected += ["classes.txt"]
     assert written(PREDICTIONS, tmp_path, card()) == sorted([*expected, "panoptic/0017.png", "panoptic/0021.png"])
     for name, prediction in (("0017", PREDICTIONS[0]), ("0021", PREDICTIONS[2])):
         found = prediction.segments
@@ -188,7 +191,7 @@ def test_the_segments_of_a_semantic_model_are_its_classes(tmp_path):
     sure = random.integers(0, 256, (8, 9)).astype(np.uint8)
     prediction = Segmentation("a.png", CLASSES, mask, sure)
     files = written([prediction], tmp_path, card("semantic"))
-    assert files == ["a.geojson", "a.png", "a_confidence.png", "a_overlay.png", "detections.json"]
+    assert files == ["a.geojson", "a.png", "a_confidence.png", "a_overlay.png", "classes.txt", "detections.json"]
     entries = json.loads((tmp_path / "detections.json").read_text())
     assert [(entry["image_id"], entry["category_id"]) for entry in entries] == [("a", 1), ("a", 3)]
     for entry, label in zip(entries, (0, 2), strict=True):
@@ -196,6 +199,42 @@ def test_the_segments_of_a_semantic_model_are_its_classes(tmp_path):
     features = json.loads((tmp_path / "a.geojson").read_text())["features"]
     for feature, label in zip(features, (0, 2), strict=True):
         np.testing.assert_array_equal(filled(feature["geometry"]["coordinates"], mask.shape), mask == label)
+
+
+@pytest.mark.parametrize("ids", [None, [1, 2, 3], [7, 0, 255], [0, 1000, 40000]])
+def test_masks_hold_the_ids_of_the_data_and_classes_txt_names_them(tmp_path, ids):
+    mask = np.random.default_rng(1).integers(0, 3, (8, 9)).astype(np.uint8)
+    data = {"category_ids": ids, "void_id": 0} if ids else {}
+    written([Segmentation("a.png", CLASSES, mask, mask)], tmp_path, card("semantic", **data), ["png"])
+    with Image.open(tmp_path / "a.png") as image:
+        held, palette = np.array(image), image.getpalette()
+    np.testing.assert_array_equal(held, np.array(ids or [0, 1, 2])[mask])
+    assert (palette is None) == (ids == [0, 1000, 40000])
+    values = read_classes(tmp_path / "classes.txt", tmp_path)
+    assert values.classes == CLASSES and values.palette == COLORS
+    np.testing.assert_array_equal(read_mask(str(tmp_path / "a.png"), values), mask)  # as training reads it
+    [void] = values.void
+    assert void.id == {None: 255, 1: 0, 7: 1, 0: 255}[ids and ids[0]]
+
+
+def test_nothing_is_void_in_masks_of_segments(tmp_path):
+    written(PREDICTIONS, tmp_path, card(category_ids=[4, 9, 7], void_id=2), ["png"])
+    found = PREDICTIONS[0].segments
+    with Image.open(tmp_path / "0017.png") as image:
+        np.testing.assert_array_equal(np.array(image), np.append(2, np.array([4, 9, 7])[found.labels])[found.ids])
+    lines = ["4 sky #88ccff", "9 cat #c08000 thing", "7 dog #400080 thing", "2 ignore #e0e0c0"]
+    assert (tmp_path / "classes.txt").read_text().splitlines() == lines
+    values = read_classes(tmp_path / "classes.txt", tmp_path)
+    truth = np.append(255, found.labels)[found.ids]
+    np.testing.assert_array_equal(read_mask(str(tmp_path / "0017.png"), values), truth)
+
+
+def test_a_classes_txt_of_other_masks_is_not_replaced(tmp_path):
+    written(PREDICTIONS, tmp_path, card(), ["png"])
+    written(PREDICTIONS, tmp_path, card(), ["png"])
+    with pytest.raises(InputError, match=r"classes.txt says of other masks what they hold, .*: name another folder"):
+        written(PREDICTIONS, tmp_path, card(category_ids=[5, 6, 7]), ["png"])
+    written(PREDICTIONS, tmp_path, card(category_ids=[5, 6, 7]), ["rle"])
 
 
 def test_without_a_prediction_the_files_are_valid(tmp_path):

@@ -82,6 +82,24 @@ def test_an_image_without_segments_teaches_no_object():
     assert masks.grad.abs().max() == 0 and classes.grad[..., :2].min() > 0 > classes.grad[..., 2].max()
 
 
+def test_more_segments_than_queries_are_said_once(caplog):
+    torch.manual_seed(0)
+    loss = MaskClassificationLoss(2)
+    ids = torch.arange(1, 17).reshape(1, 4, 4)
+    targets = SegmentTargets(ids, torch.zeros(1, 16, dtype=torch.long))
+    for _ in range(2):
+        loss.of(torch.randn(1, 6, 4, 4), torch.randn(1, 6, 3), targets)
+    [record] = caplog.records
+    assert "an image has 16 segments, but the model 6 queries" in record.message
+    assert '--set "model.config={queries: 50}"' in record.message
+
+
+def test_what_is_no_number_gives_a_loss_that_is_none():
+    targets = SegmentTargets(torch.ones(1, 4, 4, dtype=torch.long), torch.zeros(1, 1, dtype=torch.long))
+    nothing = torch.full((1, 3, 4, 4), torch.nan), torch.full((1, 3, 3), torch.nan)
+    assert MaskClassificationLoss(2).of(*nothing, targets).isnan()  # which the loop says
+
+
 def test_points_gather_where_a_mask_is_unsure():
     masks = torch.linspace(-8, 8, 32).expand(2, 32, 32)  # unsure in the middle column
     torch.manual_seed(0)

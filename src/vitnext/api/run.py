@@ -22,6 +22,7 @@ from vitnext.api.plan import ENDLESS
 from vitnext.card import Card, versions
 from vitnext.data.coco_folder import category_ids
 from vitnext.data.dataset import Dataset, held_out
+from vitnext.data.mask_split import MaskSplit
 from vitnext.errors import InputError, Terminated
 from vitnext.evaluation.evaluate import HEADLINES, choose_thresholds, evaluate
 from vitnext.evaluation.panoptic import PanopticQuality
@@ -159,7 +160,11 @@ def card_of(recipe: Recipe, dataset: Dataset[Any], network: nn.Module, preproces
     """The card of what a network learns of the data, without metrics."""
     learnt = task_name(dataset, recipe.model.name)
     train = dataset.splits["train"]
-    ids = category_ids(train) if dataset.kind == "coco" else None  # what COCO's file calls the classes
+    segmented: dict[str, Any] = {}
+    if isinstance(train, MaskSplit):  # how masks name the classes, so that those that are predicted do too
+        segmented = {"category_ids": category_ids(train)}
+        if train.values.void:
+            segmented["void_id"] = train.values.void[0].id
     return Card(
         task=learnt,
         architecture=recipe.model.name,
@@ -173,7 +178,7 @@ def card_of(recipe: Recipe, dataset: Dataset[Any], network: nn.Module, preproces
             "fingerprint": dataset.fingerprint,
             "split": dataset.split_rule,
             "counts": {name: len(split) for name, split in dataset.splits.items()},
-            **({} if ids is None else {"category_ids": ids}),
+            **segmented,
         },
         recipe=recipe.to_dict(),
         versions=versions(),

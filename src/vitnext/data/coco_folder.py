@@ -17,7 +17,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from vitnext.data.mask_values import MOST_CLASSES, MaskClass, MaskValues
 from vitnext.data.truth import Drawn, lay
 from vitnext.errors import InputError, require
 from vitnext.files import IMAGE_EXTENSIONS
-from vitnext.types import Segments
+from vitnext.types import Instances, Segments
 from vitnext.wording import counted
 
 BACKGROUND = "background"
@@ -315,6 +315,9 @@ class PanopticTruth:
         segments = self.read.segments(self.place[name])
         return Drawn(Segments(segments.ids, self.labels[segments.labels], segments.crowd))
 
+    def objects(self, name: bytes) -> None:
+        return None
+
 
 @dataclass(frozen=True, eq=False)
 class InstancesTruth:
@@ -343,14 +346,18 @@ class InstancesTruth:
         coco.refuse(self.read.path, problems)
         return drawn
 
+    def objects(self, name: bytes) -> Instances:
+        found = self.read.instances(self.place[name])
+        return replace(found, labels=self.labels[found.labels])
 
-def category_ids(split: MaskSplit) -> list[int] | None:
-    """The ids that COCO's file gives the split's classes, in their order; None for truth that is not COCO's.
+
+def category_ids(split: MaskSplit) -> list[int]:
+    """The ids that the split's classes have in its masks or in COCO's file, in their order.
 
     A class that is no category of the file, such as the background or several merged ones, has the next free id.
     """
     if not isinstance(split.truth, PanopticTruth | InstancesTruth):
-        return None
+        return list(split.values.ids)
     given = {category.name: category.id for category in split.truth.read.categories}
     free = itertools.count(max(given.values()) + 1)
     return [given[name] if name in given else next(free) for name in split.classes]

@@ -258,6 +258,9 @@ class LabelmeTruth:
         coco.refuse(path, problems)
         return drawn
 
+    def objects(self, name: bytes) -> None:
+        return None
+
 
 def _size(document: dict[str, Any], image: Path, path: Path) -> tuple[int, int]:
     """Height and width that the shapes were drawn at: the JSON's, or where it has none the image's."""

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from vitnext.data.label_maps import read_numbers
-from vitnext.data.mask_values import MaskValues, read_mask
+from vitnext.data.mask_values import VOID, MaskValues, read_mask
 from vitnext.data.segments import combined, segments_of
 from vitnext.data.truth import Drawn, Truth
 from vitnext.errors import ImageError, InputError
-from vitnext.types import Segments
+from vitnext.types import Instances, Segments
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,9 +86,16 @@ class MaskSplit:
 
     def drawn(self, i: int) -> Drawn:
         """What ``truth`` says of image ``i``, its classes not yet merged. Raises ImageError where it cannot."""
-        assert self.truth is not None
+        drawn = self._told(lambda truth: truth.draw(self.names[i]))
+        assert drawn is not None
+        return drawn
+
+    def _told(self, ask: Callable[[Truth], T]) -> T | None:
+        """What ``truth`` answers, if there is one. Raises ImageError where it cannot."""
+        if self.truth is None:
+            return None
         try:
-            return self.truth.draw(self.names[i])
+            return ask(self.truth)
         except ImageError:
             raise
         except InputError as error:
@@ -119,6 +128,16 @@ class MaskSplit:
                 f"{numbers.shape[1]}x{numbers.shape[0]}"
             )
         return segments_of(mask, numbers, self.values.things)
+
+    def objects(self, i: int) -> Segments | Instances:
+        """The true objects of image ``i`` as average precision compares them: of annotations of objects that overlap
+        each as a whole, else ``segments``. Raises as these do."""
+        whole = self._told(lambda truth: truth.objects(self.names[i]))
+        if whole is None:
+            return self.segments(i)
+        labels = self.values.merged(whole.labels.astype(np.uint8)).astype(np.int64)
+        kept = labels != VOID
+        return Instances(whole.masks[kept], labels[kept], whole.crowd[kept])
 
     def regrouped_segments(self, drawn: Drawn) -> Segments:
         """The segments of what was drawn, with the labels of ``classes``."""

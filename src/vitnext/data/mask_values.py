@@ -53,6 +53,11 @@ class MaskValues:
         return tuple(name for name, _ in self._groups)
 
     @functools.cached_property
+    def ids(self) -> tuple[int, ...]:
+        """Of each class its id in masks; of merged ones that of the first."""
+        return tuple(self.known[members[0]].id for _, members in self._groups)
+
+    @functools.cached_property
     def things(self) -> tuple[bool, ...]:
         """Of each class, whether classes.txt calls it a thing."""
         return tuple(all(self.known[i].thing for i in members) for _, members in self._groups)

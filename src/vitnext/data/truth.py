@@ -10,7 +10,7 @@ import numpy as np
 
 from vitnext.data.mask_values import VOID
 from vitnext.data.segments import combined
-from vitnext.types import Segments
+from vitnext.types import Instances, Segments
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,6 +50,9 @@ class Truth(Protocol):
 
     def draw(self, name: bytes) -> Drawn:
         """Of the image that a split calls ``name``. Raises InputError for annotations that cannot be drawn."""
+
+    def objects(self, name: bytes) -> Instances | None:
+        """The objects whole, where annotations say so of objects that overlap; labels as in ``Drawn.segments``."""
 
 
 def lay(

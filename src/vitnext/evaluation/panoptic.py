@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -166,8 +167,10 @@ class PanopticCounts:
             raise ImageError(f"{name}: image and truth differ in size")
         own = self._quality.update(truth, found)
         if self._precision is not None:
-            self._precision.update(truth, found if prediction.detections is None else prediction.detections())
-            counts = np.bincount(truth.labels[~truth.crowd & self.things[truth.labels]], minlength=1)
+            objects = self.split.objects(index)
+            objects = replace(objects, labels=self._table[objects.labels])
+            self._precision.update(objects, found if prediction.detections is None else prediction.detections())
+            counts = np.bincount(objects.labels[~objects.crowd & self.things[objects.labels]], minlength=1)
             self._precision.detections = max(self._precision.detections, int(counts.max()))
         runs = rle.encode_segments(found.ids, len(found.labels))  # far smaller than the pixels
         self._galleries.add({"file": name, **own}, index, (runs, found.labels))

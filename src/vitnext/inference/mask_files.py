@@ -1,9 +1,11 @@
 """Write predicted masks into a folder in the formats that are asked for: pictures, COCO's JSON, polygons.
 
 =========  =============================================================================================================
-png        NAME.png, class indices with the classes' colours as palette, 255 where nothing; NAME_confidence.png, shares
-           of 255: of each pixel's class, or its segment's score. Of a panoptic model also NAME_instances.png, 16 bits,
-           the ids of things, and COCO's panoptic format: panoptic.json with panoptic/NAME.png
+png        NAME.png, the classes' ids as the masks of training have them, with the classes' colours as palette (grey of
+           16 bits if an id needs it); classes.txt, which names them, and the id of what is nothing; and
+           NAME_confidence.png, shares of 255: of each pixel's class, or its segment's score. Of a panoptic model also
+           NAME_instances.png, 16 bits, the ids of things, and COCO's panoptic format: panoptic.json with
+           panoptic/NAME.png
 overlay    NAME_overlay.png, RGBA to be laid over the image: every object in its own shade, with an outline
 rle        detections.json, COCO's format of results: run lengths, score and area of every thing, as average precision
            takes them: of a model of queries the 100 most probable, which may overlap, and of which most have a low
@@ -33,7 +35,7 @@ from vitnext.data import rle
 from vitnext.data.coco import Category, CocoImage
 from vitnext.data.coco_panoptic import panoptic_writer
 from vitnext.data.contours import polygons
-from vitnext.data.mask_values import VOID
+from vitnext.data.mask_values import VOID, distinct
 from vitnext.errors import InputError
 from vitnext.files import atomic_write
 from vitnext.inference.drawing import colors_of, rgb, segment_overlay, shades
@@ -47,6 +49,7 @@ from vitnext.types import (
     areas_and_boxes,
 )
 
+CLASSES = "classes.txt"
 CONFIDENCE, INSTANCES, OVERLAY = "_confidence", "_instances", "_overlay"  # what names of further files end in
 ENDINGS = ("", CONFIDENCE, INSTANCES, OVERLAY)
 Segmented = Segmentation | PanopticSegmentation
@@ -88,8 +91,8 @@ def with_masks(
 
     names: of each source, as ``mask_names`` gives them; card: the model's. In COCO's files an image's id is the number
     that its NAME is, if all are different numbers, else NAME; a class's is one of card.data["category_ids"], if it has
-    them, else its index + 1. Memory: one image, and panoptic.json's entries; the two JSON files are written when the
-    last prediction has been.
+    them, else its index + 1 (in PNGs its index). Memory: one image, and panoptic.json's entries; the two JSON files are
+    written when the last prediction has been.
 
     Raises InputError for a model that gives no masks, an unknown format, and a mask that would replace one of the
     images, before anything is predicted, and WorkError when the disk does not take one.
@@ -98,6 +101,9 @@ def with_masks(
         raise InputError(f"a {card.task} model gives no masks: leave --masks out")
     if unknown := [name for name in formats if name not in FORMATS]:
         raise InputError(f'masks are written as {", ".join(FORMATS)}, not as "{unknown[0]}"')
+    listed = folder / CLASSES
+    if "png" in formats and listed.is_file() and listed.read_bytes() != _class_lines(card).encode():
+        raise InputError(f"{listed} says of other masks what they hold, and would be replaced: name another folder")
     images = {os.path.realpath(source): source for source in names}
     for source, name in names.items():
         for written in (*(f"{name}{ending}.png" for ending in ENDINGS), os.path.join("panoptic", f"{name}.png")):
@@ -131,13 +137,20 @@ def _written(
 
 @contextmanager
 def _png(folder: Path, card: Card) -> Iterator[Write]:
-    palette = np.zeros((256, 3), np.uint8)
-    palette[: len(card.classes)] = rgb(colors_of(card))
+    ids = _mask_ids(card)  # of the classes, and of what is nothing
+    kind = np.uint8 if max(ids) < 256 else np.uint16
+    values = np.full(256, ids[-1], kind)
+    values[: len(card.classes)] = ids[:-1]
+    palette = np.zeros((max(ids) + 1, 3), np.uint8)
+    palette[ids] = rgb([*colors_of(card), _void_color(card)])
     things = np.array(card.things or (True,) * len(card.classes))
+    with atomic_write(folder / CLASSES) as temporary:
+        temporary.write_text(_class_lines(card), encoding="utf-8")
 
     def save(mask: np.ndarray, confidence: np.ndarray, name: str) -> None:
-        image = Image.fromarray(mask)
-        image.putpalette(palette.tobytes())
+        image = Image.fromarray(values[mask])
+        if kind is np.uint8:
+            image.putpalette(palette.tobytes())
         _save(image, folder / f"{name}.png")
         _save(Image.fromarray(confidence), folder / f"{name}{CONFIDENCE}.png")
 
@@ -286,6 +299,27 @@ def _categories(card: Card) -> tuple[Category, ...]:
         rgb(colors_of(card)).tolist(),
     )
     return tuple(Category(id, name, thing, tuple(color)) for id, name, thing, color in zip(*columns, strict=True))
+
+
+def _mask_ids(card: Card) -> list[int]:
+    """Of each class its id in masks, and at last that of pixels of none: the data's own, else 255, or what is free."""
+    ids = list(card.data.get("category_ids") or range(len(card.classes)))
+    free = (id for id in (card.data.get("void_id"), VOID, *range(1 << 16)) if id is not None and id not in ids)
+    return [*ids, next(free)]
+
+
+def _void_color(card: Card) -> str:
+    """PASCAL VOC's, or one that no class has."""
+    colors = ("#" + bytes(distinct(i)).hex() for i in range(255, -1, -1))
+    return next(color for color in colors if color not in colors_of(card))
+
+
+def _class_lines(card: Card) -> str:
+    """What classes.txt says of the masks."""
+    names, colors = [*card.classes, "ignore"], [*colors_of(card), _void_color(card)]
+    kinds = [" thing" if thing else "" for thing in (*(card.things or (False,) * len(card.classes)), False)]
+    rows = zip(_mask_ids(card), names, colors, kinds, strict=True)
+    return "".join(f"{id} {name} {color}{kind}\n" for id, name, color, kind in rows)
 
 
 def _save(image: Image.Image, path: Path) -> None:

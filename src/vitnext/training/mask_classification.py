@@ -11,6 +11,8 @@ Deviation: points in void count neither in the cost nor in the loss of masks.
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -21,6 +23,7 @@ from torch.nn import functional as F
 
 from vitnext.data.mask_loaders import SegmentTargets
 from vitnext.models.queries import QuerySegmenter
+from vitnext.training import distributed
 from vitnext.training.distributed import batch_mean
 
 POINTS = 12_544  # 112 x 112, section 4.1 of Cheng et al. 2022; below, its other numbers
@@ -35,6 +38,7 @@ class MaskClassificationLoss:
     def __init__(self, classes: int) -> None:
         self.weights = torch.ones(classes + 1)
         self.weights[-1] = NO_OBJECT
+        self._said = False  # that there are too few queries
 
     def __call__(self, model: nn.Module, images: Tensor, targets: SegmentTargets, done: float) -> Tensor:
         predictions = cast(QuerySegmenter, model).training_predictions(images, done)
@@ -49,12 +53,15 @@ class MaskClassificationLoss:
         segments: list[tuple[int, Tensor]] = []
         for i in range(len(targets)):
             labels = targets.labels[i][targets.labels[i] >= 0]
+            if len(labels) > classes.shape[1]:
+                self._say_too_few(len(labels), classes.shape[1])
             places = torch.rand(count, 2, device=masks.device)
             with torch.no_grad():
                 cost = matching_cost(
                     at_points(masks[i], places), classes[i], ids_at(targets.ids[i], places), labels
                 ).cpu()
-            queries, found = linear_sum_assignment(cost.numpy())
+            # Of what has diverged the loss is said to be no number, below; SciPy would refuse the costs first.
+            queries, found = linear_sum_assignment(cost.nan_to_num().numpy())
             truth[i, queries] = labels[torch.as_tensor(found, device=labels.device)]
             matched.append(masks[i, queries])
             segments += [(i, torch.as_tensor(k + 1, device=masks.device)) for k in found.tolist()]
@@ -62,6 +69,15 @@ class MaskClassificationLoss:
         of_classes = F.cross_entropy(classes.transpose(1, 2), truth, weights)
         of_masks = self._of_masks(torch.cat(matched), targets.ids, segments, count) if segments else masks.sum() * 0
         return CLASS * batch_mean(of_classes, weights[truth].sum()) + batch_mean(of_masks, len(segments))
+
+    def _say_too_few(self, segments: int, queries: int) -> None:
+        if not self._said and distributed.main():
+            logging.getLogger("vitnext").warning(
+                "warning: an image has %s segments, but the model %s queries: the others are not learnt, nor found; "
+                'give more (--set "model.config={queries: %s}"), or a model with any number (+panoptic_deeplab)',
+                *(segments, queries, math.ceil(segments / 50) * 50),
+            )
+        self._said = True
 
     def _of_masks(self, masks: Tensor, ids: Tensor, segments: Sequence[tuple[int, Tensor]], count: int) -> Tensor:
         """Of N matched masks (N, H_m, W_m), logits: binary cross-entropy and Dice at ``count`` points each."""
