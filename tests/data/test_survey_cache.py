@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitnext.data import survey, survey_cache
+from vitnext.data import mask_doctor, survey, survey_cache
 from vitnext.data.dataset import open_dataset
 from vitnext.data.survey import look
 
@@ -119,3 +119,40 @@ def test_data_sets_do_not_share_a_cache(data, cache, tmp_path):
     data.rename(tmp_path / "others")
     look(open_dataset(tmp_path / "others"))
     assert len(list(cache.iterdir())) == 2
+
+
+@pytest.fixture
+def masks(tmp_path):
+    """Twelve images with masks and instance maps; one mask holds an id that classes.txt lacks, one is no image."""
+    root = tmp_path / "roads"
+    for folder in ("images", "masks", "instances"):
+        (root / folder).mkdir(parents=True)
+    for i in range(12):
+        mask = np.random.default_rng(i).integers(0, 2, (48, 64)).astype(np.uint8)
+        photograph(i).save(root / "images" / f"{i:02}.png")
+        Image.fromarray(mask * 2 if i == 3 else mask).save(root / "masks" / f"{i:02}.png")
+        Image.fromarray(mask * (1 + i)).save(root / "instances" / f"{i:02}.png")
+    (root / "masks" / "05.png").write_bytes(b"no image")
+    (root / "classes.txt").write_text("0 ground\n1 road thing\n")
+    return root
+
+
+def test_a_second_look_at_masks_reads_what_changed_and_sees_the_same(masks, monkeypatch):
+    read, pair = [], mask_doctor._pair
+    monkeypatch.setattr(mask_doctor, "_pair", lambda split, i: read.append(split.name(i)) or pair(split, i))
+
+    def seen(**options):
+        read.clear()
+        dataset = open_dataset(masks, whole=True, **options)
+        return [repr(looked) for looked in mask_doctor.look(dataset).values()], mask_doctor.check(dataset)
+
+    first, report = seen()
+    assert len(read) == 12 + 1  # what cannot be read is tried again
+    assert {finding.kind for finding in report.errors} == {"unreadable_mask", "unknown_ids"}
+    again, same_report = seen()
+    assert again == first and same_report == report and read == ["images/05.png"] * 2
+    for changed in ("images/02.png", "masks/04.png", "instances/07.png"):
+        (masks / changed).touch()
+        assert seen()[0] == first and set(read) == {"images/05.png", f"images/{changed[-6:]}"}
+    (masks / "classes.txt").write_text("0 ground\n1 road thing\n2 kerb\n")
+    assert seen()[0] != first and len(set(read)) == 12  # the same pixels mean something else

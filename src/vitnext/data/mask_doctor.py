@@ -11,15 +11,17 @@ warnings  images without a mask and masks without an image, images that no list 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
 from PIL import Image
 
-from vitnext.data import object_doctor
+from vitnext.data import object_doctor, survey_cache
 from vitnext.data.dataset import Dataset
 from vitnext.data.doctor import Finding, Report, finding
 from vitnext.data.mask_split import MaskSplit
@@ -66,18 +68,54 @@ def check(dataset: Dataset[MaskSplit], *, progress: Callable[[int, int], None] |
 
 
 def look(dataset: Dataset[MaskSplit], *, progress: Callable[[int, int], None] | None = None) -> dict[Place, Looked]:
-    """Open every image and mask, in the order of splits and indices."""
+    """Open every image and mask, in the order of splits and indices, but for those that were seen before and are as
+    they were (``survey_cache``)."""
     found: dict[Place, Looked] = {}
+    keys = survey_cache.keys(dataset, lambda split, i: split.files(i), _meaning(dataset))
+    before = survey_cache.load(dataset) if keys is not None else {}
+    known = dict(zip(before["keys"].tolist(), before["looked"].tolist(), strict=True)) if "looked" in before else {}
+    place = [] if keys is None else keys.tolist()
     total = sum(map(len, dataset.splits.values()))
+
+    def pair(split: MaskSplit, i: int, key: bytes) -> Looked:
+        return _from_json(known[key]) if key and key in known else _pair(split, i)
+
     with ThreadPoolExecutor() as pool:
         for name, split in dataset.splits.items():
             for start in range(0, len(split), CHUNK):
                 indices = range(start, min(start + CHUNK, len(split)))
-                for i, looked in zip(indices, pool.map(lambda i, split=split: _pair(split, i), indices), strict=True):
+                of_files = place[len(found) : len(found) + len(indices)] or [b""] * len(indices)
+                for i, looked in zip(indices, pool.map(partial(pair, split), indices, of_files), strict=True):
                     found[name, i] = looked
                 if progress is not None:
                     progress(len(found), total)
+    if keys is not None:
+        usable = np.array([looked.problem is None for looked in found.values()])
+        if not set(keys[usable].tolist()) <= known.keys():
+            texts = [_to_json(looked) if looked.problem is None else b"" for looked in found.values()]
+            survey_cache.save(dataset, {"keys": np.where(usable, keys, b""), "looked": np.array(texts)})
     return found
+
+
+def _meaning(dataset: Dataset[MaskSplit]) -> bytes:
+    """What decides, beside the files of an image, what is seen in them."""
+    parts = [(repr(split.values), split.truth.digest if split.truth else b"") for split in dataset.splits.values()]
+    return repr(sorted(set(parts))).encode()
+
+
+def _to_json(looked: Looked) -> bytes:
+    values = asdict(looked) | {"digest": looked.digest.hex()}
+    return json.dumps(values, default=np.ndarray.tolist).encode()
+
+
+def _from_json(text: bytes) -> Looked:
+    values = json.loads(text)
+    objects = values.pop("objects")
+    values |= {"digest": bytes.fromhex(values["digest"]), "counts": np.array(values["counts"], np.int64)}
+    values |= {name: tuple(values[name]) for name in ("ids", "unknown")}
+    if objects is not None:
+        objects = Objects(**objects | {"counts": np.array(objects["counts"], np.int64)})
+    return Looked(**values, objects=objects)
 
 
 def findings(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> Report:

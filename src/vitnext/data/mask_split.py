@@ -144,6 +144,11 @@ class MaskSplit:
         labels = self.values.merged(drawn.segments.labels.astype(np.uint8)).astype(np.int64)
         return combined(drawn.segments, labels, self.values.things)
 
+    def files(self, i: int) -> list[str]:
+        """What image ``i`` and its truth are read from."""
+        names = (self.names, self.mask_names, self.instance_names)
+        return [self._path(each, i) for each in names if each is not None]
+
     def mask_path(self, i: int) -> str:
         return self._path(self.mask_names, i)
 

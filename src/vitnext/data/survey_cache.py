@@ -1,8 +1,8 @@
 """What was seen of a data set's files, kept in the user's cache, so that the next start reads the changed ones alone.
 
-A file is known by its path, size and times of modification and of change of its inode: whoever writes to it, even with
-a tool that sets the first time back, makes it unknown. The cache takes about 0.9 kB an image and may be deleted at any
-time. No torch.
+A file, or an image with its mask, is known by path, size and times of modification and of change of the inode: whoever
+writes to it, even with a tool that sets the first time back, makes it unknown. The cache takes about 0.9 kB an image
+and may be deleted at any time. No torch.
 """
 
 from __future__ import annotations
@@ -10,31 +10,39 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL
 
-from vitnext.data.dataset import Dataset, Split
+from vitnext.data.dataset import Dataset
 from vitnext.errors import WorkError
 from vitnext.files import atomic_write, cache_folder
 
-FORMAT = "1"  # to be changed with what is seen of an image, or how
-WORTH = 1_000  # images; fewer are read again as quickly
+FORMAT = "2"  # to be changed with what is seen of an image, or how
+WORTH = 200  # images; fewer are read again as quickly
 Columns = dict[str, np.ndarray]
+Files = Callable[[Any, int], Sequence[str]]
 
 
-def keys(dataset: Dataset[Split]) -> np.ndarray | None:
-    """bytes (N,), one for each file over the splits in their order, b"" for one that is not there; None for a data set
-    that is not worth it, or in memory."""
+def keys(dataset: Dataset[Any], files: Files | None = None, meaning: bytes = b"") -> np.ndarray | None:
+    """bytes (N,), one for each image over the splits in their order, b"" where a file is not there; None for a data set
+    that is not worth it, or in memory.
+
+    files: of an image of a split all that it is read from, if that is more than its file; meaning: on what else it
+    depends what is seen in them.
+    """
     splits = dataset.splits.values()
     if sum(map(len, splits)) < WORTH or any(split.arrays is not None for split in splits):
         return None
-    return np.array([_key(str(split.image(i))) for split in splits for i in range(len(split))], "S32")
+    files = files or (lambda split, i: [split.image(i)])
+    return np.array([_key(files(split, i), meaning) for split in splits for i in range(len(split))], "S32")
 
 
-def load(dataset: Dataset[Split]) -> Columns:
+def load(dataset: Dataset[Any]) -> Columns:
     """The columns that were saved for this data set, "keys" among them; none if there are none, or they are damaged."""
     try:
         with open(_path(dataset), "rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -45,7 +53,7 @@ def load(dataset: Dataset[Split]) -> Columns:
     return columns if fits and "keys" in columns else {}
 
 
-def save(dataset: Dataset[Split], columns: Columns) -> None:
+def save(dataset: Dataset[Any], columns: Columns) -> None:
     """Keep columns, each of a row an image, with their "keys". Where nothing can be written nothing is kept."""
     path = _path(dataset)
     with suppress(OSError, WorkError):
@@ -54,16 +62,19 @@ def save(dataset: Dataset[Split], columns: Columns) -> None:
             np.savez(file, version=np.array(_version()), **columns)  # type: ignore[arg-type]
 
 
-def _key(path: str) -> bytes:
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):
-        return b""
-    what = f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}"
-    return hashlib.blake2b(os.fsencode(what), digest_size=16).hexdigest().encode()
+def _key(paths: Sequence[str], meaning: bytes) -> bytes:
+    seen = hashlib.blake2b(meaning, digest_size=16)
+    for path in paths:
+        try:
+            status = os.stat(path)
+        except (OSError, ValueError):
+            return b""
+        what = f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}\0"
+        seen.update(os.fsencode(what))
+    return seen.hexdigest().encode()
 
 
-def _path(dataset: Dataset[Split]) -> Path:
+def _path(dataset: Dataset[Any]) -> Path:
     roots = sorted({os.path.abspath(split.root) for split in dataset.splits.values()})
     name = hashlib.sha256(os.fsencode("\0".join([dataset.name, *roots]))).hexdigest()[:32]
     return cache_folder() / "surveys" / f"{name}.npz"
