@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
+import mm_swin
 from references import LARGEST
 from vitnext.models import segmenter
 from vitnext.weights.rename import rename
@@ -131,6 +132,16 @@ def test_segformer(tmp_path, size):
         saved(theirs, tmp_path), tables.SEGFORMER, "segformer_b0", **MIT, norm_eps=1e-5, head={"width": 16}
     )
     compare(ours, theirs, size)
+
+
+@pytest.mark.layout(tables.MM_UPERNET_SWIN)
+@pytest.mark.parametrize("size", [(128, 160), (133, 167)])  # the second has odd maps to merge, and patches to fill up
+def test_upernet_on_swin_as_mmsegmentation_has_it(size):
+    """Its backbone in plain PyTorch: the weights of merging differ from all others in more than their names."""
+    theirs = upernet_swin()
+    theirs.backbone = mm_swin.SwinTransformer(**SWIN)
+    state = mm_swin.checkpoint(filled(theirs))
+    compare(converted(state, tables.MM_UPERNET_SWIN, "swin_tiny+upernet", **SWIN, head=HEAD), theirs, size)
 
 
 # mmsegmentation and the authors' repositories have no installed reference: transformers' weights under their names.

@@ -16,6 +16,7 @@ from vitnext.weights.rename import (
     rename,
     theirs,
 )
+from vitnext.weights.tables.swin import UNFOLDED
 
 TABLE = [
     ("cls_token", "class_token"),
@@ -123,6 +124,16 @@ def test_hwio_moves_each_axis_to_its_place():
     assert ours[4, 2, 1, 3] == theirs[1, 3, 2, 4]
 
 
+def test_neighbours_of_unfold_and_of_the_authors():
+    """(C, row, column), and four quarters of C: first column, then second."""
+    numbers = torch.arange(12).reshape(3, 4)  # C, neighbours in the order of Unfold
+    state = {"norm.weight": numbers.flatten(), "fc.weight": torch.stack([numbers, 100 + numbers]).flatten(1)}
+    ours = there_and_back(state, [("norm", "norm", UNFOLDED), ("fc", "reduction", UNFOLDED)])
+    expected = torch.cat([numbers[:, 0], numbers[:, 2], numbers[:, 1], numbers[:, 3]])
+    assert torch.equal(ours["norm.weight"], expected)
+    assert torch.equal(ours["reduction.weight"], torch.stack([expected, 100 + expected]))
+
+
 @pytest.mark.parametrize(
     ("layout", "shape", "expected"),
     [
@@ -130,6 +141,8 @@ def test_hwio_moves_each_axis_to_its_place():
         (CONV1X1, (5, 3, 3, 3), "fc.weight has the shape (5, 3, 3, 3); a 1x1 convolution has (out, in, 1, 1)"),
         (TRANSPOSED, (5, 3, 1), "fc.weight has the shape (5, 3, 1); a matrix has 2 dimensions"),
         (HWIO, (5, 3), "fc.weight has the shape (5, 3); a convolution has 4 dimensions"),
+        (UNFOLDED, (5, 6), "fc.weight has the shape (5, 6); 2 x 2 neighbours have 4 C channels"),
+        (UNFOLDED, (), "fc.weight has the shape (); 2 x 2 neighbours have 4 C channels"),
         (Layout(lambda t: t.reshape(7), lambda t: t), (5,), "fc.weight shape '[7]' is invalid for input of size 5"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -13,12 +14,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
+import mm_swin
 import vitnext
 from vitnext.card import Card, read_card
 from vitnext.cli.main import main
 from vitnext.errors import InputError
 from vitnext.models import catalog, create
-from vitnext.preprocess import Preprocess
+from vitnext.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from vitnext.weights import pretrained
 from vitnext.weights.artifact import load_artifact, save_artifact
 from vitnext.weights.recognise import recognise
@@ -33,8 +35,8 @@ MIT = {"depths": (1, 2, 1, 1), "widths": (8, 16, 20, 32), "heads": (1, 2, 5, 8)}
 EOMT = {"dim": 16, "depth": 4, "heads": 2, "registers": 2}
 
 
-def filled(model, path):
-    """The model, with random values in every weight, saved at ``path`` as transformers does."""
+def fill(model):
+    """Random values in every weight."""
     torch.manual_seed(0)
     for name, tensor in model.state_dict().items():
         if name.endswith("running_var"):
@@ -45,7 +47,12 @@ def filled(model, path):
             tensor.zero_()  # as it is when the training is done
         elif tensor.dtype != torch.int64:
             nn.init.normal_(tensor, std=(tensor[0].numel() if tensor.ndim in (2, 4) else 4) ** -0.5)
-    model.eval().save_pretrained(path)
+    return model.eval()
+
+
+def filled(model, path):
+    """The model, with random values in every weight, saved at ``path`` as transformers does."""
+    fill(model).save_pretrained(path)
     return model
 
 
@@ -196,10 +203,11 @@ def card_of(model, name, classes=tuple("abcdefg")):
     [
         (upernet_convnext, segmenter.UPERNET_CONVNEXT, "mmsegmentation", "convnext+upernet", CONVNEXT, (64, 96)),
         (upernet_convnext, segmenter.UPERNET_CONVNEXT, "original", "convnext+upernet", CONVNEXT, (64, 96)),
+        (upernet_swin, segmenter.UPERNET_SWIN, "mmsegmentation", "swin+upernet", SWIN, (128, 160)),
         (upernet_swin, segmenter.UPERNET_SWIN, "original", "swin+upernet", SWIN, (128, 160)),
         (segformer, segmenter.SEGFORMER, "original", "segformer_b0", {**MIT, "norm_eps": 1e-5}, (64, 96)),
     ],
-    ids=["mmsegmentation-convnext", "original-convnext", "original-swin", "original-segformer"],
+    ids=["mmsegmentation-convnext", "original-convnext", "mmsegmentation-swin", "original-swin", "original-segformer"],
 )
 def test_checkpoints_of_mmsegmentation(tmp_path, caplog, make, theirs, source, name, config, size):
     reference = filled(make(), tmp_path)
@@ -223,6 +231,7 @@ def test_checkpoints_of_mmsegmentation(tmp_path, caplog, make, theirs, source, n
     [
         ("upernet", "convnext", "transformers", "convnext_small+upernet"),
         ("upernet", "convnext", "mmsegmentation", "convnext_atto+upernet"),
+        ("upernet", "swin", "mmsegmentation", "swin_tiny+upernet"),
         ("upernet", "swin", "original", "swin_tiny+upernet"),
         ("mask2former", "swin", "transformers", "swin_tiny+mask2former"),
         ("segformer", "mit", "transformers", "segformer_b0"),
@@ -415,6 +424,30 @@ def test_convert_upernet(atto, capsys, tmp_path):
     assert main(["convert", str(out), "--out", str(tmp_path / "named.safetensors"), "--classes", str(names)]) == 0
     named = read_card(tmp_path / "named.safetensors")
     assert (named.classes, named.task, named.config) == (tuple("gfedcba"), "semantic", card.config)
+
+
+def test_convert_swin_of_mmsegmentation(capsys, tmp_path, monkeypatch):
+    """A checkpoint as its training leaves it, of a backbone in plain PyTorch: recognised, and it segments."""
+    monkeypatch.setitem(catalog.FAMILIES["swin"].sizes, "swin_mini", SWIN)
+    theirs = upernet_swin()
+    theirs.backbone = mm_swin.SwinTransformer(**SWIN, window=3)
+    fill(theirs)
+    path, out = tmp_path / "iter_3.pth", tmp_path / "own.safetensors"
+    torch.save({"meta": {"iter": 3}, "state_dict": mm_swin.checkpoint(theirs), "optimizer": {"state": {}}}, path)
+    assert main(["convert", str(path), "--image-size", "128x160", "--out", str(out)]) == 0
+    recognised = "recognised: mmsegmentation's layout of swin_mini+upernet, 7 classes, windows of 3, head of 16, "
+    assert capsys.readouterr().err.splitlines()[2] == recognised + "auxiliary head of 12"
+    model, card = load_artifact(out)
+    assert (card.task, card.architecture) == ("semantic", "swin_mini+upernet")
+    agree(model, theirs, 128, 160)
+    pixels = np.random.default_rng(0).integers(0, 256, (128, 160, 3), dtype=np.uint8)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    with torch.inference_mode():
+        logits = theirs(((torch.from_numpy(pixels).permute(2, 0, 1) / 255 - mean) / std)[None]).logits[0]
+    best, second = logits.topk(2, dim=0).values
+    clear = (best - second).numpy() > 1e-3
+    assert clear.mean() > 0.9
+    assert (vitnext.load(out).predict(pixels).mask == logits.argmax(dim=0).numpy())[clear].all()
 
 
 def test_convert_segformer(capsys, tmp_path):

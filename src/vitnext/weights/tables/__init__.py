@@ -135,6 +135,7 @@ SEGMENTERS: dict[str, dict[str, dict[str, tuple[Stored, ...]]]] = {
         },
         "swin": {
             "transformers": (Stored(segmenter.UPERNET_SWIN),),
+            "mmsegmentation": (Stored(segmenter.MM_UPERNET_SWIN),),
             "original": (Stored(segmenter.ORIGINAL_UPERNET_SWIN),),
         },
     },

@@ -79,6 +79,8 @@ MM_UPERNET_CONVNEXT: Table = [
     *_MM_UPERNET,
 ]
 
+MM_UPERNET_SWIN: Table = [*_inside(swin.MMSEGMENTATION, "", "backbone."), *_MM_NORMS, *_MM_UPERNET]
+
 # The authors' own files, trained with mmsegmentation: their backbone under their own names.
 ORIGINAL_UPERNET_CONVNEXT: Table = [*_inside(convnext.ORIGINAL, "", "backbone."), *_MM_NORMS, *_MM_UPERNET]
 # Their segmenter makes a window's mask anew for every image, and stores none.

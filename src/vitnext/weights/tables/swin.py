@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from vitnext.weights.rename import DERIVED, Table
+from vitnext.weights.rename import DERIVED, Layout, Table
 
 
 def window_of(ours: Mapping[str, Tensor]) -> int:
@@ -36,6 +36,16 @@ def shift_mask(window: int, stage: int, block: int) -> Tensor | None:
     region = region.reshape(side * side, 1, window * window)
     return torch.where(region == region.transpose(1, 2), 0.0, -100.0)
 
+
+def _turned(tensor: Tensor, *sizes: int) -> Tensor:
+    """The 4 C channels of 2 x 2 neighbours, stored as three axes of ``sizes``, with the axes in the opposite order."""
+    if tensor.ndim not in (1, 2) or tensor.shape[-1] % 4:
+        raise ValueError(f"has the shape {tuple(tensor.shape)}; 2 x 2 neighbours have 4 C channels")
+    return tensor.unflatten(-1, sizes).transpose(-3, -1).flatten(-3)
+
+
+# torch's Unfold gives 2 x 2 neighbours as (C, row, column), the authors' code as (column, row, C).
+UNFOLDED = Layout(lambda tensor: _turned(tensor, -1, 2, 2), lambda tensor: _turned(tensor, 2, 2, -1))
 
 INDEX = DERIVED(lambda numbers, ours: position_index(window_of(ours)))
 FLAT_INDEX = DERIVED(lambda numbers, ours: position_index(window_of(ours)).flatten())
@@ -75,6 +85,26 @@ ORIGINAL: Table = [
     ("layers.{i}.blocks.{j}.attn_mask", MASK),
     ("norm", "norm"),
     ("head", "head"),
+]
+
+# mmsegmentation's backbone, with a norm for each stage instead of the classifier's. Merging is the end of a stage there
+# too; it takes the neighbours in another order, which its norm's parameters and its reduction's columns follow.
+MMSEGMENTATION: Table = [
+    ("patch_embed.projection", "patch_embedding"),
+    ("patch_embed.norm", "embedding_norm"),
+    *(
+        (f"stages.{i - 1}.downsample.{parameter}", f"stages.{i}.merging.{parameter}", UNFOLDED)
+        for i in (1, 2, 3)
+        for parameter in ("norm.weight", "norm.bias", "reduction.weight")
+    ),
+    ("stages.{i}.blocks.{j}.norm1", "stages.{i}.blocks.{j}.norm1"),
+    ("stages.{i}.blocks.{j}.attn.w_msa.relative_position_bias_table", "stages.{i}.blocks.{j}.attention.bias_table"),
+    ("stages.{i}.blocks.{j}.attn.w_msa.relative_position_index", INDEX),
+    ("stages.{i}.blocks.{j}.attn.w_msa.qkv", "stages.{i}.blocks.{j}.attention.qkv"),
+    ("stages.{i}.blocks.{j}.attn.w_msa.proj", "stages.{i}.blocks.{j}.attention.output"),
+    ("stages.{i}.blocks.{j}.norm2", "stages.{i}.blocks.{j}.norm2"),
+    ("stages.{i}.blocks.{j}.ffn.layers.0.0", "stages.{i}.blocks.{j}.mlp.0"),
+    ("stages.{i}.blocks.{j}.ffn.layers.1", "stages.{i}.blocks.{j}.mlp.3"),
 ]
 
 # features: embedding, stage 1, merging, stage 2, merging ...
