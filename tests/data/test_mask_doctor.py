@@ -278,6 +278,13 @@ MISTAKES = {
         lambda root: (root / "classes.txt").unlink(), r"vitnext: .*: no classes.txt, so nothing says .*; write one"
     ),
     "one id twice": Mistake(classes("0 sky\n0 road\n1 car\n"), r"vitnext: .*: two lines have the id 0; give each one"),
+    "a colon behind an id": Mistake(
+        classes("0: sky\n1: road\n2: car\n"),
+        r"vitnext: .*, line 1: in '0: sky' more than a space stands behind the id; write 0 sky$",
+    ),
+    "the header of a table": Mistake(
+        classes("id,name\n0,sky\n1,road\n"), r"vitnext: .*, line 1: 'id,name' is the header of a table; remove it"
+    ),
     "masks in labels/": Mistake(
         lambda root: (root / "train/masks").rename(root / "train/labels"),
         r"vitnext: .*train: has images/ and labels/; if these are masks, rename it to masks/",
