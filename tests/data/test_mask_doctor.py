@@ -204,6 +204,24 @@ MISTAKES = {
         ),
         r"error: the id 255 in train/masks/0.png and 11 other masks, .* write '255 ignore'",
     ),
+    "255 ignored, by another name": Mistake(
+        lambda root: (
+            classes("0 background\n1 road\n2 car\n255 void area\n")(root),
+            everywhere(lambda mask: np.where(np.arange(10) < 2, 255, mask).astype(np.uint8))(root),
+        ),
+        r"warning: 1 class trained and measured, though by name not labelled \(if so, write '255 ignore' into "
+        r"classes.txt, or set data.ignore\): void area",
+        0,
+    ),
+    "255 a class among small ids": Mistake(
+        lambda root: (
+            classes("0 background\n1 road\n2 car\n255 rest\n")(root),
+            everywhere(lambda mask: np.where(np.arange(10) < 2, 255, mask).astype(np.uint8))(root),
+        ),
+        r"warning: 255, which stands for what is not labelled where ids are otherwise 0 to 2, is the class rest: if it "
+        r"is not labelled, write '255 ignore' into classes.txt",
+        0,
+    ),
     "a class never used": Mistake(
         classes(CLASSES + "3 bus\n"),
         r"error: 1 class without a pixel in train \(label some, or write it as ignore\): bus",
@@ -347,6 +365,31 @@ def test_usual_palettes_are_not_remarked(tmp_path):
     assert check(open_dataset(tmp_path)).findings == []
     with_palette(tmp_path, *voc[1:])
     assert [found.kind for found in check(open_dataset(tmp_path)).findings] == ["palette"]
+
+
+VOID_LIKE = ["ignored", "ignore_label", "Ignore me", "void area", "road_void", "dontcare", "don't care", "do_not_care"]
+VOID_LIKE += ["unlabeled area", "unlabelled_1", "Unannotated"]
+
+
+@pytest.mark.parametrize("name", [*VOID_LIKE, "avoid", "devoid", "voids", "care", "labelled", "unknown"])
+def test_classes_that_by_name_may_be_void(tmp_path, name):
+    """Ids, no ids, and data.ignore, which settles it."""
+    for kind, text in (("ids", f"0 sky\n1 {name}\n2 car\n"), ("none", f"sky\n{name}\ncar\n")):
+        dataset = open_dataset(mask_set(tmp_path / kind, classes=text))
+        messages = [finding.message for finding in check(dataset).findings]
+        assert [finding.kind for finding in check(dataset).findings] == ["void_like"] * (name in VOID_LIKE)
+        assert all(("write '1 ignore'" if kind == "ids" else "write 'ignore'") in message for message in messages)
+        assert check(regroup(dataset, {}, [name])).findings == []
+
+
+@pytest.mark.parametrize(
+    ("ids_", "far"), [((0, 255), False), ((0, 127, 255), False), ((1, 2, 255), True), ((0, 10, 20, 255), True)]
+)
+def test_255_as_a_class(tmp_path, ids_, far):
+    """It is suspicious only where it lies far from the other ids."""
+    mask_set(tmp_path, classes="".join(f"{i} c{i}\n" for i in ids_))
+    everywhere(lambda _: np.array(ids_, np.uint8)[ids((8, 10), len(ids_))])(tmp_path)
+    assert [finding.kind for finding in check(open_dataset(tmp_path)).findings] == ["void_like"] * far
 
 
 def test_unreadable_are_listed_by_split_and_index(tmp_path):

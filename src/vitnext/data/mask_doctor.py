@@ -4,13 +4,14 @@ errors    images and masks that cannot be read, masks of another size than their
           does not name, colours where classes.txt has none, annotations that cannot be drawn or lie outside the image,
           classes without a pixel in train (of JSON, whose classes may be many, a warning)
 warnings  images without a mask and masks without an image, images that no list names, classes that val or test lack,
-          masks of nothing but void, palettes that nothing checks, the same image in two splits, images that their EXIF
-          orientation turns, and of objects what object_doctor.py says
+          masks of nothing but void, classes that by name or id may be meant as void, palettes that nothing checks, the
+          same image in two splits, images that their EXIF orientation turns, and of objects what object_doctor.py says
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -32,6 +33,11 @@ from vitnext.wording import counted, shortened
 
 SHOWN = 6  # ids or colours named in a message
 VOID_ROW = "(void)"  # of a table of classes
+# What a class is called that is meant as void, but not called so that it is: "ignored", "void area", "don't care".
+VOID_LIKE = re.compile(
+    r"(?<![a-z])(?:ignor(?:e|ing)|un-?labell?ed|unannotated|void(?![a-z])|do(?:n['\u2019]?t|[ _-]?not)[ _-]?care)",
+    re.IGNORECASE,
+)
 
 Place = tuple[str, int]  # split and index
 
@@ -88,7 +94,8 @@ def findings(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> Rep
         if found.problem is not None:
             unreadable.setdefault(split, []).append(index)
             problems.setdefault(found.problem[0], []).append(found.problem[1])
-    every = [*_unreadable(problems), *_unknown(dataset, looked), *_classes(dataset, looked), *_left_out(dataset)]
+    every = [*_unreadable(problems), *_unknown(dataset, looked), *_classes(dataset, looked)]
+    every += [*_void_like(dataset, looked), *_left_out(dataset)]
     every += [*_palettes(dataset, looked), *_turned(dataset, looked), *_repeated(dataset, looked)]
     objects = [(dataset.splits[split].name(i), found.objects) for (split, i), found in looked.items() if found.objects]
     every += object_doctor.findings(objects)
@@ -332,6 +339,33 @@ def _classes(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> Ite
         if absent and name not in broken:
             what = f"{counted(absent, 'class')} without a pixel in {name}, so not measured there"
             yield finding("warning", "missing_class", what, absent)
+
+
+def _void_like(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> Iterator[Finding]:
+    """Classes that are trained and measured, though perhaps nobody labelled their pixels. Both may be right."""
+    split = next(iter(dataset.splits.values()))
+    values = split.values
+    trained = [c for c in values.known if c.name in dataset.classes]  # without those that data.ignore or merge names
+    named = [c for c in trained if VOID_LIKE.search(c.name)]
+    if named:
+        line = "ignore" if values.unnumbered else f"{named[0].id} ignore"
+        mend = {"mask_folder": f"write '{line}' into classes.txt, or ", "labelme": "label them ignore, or "}
+        what = (
+            f"{counted(named, 'class')} trained and measured, though by name not labelled "
+            f"(if so, {mend.get(dataset.kind, '')}set data.ignore)"
+        )
+        yield finding("warning", "void_like", what, [c.name for c in named])
+    last = next((c for c in trained if c.id == VOID and c not in named), None)
+    if last is None or not any(VOID in found.ids for found in looked.values()):
+        return
+    others = sorted({c.id for c in (*values.known, *values.void)} - {VOID})
+    # 0, 1, 2 and 255, not 0 and 255 or 0, 127 and 255: what lies far from the others stands for something else.
+    if len(others) > 1 and VOID - others[-1] > 2 * np.diff(others).max():
+        what = (
+            f"255, which stands for what is not labelled where ids are otherwise {others[0]} to {others[-1]}, "
+            f"is the class {last.name}: if it is not labelled, write '255 ignore' into classes.txt"
+        )
+        yield Finding("warning", "void_like", what, [last.name])
 
 
 def _left_out(dataset: Dataset[MaskSplit]) -> Iterator[Finding]:
