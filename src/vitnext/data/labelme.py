@@ -2,15 +2,17 @@
 
     street/a.jpg  street/a.json          or both inside train/, val/ and test/; at any depth
 
-A shape is a polygon, a rectangle or a circle with a label; shapes of one label and group_id are one object. The classes
-are the labels, sorted, or what classes.txt in the folder says; "background" comes before them and lies where no object
-is. Of objects that overlap the smaller one lies on top. What is labelled "ignore" (or void, unlabeled, __ignore__) is
-neither trained on nor measured. https://github.com/wkentaro/labelme
+A shape is a polygon, a rectangle, a circle or a mask (what labelme's AI tools draw) with a label; shapes of one label
+and group_id are one object. The classes are the labels, sorted, or what classes.txt in the folder says; "background"
+comes before them and lies where no object is. Of objects that overlap the smaller one lies on top. What is labelled
+"ignore" (or void, unlabeled, __ignore__) is neither trained on nor measured. https://github.com/wkentaro/labelme
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
 import json
 import math
 import os
@@ -28,7 +30,7 @@ from vitnext.data.mask_folder import VOID_NAME, read_classes
 from vitnext.data.mask_split import MaskSplit, file_sizes
 from vitnext.data.mask_values import MOST_CLASSES, VOID, MaskClass, MaskValues
 from vitnext.data.truth import Drawn, lay
-from vitnext.decode import MAX_PIXELS, open_image
+from vitnext.decode import MAX_PIXELS, open_encoded, open_image
 from vitnext.errors import InputError, require
 from vitnext.files import files_below, is_image
 from vitnext.wording import counted, shortened
@@ -272,13 +274,13 @@ def _size(document: dict[str, Any], image: Path, path: Path) -> tuple[int, int]:
 
 def _mask(shape: Mapping[str, Any], height: int, width: int) -> np.ndarray:
     """bool (H, W), at least one of them set."""
-    kind, points = shape.get("shape_type", "polygon"), shape.get("points")
+    kind, points = shape.get("shape_type") or "polygon", shape.get("points")
     if not isinstance(points, list) or not all(
         isinstance(point, list) and len(point) == 2 and all(type(v) in (int, float) and math.isfinite(v) for v in point)
         for point in points
     ):
         raise InputError("points must be a list of pairs of numbers")
-    if kind in ("rectangle", "circle") and len(points) != 2:
+    if kind in ("rectangle", "circle", "mask") and len(points) != 2:
         raise InputError(f"a {kind} has two points, and this one has {len(points)}")
     if kind == "circle":
         (x, y), (to_x, to_y) = points
@@ -289,10 +291,45 @@ def _mask(shape: Mapping[str, Any], height: int, width: int) -> np.ndarray:
     elif kind == "rectangle":
         (x, y), (to_x, to_y) = points
         mask = polygons_mask([[x, y, to_x, y, to_x, to_y, x, to_y]], height, width)
-    elif kind == "polygon":
+    elif kind in ("polygon", "oriented_rectangle"):  # the latter has its four corners
         mask = polygons_mask([[value for point in points for value in point]], height, width)
+    elif kind == "mask":
+        mask = _stored(shape.get("mask"), points, height, width)
     else:
-        raise InputError(f"is a {kind}, which covers no pixels here; polygon, rectangle and circle do")
+        raise InputError(f"is a {kind}, which covers no pixels here; polygon, rectangle, circle and mask do")
     if not mask.any():
         raise InputError("has no pixel: remove it")
+    return mask
+
+
+def _stored(encoded: Any, points: Sequence[Sequence[float]], height: int, width: int) -> np.ndarray:
+    """bool (H, W): a PNG in base64, laid at the first of two corners; both corners' pixels are of the box it fills.
+
+    Corners of a mask that was moved in labelme are no whole numbers: as there, the first is rounded, and the PNG says
+    how large the box is. labelme.utils.shapes_to_label
+    """
+    (x, y), (to_x, to_y) = points
+    if not all(
+        -TOLERANCE <= value <= size - 1 + TOLERANCE
+        for value, size in ((x, width), (to_x, width), (y, height), (to_y, height))
+    ):
+        raise InputError(f"its mask lies outside the image: {x:g}, {y:g} to {to_x:g}, {to_y:g} of {width} x {height}")
+    try:
+        content = base64.b64decode(encoded)
+        with open_encoded(io.BytesIO(content), len(content)) as image:
+            mode, (columns, rows) = image.mode, image.size
+            fits = abs(to_x - x + 1 - columns) < 0.5 and abs(to_y - y + 1 - rows) < 0.5
+            stored = np.asarray(image) != 0 if fits and mode in ("1", "L") else np.zeros((0, 0), bool)
+    except Exception as error:  # as in decode.py: whatever is no image makes Pillow raise nearly anything
+        raise InputError("its mask is no PNG in base64, or a damaged one") from error
+    if mode not in ("1", "L"):
+        raise InputError(f"its mask must be black and white or grey, not {mode}")
+    if not fits:
+        raise InputError(
+            f"its mask has {columns} x {rows} pixels, its points a box of {to_x - x + 1:g} x {to_y - y + 1:g}"
+        )
+    left, top = round(x), round(y)
+    mask = np.zeros((height, width), bool)
+    seen = stored[max(0, -top) : height - top, max(0, -left) : width - left]
+    mask[max(0, top) : top + rows, max(0, left) : left + columns] = seen
     return mask
