@@ -206,6 +206,24 @@ def test_what_is_refused(tmp_path):
         open_dataset(tmp_path / "c")
 
 
+@pytest.mark.parametrize(
+    ("named", "other"),
+    [
+        ("x.png", ""),
+        ("..\\\\images\\\\X.JPG", ""),
+        ("../images/x.jpg", ""),
+        (None, ""),
+        ("y.png", "x.json (y.png)"),
+        ("../x/y.png", "x.json (y.png)"),
+        ("x.1.png", "x.json (x.1.png)"),
+    ],
+)
+def test_the_image_that_was_drawn_on(tmp_path, named, other):
+    """Files move from folder to folder, and are converted; their names stay."""
+    annotate(tmp_path, "x", [shape("a", BOX, "rectangle")], imagePath=named)
+    assert open_dataset(tmp_path, whole=True).strange == ((other,) if other else ())
+
+
 def test_other_json_files_beside_images_stay_out(tmp_path):
     for name in ("cat", "dog"):
         for i in range(10):

@@ -125,6 +125,10 @@ def labelme(root, *more):
             (root / split / f"{i}.json").write_text(json.dumps(document))
 
 
+def other_image(path, named):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"imagePath": named}))
+
+
 def listed(**lists):
     def make(root):
         for split in ("train", "val", "test"):
@@ -336,6 +340,23 @@ MISTAKES = {
         0,
         sound=labelme,
     ),
+    "labelme: a label in two cases": Mistake(
+        lambda root: [
+            path.write_text(path.read_text().replace("car", "Car"))
+            for path in (root / "train/2.json", root / "val/1.json")
+        ],
+        r"warning: classes whose names differ in case or spaces alone \(if they are one, rename them, or set data.merge"
+        r"\): Car = car$",
+        0,
+        sound=labelme,
+    ),
+    "labelme: drawn on another image": Mistake(
+        lambda root: other_image(root / "train/2.json", "1.png"),
+        r"warning: 1 JSON file whose imagePath names another image than the one beside it: make sure .*: train/2.json "
+        r"\(1.png\)",
+        0,
+        sound=labelme,
+    ),
 }
 
 
@@ -390,6 +411,13 @@ def test_255_as_a_class(tmp_path, ids_, far):
     mask_set(tmp_path, classes="".join(f"{i} c{i}\n" for i in ids_))
     everywhere(lambda _: np.array(ids_, np.uint8)[ids((8, 10), len(ids_))])(tmp_path)
     assert [finding.kind for finding in check(open_dataset(tmp_path)).findings] == ["void_like"] * far
+
+
+def test_classes_that_differ_in_case_or_spaces_alone(tmp_path):
+    dataset = open_dataset(mask_set(tmp_path, classes="0 traffic light\n1 Traffic_Light\n2 traffic1\n255 ignore\n"))
+    [found] = check(dataset).findings
+    assert found.kind == "alike_classes" and found.items == ["traffic light = Traffic_Light"]
+    assert check(regroup(dataset, {"traffic light": ["traffic light", "Traffic_Light"]}, [])).findings == []
 
 
 def test_unreadable_are_listed_by_split_and_index(tmp_path):

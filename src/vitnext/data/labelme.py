@@ -16,9 +16,10 @@ import io
 import json
 import math
 import os
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,7 @@ class LabelmeFolder:
     bare:     images without a JSON file of labelme's
     orphans:  JSON files of labelme's without an image
     unlisted: images with one that lie beside train/, val/ and test/
+    strange:  JSON files that name another image than the one beside them, as "a.json (b.jpg)"
     """
 
     values: MaskValues
@@ -56,6 +58,7 @@ class LabelmeFolder:
     bare: tuple[str, ...]
     orphans: tuple[str, ...]
     unlisted: tuple[str, ...]
+    strange: tuple[str, ...]
 
 
 def has_labelme(root: Path) -> bool:
@@ -89,6 +92,7 @@ def read_labelme_folder(root: Path) -> LabelmeFolder:
     labels: dict[str, str] = {}  # of each, the first file that has it
     annotated: list[bytes] = []
     orphans: list[str] = []
+    strange: list[str] = []
     for stem, path in files.items():
         content = _content(root / os.fsdecode(path))
         document = _parsed(content)
@@ -99,6 +103,8 @@ def read_labelme_folder(root: Path) -> LabelmeFolder:
             continue
         digest.update(b"%b\0%d\0" % (path, len(content)) + content)
         annotated.append(stem)
+        if document is not None and (other := _other_image(document.get("imagePath"), images[stem])):
+            strange.append(f"{os.fsdecode(path)} ({other})")
         for shape in document["shapes"] if document is not None else ():
             if isinstance(shape, dict) and coco.is_text(shape.get("label")):
                 labels.setdefault(shape["label"], os.fsdecode(path))
@@ -113,6 +119,7 @@ def read_labelme_folder(root: Path) -> LabelmeFolder:
         tuple(os.fsdecode(image) for stem, image in images.items() if stem not in chosen),
         tuple(orphans),
         tuple(os.fsdecode(images[stem]) for stem in unlisted),
+        tuple(strange),
     )
 
 
@@ -154,6 +161,18 @@ def _parsed(content: bytes) -> Any:
 
 def _is_labelme(document: Any) -> bool:
     return isinstance(document, dict) and isinstance(document.get("shapes"), list)
+
+
+def _other_image(named: Any, image: bytes) -> str:
+    """What imagePath names, if that is another image than the one beside the JSON file; its extension may differ."""
+    if not coco.is_text(named):
+        return ""
+    name = PureWindowsPath(named).name  # which knows both kinds of slashes
+    alike = {
+        unicodedata.normalize("NFC", os.path.splitext(each)[0]).casefold()
+        for each in (name, os.path.basename(os.fsdecode(image)))
+    }
+    return name if len(alike) > 1 else ""
 
 
 def _is_void(label: str) -> bool:

@@ -4,8 +4,9 @@ errors    images and masks that cannot be read, masks of another size than their
           does not name, colours where classes.txt has none, annotations that cannot be drawn or lie outside the image,
           classes without a pixel in train (of JSON, whose classes may be many, a warning)
 warnings  images without a mask and masks without an image, images that no list names, classes that val or test lack,
-          masks of nothing but void, classes that by name or id may be meant as void, palettes that nothing checks, the
-          same image in two splits, images that their EXIF orientation turns, and of objects what object_doctor.py says
+          masks of nothing but void, classes that by name or id may be meant as void, classes that differ in case
+          alone, JSON that names another image than the one beside it, palettes that nothing checks, the same image in
+          two splits, images that their EXIF orientation turns, and of objects what object_doctor.py says
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def findings(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> Rep
             unreadable.setdefault(split, []).append(index)
             problems.setdefault(found.problem[0], []).append(found.problem[1])
     every = [*_unreadable(problems), *_unknown(dataset, looked), *_classes(dataset, looked)]
-    every += [*_void_like(dataset, looked), *_left_out(dataset)]
+    every += [*_void_like(dataset, looked), *_alike(dataset), *_left_out(dataset)]
     every += [*_palettes(dataset, looked), *_turned(dataset, looked), *_repeated(dataset, looked)]
     objects = [(dataset.splits[split].name(i), found.objects) for (split, i), found in looked.items() if found.objects]
     every += object_doctor.findings(objects)
@@ -368,6 +369,17 @@ def _void_like(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> I
         yield Finding("warning", "void_like", what, [last.name])
 
 
+def _alike(dataset: Dataset[MaskSplit]) -> Iterator[Finding]:
+    """Names that somebody typed in two ways: they differ in case, spaces, hyphens or underscores alone."""
+    groups: dict[str, list[str]] = {}
+    for name in dataset.classes:
+        groups.setdefault(re.sub(r"[\s_-]+", " ", name).strip().casefold(), []).append(name)
+    alike = [" = ".join(names) for names in groups.values() if len(names) > 1]
+    if alike:
+        what = "classes whose names differ in case or spaces alone (if they are one, rename them, or set data.merge)"
+        yield finding("warning", "alike_classes", what, alike)
+
+
 def _left_out(dataset: Dataset[MaskSplit]) -> Iterator[Finding]:
     truth = "JSON file" if dataset.kind == "labelme" else "mask"
     for items, noun, kind, why in (
@@ -377,6 +389,12 @@ def _left_out(dataset: Dataset[MaskSplit]) -> Iterator[Finding]:
     ):
         if items:
             yield finding("warning", kind, f"{counted(len(items), noun)} {why}", list(items))
+    if dataset.strange:
+        what = (
+            f"{counted(dataset.strange, 'JSON file')} whose imagePath names another image than the one beside it: make "
+            "sure that it was drawn on that one"
+        )
+        yield finding("warning", "other_image", what, list(dataset.strange))
 
 
 def _palettes(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> Iterator[Finding]:
