@@ -420,6 +420,16 @@ def test_classes_that_differ_in_case_or_spaces_alone(tmp_path):
     assert check(regroup(dataset, {"traffic light": ["traffic light", "Traffic_Light"]}, [])).findings == []
 
 
+def test_objects_that_all_overlap(tmp_path):
+    coco_instances(tmp_path)
+    for path in tmp_path.glob("*.json"):
+        document = json.loads(path.read_text())
+        again = [one | {"id": 100 + one["id"]} for one in document["annotations"]]
+        path.write_text(json.dumps(document | {"annotations": document["annotations"] + again}))
+    [found] = [found for found in check(open_dataset(tmp_path)).findings if found.kind == "overlap"]
+    assert found.message.startswith("objects overlap in 8 images, in 100% of their pixels, ")
+
+
 def test_unreadable_are_listed_by_split_and_index(tmp_path):
     mask_set(tmp_path)
     (tmp_path / "train/masks/1.png").write_text("text")
