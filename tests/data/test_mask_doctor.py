@@ -187,6 +187,14 @@ MISTAKES = {
         lambda root: rewrite(root, lambda mask: mask + 7, "val"),
         r"error: masks hold ids .* \(7 in val/masks/0.png and 3 other masks, 8 in .*, 9 in .*\); it names 0, 1, 2",
     ),
+    "grey values spread over 0 to 255": Mistake(
+        lambda root: (
+            classes("background\nroad\ncar\n")(root),
+            everywhere(lambda mask: np.array([0, 127, 255], np.uint8)[mask])(root),
+        ),
+        r"error: masks hold values .* \(127 in train/masks/0.png and 11 other masks, 255 in train/masks/0.png and 11 "
+        r"other masks\); it names 0, 1, 2: write each class with its value, as '127 NAME', or, .* blurred edges$",
+    ),
     "lines without ids, 0 not labelled": Mistake(
         lambda root: (classes("road\ncar\nbus\n")(root), everywhere(lambda _: ids((8, 10), 4))(root)),
         r"error: lines of classes.txt without ids count from 0 \(0 = road, 1 = car, 2 = bus\), but masks hold ids from "
@@ -438,6 +446,16 @@ def test_unreadable_are_listed_by_split_and_index(tmp_path):
     report = check(open_dataset(tmp_path))
     assert report.unreadable == {"train": [1, 3], "val": [0]}
     assert sorted(finding.kind for finding in report.errors) == ["size", "unreadable", "unreadable_mask"]
+
+
+def test_255_between_other_unknown_ids(tmp_path):
+    """Among ids that lie near each other it is void, as a rule; among greys it is one of them."""
+    mask_set(tmp_path, classes="0 background\n1 road\n")
+    for values, said in (((0, 1, 2, 255), ["255 ignore", "2 in train"]), ((0, 254, 255), ["'254 NAME'"])):
+        mask = np.array(values, np.uint8)[ids((8, 10), len(values))]
+        everywhere(lambda _, mask=mask: mask)(tmp_path)
+        messages = [found.message for found in check(open_dataset(tmp_path)).findings]
+        assert len(messages) == len(said) and all(map(str.__contains__, messages, said))
 
 
 def test_every_unknown_id_is_told_apart(tmp_path):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -263,6 +263,15 @@ def _unknown(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> Ite
         what = f"masks hold 0 and 255 alone: write the line '255 NAME' into classes.txt for what is drawn{zero}"
         yield Finding("error", "unknown_ids", what, list(ids))
         return
+    if "255" in ids and len(ids) > 1 and len(held) > 2 and not _far(held):
+        # 0, 127 and 255: greys that were chosen to be seen, or edges that were smoothed. 255 is one of them.
+        known, lowest = shortened([str(c.id) for c in values.known], SHOWN), min(map(int, ids))
+        what = (
+            f"masks hold values that classes.txt does not name ({_named(ids)}); it names {known}: write each class "
+            f"with its value, as '{lowest} NAME', or, if some lie between classes, save masks without blurred edges"
+        )
+        yield Finding("error", "unknown_ids", what, list(ids))
+        return
     if files := ids.pop("0", None):
         what = (
             f"{_held('the id 0', files)}, which classes.txt does not name: write '0 background' if it is a "
@@ -271,7 +280,8 @@ def _unknown(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> Ite
         yield Finding("error", "unknown_ids", what, ["0"])
     if files := ids.pop("255", None):
         what = (
-            f"{_held('the id 255', files)}, which classes.txt does not name: write '255 ignore' if it is not labelled"
+            f"{_held('the id 255', files)}, which classes.txt does not name: write '255 ignore' if it is not labelled, "
+            "'255 NAME' if it is a class"
         )
         yield Finding("error", "unknown_ids", what, ["255"])
     after = max(c.id for c in values.known) + 1
@@ -291,6 +301,13 @@ def _unknown(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> Ite
         known = shortened([str(c.id) for c in values.known], SHOWN)
         what = f"masks hold ids that classes.txt does not name ({_named(ids)}); it names {known}: add lines for them"
         yield Finding("error", "unknown_ids", what, list(ids))
+
+
+def _far(ids: Iterable[int]) -> bool:
+    """Whether 255 lies far from the other ids, so that it stands for something else: beside 0, 1 and 2, but neither
+    beside 0 alone nor beside 0 and 127."""
+    others = sorted({*ids} - {VOID})
+    return len(others) > 1 and bool(VOID - others[-1] > 2 * np.diff(others).max())
 
 
 def _named(masks: Mapping[str, Sequence[str]]) -> str:
@@ -359,9 +376,8 @@ def _void_like(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> I
     last = next((c for c in trained if c.id == VOID and c not in named), None)
     if last is None or not any(VOID in found.ids for found in looked.values()):
         return
-    others = sorted({c.id for c in (*values.known, *values.void)} - {VOID})
-    # 0, 1, 2 and 255, not 0 and 255 or 0, 127 and 255: what lies far from the others stands for something else.
-    if len(others) > 1 and VOID - others[-1] > 2 * np.diff(others).max():
+    others = sorted(c.id for c in (*values.known, *values.void) if c.id != VOID)
+    if _far(others):
         what = (
             f"255, which stands for what is not labelled where ids are otherwise {others[0]} to {others[-1]}, "
             f"is the class {last.name}: if it is not labelled, write '255 ignore' into classes.txt"
