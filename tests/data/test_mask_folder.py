@@ -61,6 +61,7 @@ def test_lines_without_ids_are_counted(tmp_path):
         ("0 a\n1 b\nignore\n", "line 3: has no id"),
         ("0\n1\n", "line 1: is a number alone"),
         ("70000 a\n1 b", "line 1: the id is 70000"),
+        ("a\nb\n-1 ignore", "line 3: the id is -1; a mask's pixel holds 0 to 65535"),
         ("a\n# b", "line 2: # is no colour"),
         ("a\nb #80", "line 2: #80 is no colour"),
         ("a\n255 ignore", "1 class"),
