@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 
@@ -21,6 +23,13 @@ BOX = [[2, 2], [10, 8]]
 
 def shape(label, points, kind="polygon", group=None):
     return {"label": label, "points": points, "group_id": group, "shape_type": kind, "flags": {}}
+
+
+def stored(label, points, image):
+    """A shape that labelme's AI tools draw: a PNG in base64, which the box of the points holds."""
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return shape(label, points, "mask") | {"mask": base64.b64encode(file.getvalue()).decode()}
 
 
 def picture(path, seed, size=SIZE):
@@ -105,6 +114,32 @@ def test_rectangles_and_circles_by_a_loop_over_pixels(tmp_path):
         assert label == (2 if circle else 1 if 2 <= x < 10 and 2 <= y < 8 else 0)
 
 
+@pytest.mark.parametrize(
+    ("corner", "left", "top"),
+    [((3, 2), 3, 2), ((3.3, 1.8), 3, 2), ((2.6, 2.4), 3, 2), ((0, 0), 0, 0), ((-1, -0.7), -1, -1), ((12, 8), 12, 8)],
+)
+def test_masks_by_a_loop_over_pixels(tmp_path, corner, left, top):
+    """Both corners are of the box; one that was moved lies between pixels, and may stand a pixel over the edge."""
+    pixels = np.random.default_rng(3).random((5, 4)) < 0.5
+    points = [list(corner), [corner[0] + 3, corner[1] + 4]]
+    expected = np.zeros(SIZE, int)
+    for y, x in np.argwhere(pixels):
+        if 0 <= top + y < SIZE[0] and 0 <= left + x < SIZE[1]:
+            expected[top + y, left + x] = 1
+    for i, image in enumerate(
+        (Image.fromarray(pixels), *(Image.fromarray(pixels.astype(np.uint8) * k) for k in (1, 255)))
+    ):
+        assert np.array_equal(drawn_alone(tmp_path / str(i), stored("a", points, image)), expected)
+
+
+def test_oriented_rectangles_and_shapes_of_no_type_are_polygons(tmp_path):
+    corners = [[2, 5], [8, 2], [11, 7], [5, 10]]
+    expected = drawn_alone(tmp_path / "a", shape("a", corners))
+    assert expected.any()
+    for kind in ("oriented_rectangle", None):
+        assert np.array_equal(drawn_alone(tmp_path / str(kind), shape("a", corners, kind)), expected)
+
+
 def test_shapes_of_one_group_are_one_object(tmp_path):
     left, right = [[0, 0], [3, 3]], [[5, 0], [8, 3]]
     shapes = [shape("dog", left, "rectangle", 1), shape("dog", [[10, 0], [13, 3]], "rectangle")]
@@ -171,6 +206,24 @@ def test_what_is_refused(tmp_path):
         open_dataset(tmp_path / "c")
 
 
+@pytest.mark.parametrize(
+    ("named", "other"),
+    [
+        ("x.png", ""),
+        ("..\\\\images\\\\X.JPG", ""),
+        ("../images/x.jpg", ""),
+        (None, ""),
+        ("y.png", "x.json (y.png)"),
+        ("../x/y.png", "x.json (y.png)"),
+        ("x.1.png", "x.json (x.1.png)"),
+    ],
+)
+def test_the_image_that_was_drawn_on(tmp_path, named, other):
+    """Files move from folder to folder, and are converted; their names stay."""
+    annotate(tmp_path, "x", [shape("a", BOX, "rectangle")], imagePath=named)
+    assert open_dataset(tmp_path, whole=True).strange == ((other,) if other else ())
+
+
 def test_other_json_files_beside_images_stay_out(tmp_path):
     for name in ("cat", "dog"):
         for i in range(10):
@@ -200,6 +253,28 @@ DOG = ["dog", BOX, "rectangle"]
             {},
             r"shapes\[0\] \(dog\): is a point, which covers no pixels here; polygon",
         ),
+        ([shape("dog", BOX, "mask")], {}, r"shapes\[0\] \(dog\): its mask is no PNG in base64, or a damaged one"),
+        (
+            [shape("dog", BOX, "mask") | {"mask": "AAAA"}],
+            {},
+            r"shapes\[0\] \(dog\): its mask is no PNG in base64, or a",
+        ),
+        (
+            [stored("dog", BOX, Image.new("1", (8, 6), 1))],
+            {},
+            r"shapes\[0\] \(dog\): its mask has 8 x 6 pixels, its points a box of 9 x 7",
+        ),
+        (
+            [stored("dog", [[8, 2], [16.5, 8]], Image.new("1", (9, 7), 1))],
+            {},
+            r"shapes\[0\] \(dog\): its mask lies outside the image: 8, 2 to 16.5, 8 of 16 x 12",
+        ),
+        (
+            [stored("dog", BOX, Image.new("RGBA", (9, 7)))],
+            {},
+            r"shapes\[0\] \(dog\): its mask must be black and white or",
+        ),
+        ([stored("dog", BOX, Image.new("L", (9, 7)))], {}, r"shapes\[0\] \(dog\): has no pixel: remove it"),
         ([shape("dog", [[1, 1]], "circle")], {}, r"shapes\[0\] \(dog\): a circle has two points, and this one has 1"),
         (
             [shape("dog", [[-9, 1], [3, 3]], "circle")],

@@ -125,6 +125,10 @@ def labelme(root, *more):
             (root / split / f"{i}.json").write_text(json.dumps(document))
 
 
+def other_image(path, named):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"imagePath": named}))
+
+
 def listed(**lists):
     def make(root):
         for split in ("train", "val", "test"):
@@ -183,6 +187,14 @@ MISTAKES = {
         lambda root: rewrite(root, lambda mask: mask + 7, "val"),
         r"error: masks hold ids .* \(7 in val/masks/0.png and 3 other masks, 8 in .*, 9 in .*\); it names 0, 1, 2",
     ),
+    "grey values spread over 0 to 255": Mistake(
+        lambda root: (
+            classes("background\nroad\ncar\n")(root),
+            everywhere(lambda mask: np.array([0, 127, 255], np.uint8)[mask])(root),
+        ),
+        r"error: masks hold values .* \(127 in train/masks/0.png and 11 other masks, 255 in train/masks/0.png and 11 "
+        r"other masks\); it names 0, 1, 2: write each class with its value, as '127 NAME', or, .* blurred edges$",
+    ),
     "lines without ids, 0 not labelled": Mistake(
         lambda root: (classes("road\ncar\nbus\n")(root), everywhere(lambda _: ids((8, 10), 4))(root)),
         r"error: lines of classes.txt without ids count from 0 \(0 = road, 1 = car, 2 = bus\), but masks hold ids from "
@@ -203,6 +215,24 @@ MISTAKES = {
             everywhere(lambda mask: np.where(np.arange(10) < 2, 255, mask).astype(np.uint8))(root),
         ),
         r"error: the id 255 in train/masks/0.png and 11 other masks, .* write '255 ignore'",
+    ),
+    "255 ignored, by another name": Mistake(
+        lambda root: (
+            classes("0 background\n1 road\n2 car\n255 void area\n")(root),
+            everywhere(lambda mask: np.where(np.arange(10) < 2, 255, mask).astype(np.uint8))(root),
+        ),
+        r"warning: 1 class trained and measured, though by name not labelled \(if so, write '255 ignore' into "
+        r"classes.txt, or set data.ignore\): void area",
+        0,
+    ),
+    "255 a class among small ids": Mistake(
+        lambda root: (
+            classes("0 background\n1 road\n2 car\n255 rest\n")(root),
+            everywhere(lambda mask: np.where(np.arange(10) < 2, 255, mask).astype(np.uint8))(root),
+        ),
+        r"warning: 255, which stands for what is not labelled where ids are otherwise 0 to 2, is the class rest: if it "
+        r"is not labelled, write '255 ignore' into classes.txt",
+        0,
     ),
     "a class never used": Mistake(
         classes(CLASSES + "3 bus\n"),
@@ -278,6 +308,13 @@ MISTAKES = {
         lambda root: (root / "classes.txt").unlink(), r"vitnext: .*: no classes.txt, so nothing says .*; write one"
     ),
     "one id twice": Mistake(classes("0 sky\n0 road\n1 car\n"), r"vitnext: .*: two lines have the id 0; give each one"),
+    "a colon behind an id": Mistake(
+        classes("0: sky\n1: road\n2: car\n"),
+        r"vitnext: .*, line 1: in '0: sky' more than a space stands behind the id; write 0 sky$",
+    ),
+    "the header of a table": Mistake(
+        classes("id,name\n0,sky\n1,road\n"), r"vitnext: .*, line 1: 'id,name' is the header of a table; remove it"
+    ),
     "masks in labels/": Mistake(
         lambda root: (root / "train/masks").rename(root / "train/labels"),
         r"vitnext: .*train: has images/ and labels/; if these are masks, rename it to masks/",
@@ -308,6 +345,23 @@ MISTAKES = {
     "labelme: objects that overlap": Mistake(
         lambda root: labelme(root, ("car", 2, 0, 5, 4)),
         r"warning: objects overlap in 1 image, in 0.93% of their pixels, .* the smaller one: train/0.png \(3\)",
+        0,
+        sound=labelme,
+    ),
+    "labelme: a label in two cases": Mistake(
+        lambda root: [
+            path.write_text(path.read_text().replace("car", "Car"))
+            for path in (root / "train/2.json", root / "val/1.json")
+        ],
+        r"warning: classes whose names differ in case or spaces alone \(if they are one, rename them, or set data.merge"
+        r"\): Car = car$",
+        0,
+        sound=labelme,
+    ),
+    "labelme: drawn on another image": Mistake(
+        lambda root: other_image(root / "train/2.json", "1.png"),
+        r"warning: 1 JSON file whose imagePath names another image than the one beside it: make sure .*: train/2.json "
+        r"\(1.png\)",
         0,
         sound=labelme,
     ),
@@ -342,6 +396,48 @@ def test_usual_palettes_are_not_remarked(tmp_path):
     assert [found.kind for found in check(open_dataset(tmp_path)).findings] == ["palette"]
 
 
+VOID_LIKE = ["ignored", "ignore_label", "Ignore me", "void area", "road_void", "dontcare", "don't care", "do_not_care"]
+VOID_LIKE += ["unlabeled area", "unlabelled_1", "Unannotated"]
+
+
+@pytest.mark.parametrize("name", [*VOID_LIKE, "avoid", "devoid", "voids", "care", "labelled", "unknown"])
+def test_classes_that_by_name_may_be_void(tmp_path, name):
+    """Ids, no ids, and data.ignore, which settles it."""
+    for kind, text in (("ids", f"0 sky\n1 {name}\n2 car\n"), ("none", f"sky\n{name}\ncar\n")):
+        dataset = open_dataset(mask_set(tmp_path / kind, classes=text))
+        messages = [finding.message for finding in check(dataset).findings]
+        assert [finding.kind for finding in check(dataset).findings] == ["void_like"] * (name in VOID_LIKE)
+        assert all(("write '1 ignore'" if kind == "ids" else "write 'ignore'") in message for message in messages)
+        assert check(regroup(dataset, {}, [name])).findings == []
+
+
+@pytest.mark.parametrize(
+    ("ids_", "far"), [((0, 255), False), ((0, 127, 255), False), ((1, 2, 255), True), ((0, 10, 20, 255), True)]
+)
+def test_255_as_a_class(tmp_path, ids_, far):
+    """It is suspicious only where it lies far from the other ids."""
+    mask_set(tmp_path, classes="".join(f"{i} c{i}\n" for i in ids_))
+    everywhere(lambda _: np.array(ids_, np.uint8)[ids((8, 10), len(ids_))])(tmp_path)
+    assert [finding.kind for finding in check(open_dataset(tmp_path)).findings] == ["void_like"] * far
+
+
+def test_classes_that_differ_in_case_or_spaces_alone(tmp_path):
+    dataset = open_dataset(mask_set(tmp_path, classes="0 traffic light\n1 Traffic_Light\n2 traffic1\n255 ignore\n"))
+    [found] = check(dataset).findings
+    assert found.kind == "alike_classes" and found.items == ["traffic light = Traffic_Light"]
+    assert check(regroup(dataset, {"traffic light": ["traffic light", "Traffic_Light"]}, [])).findings == []
+
+
+def test_objects_that_all_overlap(tmp_path):
+    coco_instances(tmp_path)
+    for path in tmp_path.glob("*.json"):
+        document = json.loads(path.read_text())
+        again = [one | {"id": 100 + one["id"]} for one in document["annotations"]]
+        path.write_text(json.dumps(document | {"annotations": document["annotations"] + again}))
+    [found] = [found for found in check(open_dataset(tmp_path)).findings if found.kind == "overlap"]
+    assert found.message.startswith("objects overlap in 8 images, in 100% of their pixels, ")
+
+
 def test_unreadable_are_listed_by_split_and_index(tmp_path):
     mask_set(tmp_path)
     (tmp_path / "train/masks/1.png").write_text("text")
@@ -350,6 +446,16 @@ def test_unreadable_are_listed_by_split_and_index(tmp_path):
     report = check(open_dataset(tmp_path))
     assert report.unreadable == {"train": [1, 3], "val": [0]}
     assert sorted(finding.kind for finding in report.errors) == ["size", "unreadable", "unreadable_mask"]
+
+
+def test_255_between_other_unknown_ids(tmp_path):
+    """Among ids that lie near each other it is void, as a rule; among greys it is one of them."""
+    mask_set(tmp_path, classes="0 background\n1 road\n")
+    for values, said in (((0, 1, 2, 255), ["255 ignore", "2 in train"]), ((0, 254, 255), ["'254 NAME'"])):
+        mask = np.array(values, np.uint8)[ids((8, 10), len(values))]
+        everywhere(lambda _, mask=mask: mask)(tmp_path)
+        messages = [found.message for found in check(open_dataset(tmp_path)).findings]
+        assert len(messages) == len(said) and all(map(str.__contains__, messages, said))
 
 
 def test_every_unknown_id_is_told_apart(tmp_path):

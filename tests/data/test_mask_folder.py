@@ -61,15 +61,42 @@ def test_lines_without_ids_are_counted(tmp_path):
         ("0 a\n1 b\nignore\n", "line 3: has no id"),
         ("0\n1\n", "line 1: is a number alone"),
         ("70000 a\n1 b", "line 1: the id is 70000"),
+        ("a\nb\n-1 ignore", "line 3: the id is -1; a mask's pixel holds 0 to 65535"),
         ("a\n# b", "line 2: # is no colour"),
         ("a\nb #80", "line 2: #80 is no colour"),
         ("a\n255 ignore", "1 class"),
+        ("1: road\n2: car\n", "line 1: in '1: road' more than a space stands behind the id; write 1 road$"),
+        ("1,road\n2,car\n", "line 1: in '1,road' .* write 1 road$"),
+        ("0 sky\n1) road\n", "line 2: in '1\\) road' .* write 1 road$"),
+        ("a\n(1) road\n", "line 2: .* write 1 road$"),
+        ("1;road\n2;car\n", "line 1: .* write 1 road$"),
+        ("1. traffic light\n2. car\n", "line 1: .* write 1 traffic light$"),
+        ("1.road\n2.car\n", "line 1: .* write 1 road$"),
+        ("1=road\n2=car\n", "line 1: .* write 1 road$"),
+        ("1 = road\n2 = car\n", "line 1: .* write 1 road$"),
+        ("1 - road\n2 - car\n", "line 1: .* write 1 road$"),
+        ('"1","road"\n"2","car"\n', "line 1: .* write 1 road$"),
+        ("1,road,128,64,128\n2,car,0,0,255\n", "line 1: .* write 1 road$"),
+        ("1:\n2:\n", "line 1: .* write 1 road$"),
+        ("id,name\n0,background\n1,road\n", "line 1: 'id,name' is the header of a table; remove it"),
+        ("Class;Label ID;R;G;B\nroad;1\n", "line 1: .* is the header of a table"),
+        ("class_name, r, g, b\nroad\n", "line 1: .* is the header of a table"),
+        ("road: 1\ncar: 2\n", "line 1: 'road: 1' ends in numbers; write an id, a space and the name, as 1 road"),
+        ("road,128,64,128\ncar,0,0,255\n", "line 1: .* ends in numbers"),
         ("\n".join(f"c{i}" for i in range(256)), "256 classes; at most 255"),
     ],
 )
 def test_lines_that_are_refused(tmp_path, text, says):
     with pytest.raises(InputError, match=says):
         classes(tmp_path, text)
+
+
+def test_names_that_begin_with_digits(tmp_path):
+    names = ["3d_object", "2-seater", "2.5d", "100m sprint", "4x4", "3D: car", "road 1", "label"]
+    assert known(classes(tmp_path, "\n".join(names))) == list(enumerate(names))
+    assert known(classes(tmp_path, "".join(f"{i} {i}\n" for i in range(10)))) == [(i, str(i)) for i in range(10)]
+    values = classes(tmp_path, "0 1,000 m\n1 road, 2 lanes\n2 2: second\n")
+    assert known(values) == [(0, "1,000 m"), (1, "road, 2 lanes"), (2, "2: second")]
 
 
 def test_classes_that_are_no_text(tmp_path):

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from vitnext.errors import InputError
-from vitnext.inference.sources import find_images
+from vitnext.inference.sources import find_images, images_and_results
 
 
 @pytest.fixture
@@ -63,3 +63,21 @@ def test_path_without_images_is_named(photos, missing):
 def test_nothing_named():
     with pytest.raises(InputError, match="no images were named"):
         find_images([])
+
+
+def test_results_of_an_earlier_run_are_left_out(photos):
+    """What lies where results go, unless the path that is named leads there itself."""
+    images, results = ["photos/a.jpg"], ["photos/b/1.jpeg", "photos/b/2.PNG", "photos/b/c/3.tif"]
+    assert images_and_results(["photos"], "photos/b") == (images, results)
+    assert images_and_results("photos", os.path.abspath("photos/b/c")) == ([*images, *results[:2]], results[2:])
+    assert images_and_results("photos/**/*.*", "photos/b") == (["photos/a.jpg", "photos/notes.txt"], results)
+    assert images_and_results("photos", "photos/new") == images_and_results("photos", None) == ([*images, *results], [])
+    for meant in ("photos/b", "photos/b/c", "photos/b/*", "photos/b/1.jpeg"):
+        assert images_and_results(meant, "photos/b") == (find_images(meant), [])
+    assert images_and_results("photos", "photos") == images_and_results("photos", ".") == ([*images, *results], [])
+    assert images_and_results(["photos", "photos/b/2.PNG"], "photos/b") == ([*images, "photos/b/2.PNG"], results[::2])
+    os.symlink("b", "photos/link")
+    assert images_and_results("photos", "photos/link") == (images, results)
+    with pytest.raises(InputError, match="^photos: no images but those below photos/b, where results go: name another"):
+        os.unlink("photos/a.jpg")
+        images_and_results("photos", "photos/b")

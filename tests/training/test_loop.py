@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -68,6 +69,24 @@ def test_seconds_of_an_epoch_that_was_stopped_are_counted(run, tmp_path):
     before = load_checkpoint(tmp_path / "run" / "last.pt")["progress"]["seconds"]
     assert before > 0.002
     assert run(resume=True).progress.seconds > before
+
+
+@pytest.mark.parametrize(("every", "epochs"), [(1, [1, 2]), (5, [1, 2, 3])])
+def test_the_time_runs_out_while_an_epoch_is_saved(run, journal, monkeypatch, every, epochs):
+    """What has been validated is not validated again, and an epoch without a step has no loss of training."""
+    clock = [0.0]
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def late(place, number):
+        if (place, number) == ("epoch", 2):
+            clock[0] += 60
+
+    sets = ("schedule.epochs=30", "schedule.minutes=1", f"schedule.validate_epochs={every}")
+    end = run("run", *sets, on=late)
+    lines = journal(event="epoch")
+    assert [line["epoch"] for line in lines] == epochs and end.progress.step == 2 * STEPS
+    assert ["train_loss" in line for line in lines] == [True, True, False][: len(epochs)]
+    assert "loss" in lines[-1] and [epoch for epoch, _ in end.kept][-1] == epochs[-1]
 
 
 # ---- reproducible

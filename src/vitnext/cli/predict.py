@@ -56,10 +56,12 @@ def predict(
     if out:
         writable_file(out)
     from vitnext.inference.predictor import load
-    from vitnext.inference.sources import find_images
+    from vitnext.inference.sources import images_and_results
     from vitnext.inference.writers import write_predictions
 
-    files = find_images(paths)
+    files, results = images_and_results(paths, masks)
+    if results:
+        print(f"{counted(results, 'file')} left out, which lie below {masks}, where masks go", file=sys.stderr)
     predictor = load(model, engine=engine, tta=tta)
     card = predictor.card
     predictions = predictor.predict_many(files, batch=batch)

@@ -95,6 +95,7 @@ class Dataset(Generic[AnySplit]):
     unused:      folders beside train/, val/ and test/; or masks (or instance maps) without an image; or columns of a
                  table
     unlisted:    images with masks that no split's list names; or images that a table has no row for
+    strange:     JSON files of labelme's that name another image than the one beside them
     """
 
     name: str
@@ -109,6 +110,7 @@ class Dataset(Generic[AnySplit]):
     loose: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     unlisted: tuple[str, ...] = ()
+    strange: tuple[str, ...] = ()
 
     @property
     def has_instances(self) -> bool:
@@ -224,7 +226,8 @@ def _folder(path: Path) -> _Found:
         if has_labelme(path):
             shapes = read_labelme_folder(path)
             fractions = TREE_FRACTIONS if "all" in shapes.parts else {"val": CARVED_VAL}
-            left = {"loose": shapes.bare, "unused": shapes.orphans, "unlisted": shapes.unlisted}
+            left = {key: getattr(shapes, key) for key in ("unlisted", "strange")}
+            left |= {"loose": shapes.bare, "unused": shapes.orphans}
             name, classes = path.resolve().name, shapes.values.classes
             return _Found(name, "labelme", classes, shapes.parts, fractions, "labelme JSON", left_out=left)
     if has_masks(path):

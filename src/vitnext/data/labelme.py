@@ -2,21 +2,24 @@
 
     street/a.jpg  street/a.json          or both inside train/, val/ and test/; at any depth
 
-A shape is a polygon, a rectangle or a circle with a label; shapes of one label and group_id are one object. The classes
-are the labels, sorted, or what classes.txt in the folder says; "background" comes before them and lies where no object
-is. Of objects that overlap the smaller one lies on top. What is labelled "ignore" (or void, unlabeled, __ignore__) is
-neither trained on nor measured. https://github.com/wkentaro/labelme
+A shape is a polygon, a rectangle, a circle or a mask (what labelme's AI tools draw) with a label; shapes of one label
+and group_id are one object. The classes are the labels, sorted, or what classes.txt in the folder says; "background"
+comes before them and lies where no object is. Of objects that overlap the smaller one lies on top. What is labelled
+"ignore" (or void, unlabeled, __ignore__) is neither trained on nor measured. https://github.com/wkentaro/labelme
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
 import json
 import math
 import os
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -28,7 +31,7 @@ from vitnext.data.mask_folder import VOID_NAME, read_classes
 from vitnext.data.mask_split import MaskSplit, file_sizes
 from vitnext.data.mask_values import MOST_CLASSES, VOID, MaskClass, MaskValues
 from vitnext.data.truth import Drawn, lay
-from vitnext.decode import MAX_PIXELS, open_image
+from vitnext.decode import MAX_PIXELS, open_encoded, open_image
 from vitnext.errors import InputError, require
 from vitnext.files import files_below, is_image
 from vitnext.wording import counted, shortened
@@ -47,6 +50,7 @@ class LabelmeFolder:
     bare:     images without a JSON file of labelme's
     orphans:  JSON files of labelme's without an image
     unlisted: images with one that lie beside train/, val/ and test/
+    strange:  JSON files that name another image than the one beside them, as "a.json (b.jpg)"
     """
 
     values: MaskValues
@@ -54,6 +58,7 @@ class LabelmeFolder:
     bare: tuple[str, ...]
     orphans: tuple[str, ...]
     unlisted: tuple[str, ...]
+    strange: tuple[str, ...]
 
 
 def has_labelme(root: Path) -> bool:
@@ -87,6 +92,7 @@ def read_labelme_folder(root: Path) -> LabelmeFolder:
     labels: dict[str, str] = {}  # of each, the first file that has it
     annotated: list[bytes] = []
     orphans: list[str] = []
+    strange: list[str] = []
     for stem, path in files.items():
         content = _content(root / os.fsdecode(path))
         document = _parsed(content)
@@ -97,6 +103,8 @@ def read_labelme_folder(root: Path) -> LabelmeFolder:
             continue
         digest.update(b"%b\0%d\0" % (path, len(content)) + content)
         annotated.append(stem)
+        if document is not None and (other := _other_image(document.get("imagePath"), images[stem])):
+            strange.append(f"{os.fsdecode(path)} ({other})")
         for shape in document["shapes"] if document is not None else ():
             if isinstance(shape, dict) and coco.is_text(shape.get("label")):
                 labels.setdefault(shape["label"], os.fsdecode(path))
@@ -111,6 +119,7 @@ def read_labelme_folder(root: Path) -> LabelmeFolder:
         tuple(os.fsdecode(image) for stem, image in images.items() if stem not in chosen),
         tuple(orphans),
         tuple(os.fsdecode(images[stem]) for stem in unlisted),
+        tuple(strange),
     )
 
 
@@ -152,6 +161,18 @@ def _parsed(content: bytes) -> Any:
 
 def _is_labelme(document: Any) -> bool:
     return isinstance(document, dict) and isinstance(document.get("shapes"), list)
+
+
+def _other_image(named: Any, image: bytes) -> str:
+    """What imagePath names, if that is another image than the one beside the JSON file; its extension may differ."""
+    if not coco.is_text(named):
+        return ""
+    name = PureWindowsPath(named).name  # which knows both kinds of slashes
+    alike = {
+        unicodedata.normalize("NFC", os.path.splitext(each)[0]).casefold()
+        for each in (name, os.path.basename(os.fsdecode(image)))
+    }
+    return name if len(alike) > 1 else ""
 
 
 def _is_void(label: str) -> bool:
@@ -275,13 +296,13 @@ def _size(document: dict[str, Any], image: Path, path: Path) -> tuple[int, int]:
 
 def _mask(shape: Mapping[str, Any], height: int, width: int) -> np.ndarray:
     """bool (H, W), at least one of them set."""
-    kind, points = shape.get("shape_type", "polygon"), shape.get("points")
+    kind, points = shape.get("shape_type") or "polygon", shape.get("points")
     if not isinstance(points, list) or not all(
         isinstance(point, list) and len(point) == 2 and all(type(v) in (int, float) and math.isfinite(v) for v in point)
         for point in points
     ):
         raise InputError("points must be a list of pairs of numbers")
-    if kind in ("rectangle", "circle") and len(points) != 2:
+    if kind in ("rectangle", "circle", "mask") and len(points) != 2:
         raise InputError(f"a {kind} has two points, and this one has {len(points)}")
     if kind == "circle":
         (x, y), (to_x, to_y) = points
@@ -292,10 +313,45 @@ def _mask(shape: Mapping[str, Any], height: int, width: int) -> np.ndarray:
     elif kind == "rectangle":
         (x, y), (to_x, to_y) = points
         mask = polygons_mask([[x, y, to_x, y, to_x, to_y, x, to_y]], height, width)
-    elif kind == "polygon":
+    elif kind in ("polygon", "oriented_rectangle"):  # the latter has its four corners
         mask = polygons_mask([[value for point in points for value in point]], height, width)
+    elif kind == "mask":
+        mask = _stored(shape.get("mask"), points, height, width)
     else:
-        raise InputError(f"is a {kind}, which covers no pixels here; polygon, rectangle and circle do")
+        raise InputError(f"is a {kind}, which covers no pixels here; polygon, rectangle, circle and mask do")
     if not mask.any():
         raise InputError("has no pixel: remove it")
+    return mask
+
+
+def _stored(encoded: Any, points: Sequence[Sequence[float]], height: int, width: int) -> np.ndarray:
+    """bool (H, W): a PNG in base64, laid at the first of two corners; both corners' pixels are of the box it fills.
+
+    Corners of a mask that was moved in labelme are no whole numbers: as there, the first is rounded, and the PNG says
+    how large the box is. labelme.utils.shapes_to_label
+    """
+    (x, y), (to_x, to_y) = points
+    if not all(
+        -TOLERANCE <= value <= size - 1 + TOLERANCE
+        for value, size in ((x, width), (to_x, width), (y, height), (to_y, height))
+    ):
+        raise InputError(f"its mask lies outside the image: {x:g}, {y:g} to {to_x:g}, {to_y:g} of {width} x {height}")
+    try:
+        content = base64.b64decode(encoded)
+        with open_encoded(io.BytesIO(content), len(content)) as image:
+            mode, (columns, rows) = image.mode, image.size
+            fits = abs(to_x - x + 1 - columns) < 0.5 and abs(to_y - y + 1 - rows) < 0.5
+            stored = np.asarray(image) != 0 if fits and mode in ("1", "L") else np.zeros((0, 0), bool)
+    except Exception as error:  # as in decode.py: whatever is no image makes Pillow raise nearly anything
+        raise InputError("its mask is no PNG in base64, or a damaged one") from error
+    if mode not in ("1", "L"):
+        raise InputError(f"its mask must be black and white or grey, not {mode}")
+    if not fits:
+        raise InputError(
+            f"its mask has {columns} x {rows} pixels, its points a box of {to_x - x + 1:g} x {to_y - y + 1:g}"
+        )
+    left, top = round(x), round(y)
+    mask = np.zeros((height, width), bool)
+    seen = stored[max(0, -top) : height - top, max(0, -left) : width - left]
+    mask[max(0, top) : top + rows, max(0, left) : left + columns] = seen
     return mask

@@ -4,15 +4,17 @@ errors    images and masks that cannot be read, masks of another size than their
           does not name, colours where classes.txt has none, annotations that cannot be drawn or lie outside the image,
           classes without a pixel in train (of JSON, whose classes may be many, a warning)
 warnings  images without a mask and masks without an image, images that no list names, classes that val or test lack,
-          masks of nothing but void, palettes that nothing checks, the same image in two splits, images that their EXIF
-          orientation turns, and of objects what object_doctor.py says
+          masks of nothing but void, classes that by name or id may be meant as void, classes that differ in case
+          alone, JSON that names another image than the one beside it, palettes that nothing checks, the same image in
+          two splits, images that their EXIF orientation turns, and of objects what object_doctor.py says
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -34,6 +36,11 @@ from vitnext.wording import counted, shortened
 
 SHOWN = 6  # ids or colours named in a message
 VOID_ROW = "(void)"  # of a table of classes
+# What a class is called that is meant as void, but not called so that it is: "ignored", "void area", "don't care".
+VOID_LIKE = re.compile(
+    r"(?<![a-z])(?:ignor(?:e|ing)|un-?labell?ed|unannotated|void(?![a-z])|do(?:n['\u2019]?t|[ _-]?not)[ _-]?care)",
+    re.IGNORECASE,
+)
 
 Place = tuple[str, int]  # split and index
 
@@ -126,7 +133,8 @@ def findings(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> Rep
         if found.problem is not None:
             unreadable.setdefault(split, []).append(index)
             problems.setdefault(found.problem[0], []).append(found.problem[1])
-    every = [*_unreadable(problems), *_unknown(dataset, looked), *_classes(dataset, looked), *_left_out(dataset)]
+    every = [*_unreadable(problems), *_unknown(dataset, looked), *_classes(dataset, looked)]
+    every += [*_void_like(dataset, looked), *_alike(dataset), *_left_out(dataset)]
     every += [*_palettes(dataset, looked), *_turned(dataset, looked), *_repeated(dataset, looked)]
     objects = [(dataset.splits[split].name(i), found.objects) for (split, i), found in looked.items() if found.objects]
     every += object_doctor.findings(objects)
@@ -293,6 +301,15 @@ def _unknown(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> Ite
         what = f"masks hold 0 and 255 alone: write the line '255 NAME' into classes.txt for what is drawn{zero}"
         yield Finding("error", "unknown_ids", what, list(ids))
         return
+    if "255" in ids and len(ids) > 1 and len(held) > 2 and not _far(held):
+        # 0, 127 and 255: greys that were chosen to be seen, or edges that were smoothed. 255 is one of them.
+        known, lowest = shortened([str(c.id) for c in values.known], SHOWN), min(map(int, ids))
+        what = (
+            f"masks hold values that classes.txt does not name ({_named(ids)}); it names {known}: write each class "
+            f"with its value, as '{lowest} NAME', or, if some lie between classes, save masks without blurred edges"
+        )
+        yield Finding("error", "unknown_ids", what, list(ids))
+        return
     if files := ids.pop("0", None):
         what = (
             f"{_held('the id 0', files)}, which classes.txt does not name: write '0 background' if it is a "
@@ -301,7 +318,8 @@ def _unknown(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> Ite
         yield Finding("error", "unknown_ids", what, ["0"])
     if files := ids.pop("255", None):
         what = (
-            f"{_held('the id 255', files)}, which classes.txt does not name: write '255 ignore' if it is not labelled"
+            f"{_held('the id 255', files)}, which classes.txt does not name: write '255 ignore' if it is not labelled, "
+            "'255 NAME' if it is a class"
         )
         yield Finding("error", "unknown_ids", what, ["255"])
     after = max(c.id for c in values.known) + 1
@@ -321,6 +339,13 @@ def _unknown(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> Ite
         known = shortened([str(c.id) for c in values.known], SHOWN)
         what = f"masks hold ids that classes.txt does not name ({_named(ids)}); it names {known}: add lines for them"
         yield Finding("error", "unknown_ids", what, list(ids))
+
+
+def _far(ids: Iterable[int]) -> bool:
+    """Whether 255 lies far from the other ids, so that it stands for something else: beside 0, 1 and 2, but neither
+    beside 0 alone nor beside 0 and 127."""
+    others = sorted({*ids} - {VOID})
+    return len(others) > 1 and bool(VOID - others[-1] > 2 * np.diff(others).max())
 
 
 def _named(masks: Mapping[str, Sequence[str]]) -> str:
@@ -372,6 +397,43 @@ def _classes(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> Ite
             yield finding("warning", "missing_class", what, absent)
 
 
+def _void_like(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> Iterator[Finding]:
+    """Classes that are trained and measured, though perhaps nobody labelled their pixels. Both may be right."""
+    split = next(iter(dataset.splits.values()))
+    values = split.values
+    trained = [c for c in values.known if c.name in dataset.classes]  # without those that data.ignore or merge names
+    named = [c for c in trained if VOID_LIKE.search(c.name)]
+    if named:
+        line = "ignore" if values.unnumbered else f"{named[0].id} ignore"
+        mend = {"mask_folder": f"write '{line}' into classes.txt, or ", "labelme": "label them ignore, or "}
+        what = (
+            f"{counted(named, 'class')} trained and measured, though by name not labelled "
+            f"(if so, {mend.get(dataset.kind, '')}set data.ignore)"
+        )
+        yield finding("warning", "void_like", what, [c.name for c in named])
+    last = next((c for c in trained if c.id == VOID and c not in named), None)
+    if last is None or not any(VOID in found.ids for found in looked.values()):
+        return
+    others = sorted(c.id for c in (*values.known, *values.void) if c.id != VOID)
+    if _far(others):
+        what = (
+            f"255, which stands for what is not labelled where ids are otherwise {others[0]} to {others[-1]}, "
+            f"is the class {last.name}: if it is not labelled, write '255 ignore' into classes.txt"
+        )
+        yield Finding("warning", "void_like", what, [last.name])
+
+
+def _alike(dataset: Dataset[MaskSplit]) -> Iterator[Finding]:
+    """Names that somebody typed in two ways: they differ in case, spaces, hyphens or underscores alone."""
+    groups: dict[str, list[str]] = {}
+    for name in dataset.classes:
+        groups.setdefault(re.sub(r"[\s_-]+", " ", name).strip().casefold(), []).append(name)
+    alike = [" = ".join(names) for names in groups.values() if len(names) > 1]
+    if alike:
+        what = "classes whose names differ in case or spaces alone (if they are one, rename them, or set data.merge)"
+        yield finding("warning", "alike_classes", what, alike)
+
+
 def _left_out(dataset: Dataset[MaskSplit]) -> Iterator[Finding]:
     truth = "JSON file" if dataset.kind == "labelme" else "mask"
     for items, noun, kind, why in (
@@ -381,6 +443,12 @@ def _left_out(dataset: Dataset[MaskSplit]) -> Iterator[Finding]:
     ):
         if items:
             yield finding("warning", kind, f"{counted(len(items), noun)} {why}", list(items))
+    if dataset.strange:
+        what = (
+            f"{counted(dataset.strange, 'JSON file')} whose imagePath names another image than the one beside it: make "
+            "sure that it was drawn on that one"
+        )
+        yield finding("warning", "other_image", what, list(dataset.strange))
 
 
 def _palettes(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> Iterator[Finding]:

@@ -41,6 +41,11 @@ MASK_LAYOUTS = (
 )
 VOID_NAMES = ("ignore", "void", "unlabeled", "unlabelled")
 VOID_NAME = re.compile(rf"({'|'.join(VOID_NAMES)})( \(.*\))?", re.IGNORECASE)  # "ignore (sky and water)"
+# "1: road", "1,road", "(1) road": an id, but not as it is written here. "3d_object", "2-seater" and "2.5d" are names.
+OTHER_ID = re.compile(r"""[("'[]?(\d+)["']?(?:\s*[:;,=)\]|]|\.(?!\d)|\s*[-\u2013](?=\s))["'\s]*(.*?)["',;]*""")
+ID_BEHIND = re.compile(r"\D.*[:;,=|]\s*\d+")  # "road: 1", "road,128,64,128"
+COLUMN = "(?:class|label|category|train)?[ _]?(?:ids?|index|values?|names?|class|label|category|colou?r)"
+HEADER = re.compile(rf"{COLUMN}(?:\s*[,;|]\s*(?:{COLUMN}|r|g|b|red|green|blue))+", re.IGNORECASE)  # a table's "id,name"
 KINDS = ("thing", "stuff")
 OTHER_MASKS = ("annotations", "gt", "label", "labels", "mask", "segmentation", "segmentations")  # folders people have
 INNER = ("images", "masks")
@@ -256,6 +261,15 @@ def _class(text: str, where: str) -> MaskClass:
     """A line of classes.txt; its id is -1 where the line has none."""
     words = text.split()
     number = UNNUMBERED
+    if HEADER.fullmatch(text):
+        raise InputError(f"{where}: '{text}' is the header of a table; remove it and write lines such as 1 road")
+    if other := OTHER_ID.fullmatch(text):
+        name = re.split(r"[,;]\s*\d", other[2])[0] or "road"  # without a table's further columns
+        raise InputError(f"{where}: in '{text}' more than a space stands behind the id; write {other[1]} {name}")
+    if ID_BEHIND.fullmatch(text):
+        raise InputError(f"{where}: '{text}' ends in numbers; write an id, a space and the name, as 1 road")
+    if re.fullmatch(r"-\d+", words[0]):
+        raise InputError(f"{where}: the id is {words[0]}; a mask's pixel holds 0 to {LARGEST_ID}")
     if words[0].isdecimal():
         number = int(words.pop(0))
         if not words:

@@ -15,7 +15,7 @@ from vitnext.data.doctor import Finding, finding
 from vitnext.data.mask_values import VOID
 from vitnext.data.truth import Drawn
 from vitnext.types import Segments
-from vitnext.wording import counted
+from vitnext.wording import counted, percent
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +78,7 @@ def findings(images: Sequence[tuple[str, Objects]]) -> Iterator[Finding]:
         """Names of the images that have it, with how much, the most first; how much in all; and its share of pixels."""
         counts = sorted(((name, getattr(found, fact)) for name, found in images), key=lambda item: -item[1])
         total = sum(n for _, n in counts)
-        return [f"{name} ({n:,})" for name, n in counts if n], total, f"{100 * total / max(1, pixels):.2g}%"
+        return [f"{name} ({n:,})" for name, n in counts if n], total, percent(total, pixels)
 
     names, total, _ = having("several")
     if names:

@@ -20,19 +20,51 @@ def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
     Raises:
         InputError: a path does not exist, cannot be read, or holds no image.
     """
+    return images_and_results(paths, None)[0]
+
+
+def images_and_results(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], results: str | os.PathLike[str] | None
+) -> tuple[list[str], list[str]]:
+    """As ``find_images``; and apart from these the images that lie below the folder ``results``, which what is written
+    goes to: those of an earlier run would be predicted by the next. A folder, glob or file of which the path itself
+    leads there is meant so.
+
+    Raises InputError as ``find_images``, and for a path that leads to results alone.
+    """
     if isinstance(paths, str | os.PathLike):
         paths = [paths]
+    below = None if results is None else os.path.realpath(results)
     found: dict[str, str] = {}  # absolute path -> the path as the user wrote it
+    passed: dict[str, str] = {}
     for path in paths:
         path = os.fspath(path)
         files = list(_expand(path))
         if not files:
             raise InputError(f"{path}: no images found (a folder is searched for {' '.join(IMAGE_EXTENSIONS)})")
+        written: set[str] = set()  # folders
+        if below is not None and not _inside(_searched(path), below):
+            written = {folder for folder in {*map(os.path.dirname, files)} if _inside(folder, below)}
+        if written.issuperset(map(os.path.dirname, files)):
+            raise InputError(f"{path}: no images but those below {results}, where results go: name another folder")
         for file in files:
-            found.setdefault(os.path.abspath(file), file)
+            (passed if os.path.dirname(file) in written else found).setdefault(os.path.abspath(file), file)
     if not found:
         raise InputError("no images were named: give files, folders or globs")
-    return list(found.values())
+    return list(found.values()), [file for place, file in passed.items() if place not in found]
+
+
+def _searched(path: str) -> str:
+    """The folder that a path is searched from: of a glob, what stands before its first part with a wildcard."""
+    while glob.has_magic(path) and not os.path.exists(path):
+        path = os.path.dirname(path)
+    return path
+
+
+def _inside(path: str, folder: str) -> bool:
+    """Whether a path leads to a folder, of which there are no links in the name, or below it."""
+    real = os.path.realpath(path)
+    return real == folder or real.startswith(os.path.join(folder, ""))
 
 
 def _expand(path: str) -> Iterator[str]:

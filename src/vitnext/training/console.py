@@ -54,12 +54,13 @@ class ConsoleWatcher:
         self.bar.update(self.task, completed=state.step, description=text)
 
     def epoch(self, state: Progress, values: Metrics, kept: bool) -> None:
+        trained = f"  train loss {values['train_loss']:.3f}" if "train_loss" in values else ""
         measured = ""
         if self.score in values:  # not every epoch is validated
             score = f"{SCORES[self.score]} {100 * values[self.score]:.2f}%"
             measured = f"  {self.held_out} loss {values['loss']:.3f}  {score}"
         self.console.print(
-            f"epoch {state.epoch:>3}{self.of_epochs}  train loss {values['train_loss']:.3f}{measured}"
+            f"epoch {state.epoch:>3}{self.of_epochs}{trained}{measured}"
             f"  {state.seconds:,.0f} s{'  kept' if kept else ''}",
             highlight=False,
         )

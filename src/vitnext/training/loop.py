@@ -187,6 +187,7 @@ def fit(
     def validated() -> bool:
         return progress.epoch * per_epoch >= progress.step  # the last epoch may be cut short
 
+    measured = -1  # the step of the last validation
     with closing(journal), deferred_interrupt() as interrupt, distributed.peers():
         while not (validated() and _ended(progress, steps, recipe)):
             model.train()
@@ -195,6 +196,8 @@ def fit(
             window: list[Tensor] = []  # losses since the last look
             tick()
             ended = over()  # what is left after a stop may be the validation alone
+            if ended and measured == progress.step:  # not even that: the time ran out while the last epoch was saved
+                break
             rest = batches.epoch(progress.epoch, progress.step - progress.epoch * per_epoch, part)
             for images, truth in () if ended else rest:
                 spent = progress.seconds / (limit - progress.validation_seconds) if limit else 0.0
@@ -257,7 +260,8 @@ def fit(
 
             # Validate and keep.
             progress, kept = replace(progress, epoch=progress.epoch + 1), False
-            summary = {"train_loss": sum(epoch_losses) / max(1, len(epoch_losses))}
+            # An epoch that the clock ends before its first step has no loss.
+            summary = {"train_loss": sum(epoch_losses) / len(epoch_losses)} if epoch_losses else {}
             due, metrics = progress.epoch % recipe.schedule.validate_epochs == 0, None
             if due or over() or _ended(progress, steps, recipe):  # none is to end, for impatience, without a look
                 with sharding.whole(average.model if average is not None else model) as trained:
@@ -272,6 +276,7 @@ def fit(
                         if distributed.main():
                             keep(trained, progress, metrics)
                 summary |= metrics
+                measured = progress.step
             before = progress.seconds
             tick()
             if metrics is not None:
