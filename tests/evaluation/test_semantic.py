@@ -152,6 +152,7 @@ def test_a_perfect_model_and_its_report(tmp_path, colors):
     found = evaluate(predictor, split, out=tmp_path / "out", name="d&d", split_name="test")
     assert found["miou"] == found["boundary_iou"] == 1.0 and found["n"] == 3 and found["pixels"] == 3 * 9 * 12
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "mean of the classes " in page and ">Dice</th>" in page
     assert "<b>sky" not in page and "&lt;b&gt;sky" in page and "<script>0" not in page and "d&amp;d" in page
     assert not re.findall(r"(?:(?:src|href)=\"|url\()(?!data:|#)[^)\"]*", page)  # nothing is fetched
     assert page.count("data:image/jpeg") == 3 * 2 * 4  # images, galleries (nothing is wrong), views
