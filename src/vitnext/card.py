@@ -30,7 +30,8 @@ class Card:
     classes:      class names in the order of the model's outputs
     preprocess:   how an image becomes the model's input
     metrics:      measured values, such as {"top1": 0.93}
-    data:         {"name", "kind", "fingerprint", "split": {"rule", "seed", "fractions"}, "counts": {"train": n, ...}}
+    data:         {"name", "kind", "fingerprint", "split": {"rule", "seed", "fractions"}, "counts": {"train": n, ...}};
+                  of masks also "category_ids", their ids of the classes, and "void_id", of what they ignore
     recipe:       how it was trained
     versions:     of the libraries it was trained with
     licence:      of the weights it started from, or of the result
