@@ -104,7 +104,11 @@ def test_a_run_repeats_and_resumes_bit_for_bit(objects, tmp_path, model):
         on_step(patch, press_at(3))
         with pytest.raises(KeyboardInterrupt):
             train(objects, tmp_path / "stopped", model)
-    resumed = api.train(objects, out=tmp_path / "stopped", resume=True)
+    other = "convnext+upernet"
+    assert f"trains {model}, not {other}: leave --model out" in mistake(
+        lambda: api.train(objects, out=tmp_path / "stopped", model=other, resume=True)
+    )
+    resumed = api.train(objects, out=tmp_path / "stopped", model=model, resume=True)
     assert same_weights(whole.artifact, resumed.artifact)
 
 

@@ -181,7 +181,7 @@ MISTAKES = {
             classes("0 background\n1 cell\n")(root),
             everywhere(lambda mask: (mask > 0).astype(np.uint8) * 255)(root),
         ),
-        r"error: masks hold 0 and 255 alone: write the line '255 NAME' into classes.txt for what is drawn",
+        r"error: masks hold 0 and 255 alone: write '255 cell' into classes.txt, and '0 background'$",
     ),
     "ids not in classes.txt": Mistake(
         lambda root: rewrite(root, lambda mask: mask + 7, "val"),

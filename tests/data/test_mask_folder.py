@@ -235,3 +235,11 @@ def test_what_looks_like_masks_but_is_not_laid_out_so(tmp_path):
         has_masks(root)
     (root / "classes.txt").unlink()
     assert not has_masks(root)
+
+
+@pytest.mark.parametrize("line", ["ignore 255", "Void 0"])
+def test_an_id_behind_a_void_name_is_refused(tmp_path, line):
+    (tmp_path / "classes.txt").write_text(f"0 sky\n1 road\n{line}\n")
+    name, number = line.split()
+    with pytest.raises(InputError, match=f"line 3: '{line}' has its id behind the name; write {number} {name}"):
+        read_classes(tmp_path / "classes.txt", tmp_path)

@@ -237,6 +237,15 @@ def test_a_classes_txt_of_other_masks_is_not_replaced(tmp_path):
     written(PREDICTIONS, tmp_path, card(category_ids=[5, 6, 7]), ["rle"])
 
 
+def test_masks_that_are_there_and_no_prediction_s_are_not_replaced(tmp_path):
+    (tmp_path / "0021.png").write_bytes(b"drawn by hand")
+    with pytest.raises(
+        InputError, match=r"0021.png is there already, and no earlier prediction's: name another folder"
+    ):
+        written(PREDICTIONS, tmp_path, card(), ["png"])
+    assert (tmp_path / "0021.png").read_bytes() == b"drawn by hand"
+
+
 def test_without_a_prediction_the_files_are_valid(tmp_path):
     written([Failure("a.png", "no image")], tmp_path, card())
     assert json.loads((tmp_path / "detections.json").read_text()) == []

@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import pytest
 
@@ -78,6 +79,18 @@ def test_results_of_an_earlier_run_are_left_out(photos):
     assert images_and_results(["photos", "photos/b/2.PNG"], "photos/b") == ([*images, "photos/b/2.PNG"], results[::2])
     os.symlink("b", "photos/link")
     assert images_and_results("photos", "photos/link") == (images, results)
-    with pytest.raises(InputError, match="^photos: no images but those below photos/b, where results go: name another"):
+    with pytest.raises(InputError, match="^photos: no images but those that masks were written as: name another"):
         os.unlink("photos/a.jpg")
         images_and_results("photos", "photos/b")
+
+
+def test_masks_written_into_another_folder_are_left_out(photos):
+    os.makedirs("photos/old/panoptic")
+    for name in ("a.png", "a_confidence.png", "panoptic/a.png"):
+        Path("photos/old", name).touch()
+    images = find_images("photos/a.jpg") + find_images("photos/b")
+    assert len(images_and_results("photos", "photos/new")[0]) == 7  # nothing says that they are masks
+    Path("photos/old/classes.txt").touch()
+    left = ["photos/old/a.png", "photos/old/a_confidence.png", "photos/old/panoptic/a.png"]
+    assert images_and_results("photos", "photos/new") == (images, left)
+    assert images_and_results("photos", None)[1] == []

@@ -91,7 +91,7 @@ def test_more_segments_than_queries_are_said_once(caplog):
         loss.of(torch.randn(1, 6, 4, 4), torch.randn(1, 6, 3), targets)
     [record] = caplog.records
     assert "an image has 16 segments, but the model 6 queries" in record.message
-    assert '--set "model.config={queries: 50}"' in record.message
+    assert "--set model.config.queries=50 of EoMT" in record.message
 
 
 def test_what_is_no_number_gives_a_loss_that_is_none():

@@ -46,7 +46,7 @@ def finished(folder: Path) -> bool:
 
 def recipe_of_run(folder: Path, model: str | None, recipe: str | None, overrides: Sequence[str]) -> Recipe:
     """The recipe that the run in ``folder`` was started with; what is given now must not say otherwise."""
-    from vitnext.models import catalog
+    from vitnext.models import catalog, create
 
     path = folder / RECIPE
     if not path.is_file():
@@ -54,8 +54,9 @@ def recipe_of_run(folder: Path, model: str | None, recipe: str | None, overrides
     if recipe is not None:
         raise InputError("--resume goes on with the run's own recipe: leave --recipe out")
     full = read(path)
-    if model is not None and model not in (full.model.name, catalog.family_of(full.model.name)):
-        raise InputError(f"the run in {folder} trains {full.model.name}, not {model}: leave --model out")
+    known = full.model.name
+    if model not in (None, known) and (create.is_segmenter(known) or model != catalog.family_of(known)):
+        raise InputError(f"the run in {folder} trains {known}, not {model}: leave --model out")
     return override(full, overrides)
 
 

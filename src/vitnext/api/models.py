@@ -138,7 +138,10 @@ def convert(
         if card.metrics and preprocess != loaded.card.preprocess:
             height, width = loaded.card.preprocess.image_size
             kept = ", the thresholds kept" if card.thresholds else ""
-            say(f"scores: left out, as they are of {height} x {width} px{kept}; vitnext evaluate measures anew")
+            say(
+                f"the network sees {' x '.join(map(str, preprocess.image_size))} px at a time (height x width), no "
+                f"longer {height} x {width}; the scores are left out{kept}, vitnext evaluate measures anew"
+            )
             card = dataclasses.replace(card, metrics={})
     out = Path(out)
     save_artifact(out, loaded.model, card)

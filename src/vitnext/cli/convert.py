@@ -32,7 +32,7 @@ def convert(
         ),
     ] = None,
 ) -> None:
-    """Turn other people's weights into a model file of vitnext.
+    """Turn other people's weights into a model file of vitnext, or a model's image size into another.
 
     The names may be timm's, torchvision's, transformers' or those of the authors' repositories, a segmenter's
     mmsegmentation's too; which they are is recognised and said. No file can run code: a pickle that needs to is

@@ -61,14 +61,18 @@ def predict(
 
     files, results = images_and_results(paths, masks)
     if results:
-        print(f"{counted(results, 'file')} left out, which lie below {masks}, where masks go", file=sys.stderr)
+        print(f"{counted(results, 'file')} left out: masks of an earlier run", file=sys.stderr)
     predictor = load(model, engine=engine, tta=tta)
     card = predictor.card
     predictions = predictor.predict_many(files, batch=batch)
     if masks is not None:
         from vitnext.inference.mask_files import mask_names, with_masks
 
-        predictions = with_masks(predictions, writable_folder(masks), mask_names(files), card, formats.split(","))
+        names = mask_names(files)
+        if longer := [file for file, name in names.items() if name != Path(file).stem]:
+            example = f"{names[longer[0]]} is of {longer[0]}"
+            print(f"{counted(longer, 'image')} of a name that others have: {example}", file=sys.stderr)
+        predictions = with_masks(predictions, writable_folder(masks), names, card, formats.split(","))
     if out:
         if not out.parent.exists():
             out.parent.mkdir(parents=True)

@@ -298,7 +298,12 @@ def _unknown(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> Ite
     held = {i for found in looked.values() for i in found.ids}
     if held == {0, 255} and "255" in ids:
         zero = "" if "0" not in ids else ", and '0 background' or '0 ignore' for the rest"
-        what = f"masks hold 0 and 255 alone: write the line '255 NAME' into classes.txt for what is drawn{zero}"
+        other = next((c for c in values.known if c.id not in held), None)  # a class without a pixel is this one
+        mend = "write the line '255 NAME' into classes.txt for what is drawn"
+        if other is not None and len(values.known) == 2:
+            rest = next(c for c in values.known if c is not other)
+            mend = f"write '255 {other.name}' into classes.txt, and '{rest.id} {rest.name}'"
+        what = f"masks hold 0 and 255 alone: {mend}{zero}"
         yield Finding("error", "unknown_ids", what, list(ids))
         return
     if "255" in ids and len(ids) > 1 and len(held) > 2 and not _far(held):

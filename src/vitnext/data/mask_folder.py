@@ -268,6 +268,8 @@ def _class(text: str, where: str) -> MaskClass:
         raise InputError(f"{where}: in '{text}' more than a space stands behind the id; write {other[1]} {name}")
     if ID_BEHIND.fullmatch(text):
         raise InputError(f"{where}: '{text}' ends in numbers; write an id, a space and the name, as 1 road")
+    if len(words) == 2 and words[0].lower() in VOID_NAMES and words[1].isdecimal():
+        raise InputError(f"{where}: '{text}' has its id behind the name; write {words[1]} {words[0]}")
     if re.fullmatch(r"-\d+", words[0]):
         raise InputError(f"{where}: the id is {words[0]}; a mask's pixel holds 0 to {LARGEST_ID}")
     if words[0].isdecimal():

@@ -104,6 +104,10 @@ def with_masks(
     listed = folder / CLASSES
     if "png" in formats and listed.is_file() and listed.read_bytes() != _class_lines(card).encode():
         raise InputError(f"{listed} says of other masks what they hold, and would be replaced: name another folder")
+    if "png" in formats and not listed.is_file():  # which every prediction leaves there
+        theirs = next((path for name in names.values() if (path := folder / f"{name}.png").exists()), None)
+        if theirs is not None:
+            raise InputError(f"{theirs} is there already, and no earlier prediction's: name another folder")
     images = {os.path.realpath(source): source for source in names}
     for source, name in names.items():
         for written in (*(f"{name}{ending}.png" for ending in ENDINGS), os.path.join("panoptic", f"{name}.png")):

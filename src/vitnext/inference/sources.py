@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from vitnext.errors import InputError
 from vitnext.files import IMAGE_EXTENSIONS, files_below, is_image
@@ -27,8 +27,8 @@ def images_and_results(
     paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], results: str | os.PathLike[str] | None
 ) -> tuple[list[str], list[str]]:
     """As ``find_images``; and apart from these the images that lie below the folder ``results``, which what is written
-    goes to: those of an earlier run would be predicted by the next. A folder, glob or file of which the path itself
-    leads there is meant so.
+    goes to, or in another that masks were written into: those of an earlier run would be predicted by the next. A
+    folder, glob or file of which the path itself leads to ``results`` is meant so.
 
     Raises InputError as ``find_images``, and for a path that leads to results alone.
     """
@@ -45,8 +45,10 @@ def images_and_results(
         written: set[str] = set()  # folders
         if below is not None and not _inside(_searched(path), below):
             written = {folder for folder in {*map(os.path.dirname, files)} if _inside(folder, below)}
+        if below is not None:
+            written |= _of_other_runs(files)
         if written.issuperset(map(os.path.dirname, files)):
-            raise InputError(f"{path}: no images but those below {results}, where results go: name another folder")
+            raise InputError(f"{path}: no images but those that masks were written as: name another folder")
         for file in files:
             (passed if os.path.dirname(file) in written else found).setdefault(os.path.abspath(file), file)
     if not found:
@@ -59,6 +61,16 @@ def _searched(path: str) -> str:
     while glob.has_magic(path) and not os.path.exists(path):
         path = os.path.dirname(path)
     return path
+
+
+def _of_other_runs(files: Sequence[str]) -> set[str]:
+    """Folders among those of the files that `vitnext predict --masks` wrote: what names the classes lies beside shares
+    of confidence."""
+    folders = {os.path.dirname(file) for file in files if file.endswith("_confidence.png")}
+    folders = {folder for folder in folders if os.path.isfile(os.path.join(folder, "classes.txt"))}
+    return {
+        folder for file in files if (folder := os.path.dirname(file)) in folders or os.path.dirname(folder) in folders
+    }
 
 
 def _inside(path: str, folder: str) -> bool:

@@ -74,8 +74,9 @@ class MaskClassificationLoss:
         if not self._said and distributed.main():
             logging.getLogger("vitnext").warning(
                 "warning: an image has %s segments, but the model %s queries: the others are not learnt, nor found; "
-                'give more (--set "model.config={queries: %s}"), or a model with any number (+panoptic_deeplab)',
-                *(segments, queries, math.ceil(segments / 50) * 50),
+                "give more (--set model.config.queries=%s of EoMT, model.config.head.queries=%s of Mask2Former), or "
+                "take a model with any number (+panoptic_deeplab)",
+                *(segments, queries, *[math.ceil(segments / 50) * 50] * 2),
             )
         self._said = True
 
