@@ -119,11 +119,15 @@ def test_objects_are_counted(capsys):
     classes, things = ("road", "cat", "dog", "sky"), (False, True, True, False)
     found = PanopticSegmentation("a.png", classes, things, Segments(ids, labels, np.zeros(4, bool), scores))
     failed = Failure("b.png", "b.png: no such file")
-    assert print_predictions(["a.png", "b.png"], [found, failed], classes, "panoptic") == (1, 1)
+    nothing = PanopticSegmentation(
+        "c.png", classes, things, Segments(0 * ids, labels[:0], np.zeros(0, bool), scores[:0])
+    )
+    assert print_predictions(["a.png", "b.png", "c.png"], [found, failed, nothing], classes, "panoptic") == (2, 1)
     assert capsys.readouterr().out.splitlines() == [
         "source  objects, largest classes",
         "a.png   2 cat, 1 dog, road 37.5%",
         "b.png   error: no such file",
+        "c.png   -",
     ]
 
 

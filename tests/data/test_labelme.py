@@ -251,7 +251,7 @@ DOG = ["dog", BOX, "rectangle"]
         (
             [shape("dog", [[1, 1]], "point")],
             {},
-            r"shapes\[0\] \(dog\): is a point, which covers no pixels here; polygon",
+            r"shapes\[0\] \(dog\): is a point, which covers no pixels here: remove it, or draw a polygon",
         ),
         ([shape("dog", BOX, "mask")], {}, r"shapes\[0\] \(dog\): its mask is no PNG in base64, or a damaged one"),
         (

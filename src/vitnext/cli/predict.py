@@ -130,7 +130,7 @@ def print_predictions(
             largest = sorted(surfaces, key=lambda surface: -surface[1])[:LARGEST]
             named = [f"{count} {name}" for name, count in things.items()]
             named += [f"{name} {share:.1%}" for name, share in largest]
-            print(f"{prediction.source:{sources}}  {', '.join(named)}", flush=True)
+            print(f"{prediction.source:{sources}}  {', '.join(named) or '-'}", flush=True)
     return len(files) - failed, failed
 
 

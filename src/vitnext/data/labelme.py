@@ -318,7 +318,9 @@ def _mask(shape: Mapping[str, Any], height: int, width: int) -> np.ndarray:
     elif kind == "mask":
         mask = _stored(shape.get("mask"), points, height, width)
     else:
-        raise InputError(f"is a {kind}, which covers no pixels here; polygon, rectangle, circle and mask do")
+        raise InputError(
+            f"is a {kind}, which covers no pixels here: remove it, or draw a polygon, rectangle, circle or mask"
+        )
     if not mask.any():
         raise InputError("has no pixel: remove it")
     return mask
