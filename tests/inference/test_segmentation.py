@@ -144,7 +144,7 @@ def test_mask_files_give_the_mask_back(predictor, tmp_path):
     found = list(with_masks(predictor.predict_many(sources), tmp_path / "out", names, predictor.card))
     assert isinstance(found[2], Failure)
     written = sorted(file.name for file in (tmp_path / "out").iterdir())
-    assert written == ["a_1.png", "a_1_confidence.png", "b_1.png", "b_1_confidence.png"]
+    assert written == ["a_1.png", "a_1_confidence.png", "b_1.png", "b_1_confidence.png", "classes.txt"]
     for one, name in zip(found[:2], ("a_1", "b_1"), strict=True):
         with Image.open(tmp_path / "out" / f"{name}.png") as mask:
             assert mask.mode == "P" and np.array_equal(np.asarray(mask), one.mask)

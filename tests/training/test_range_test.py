@@ -24,7 +24,7 @@ def test_the_rates_grow_and_the_suggestion_is_a_tenth_of_that_with_the_lowest_lo
         averages.append((weights * found.losses[:end]).sum() / weights.sum())
     np.testing.assert_allclose(found.smoothed, averages)
     assert found.suggestion == pytest.approx(found.rates[int(np.argmin(averages))] / 10, rel=0.05)
-    assert 1e-4 < found.suggestion < 1e-1
+    assert 1e-4 < found.suggestion <= HIGHEST / 10  # which of the last has the lowest loss, rounding decides
     found.write(tmp_path)
     with open(tmp_path / "lr_test.csv", newline="") as file:
         rows = list(csv.DictReader(file))
