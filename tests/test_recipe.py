@@ -509,3 +509,9 @@ def test_a_recipe_that_does_not_exist_is_answered_with_those_that_do(name):
     assert "there is no recipe" in message
     for builtin in builtin_names():
         assert builtin in message
+
+
+@pytest.mark.parametrize("assignment", ["data.window=480", "data.window=480x360", "augment.crop_scale=0.5"])
+def test_a_pair_that_is_none_is_shown_how_to_write(assignment):
+    with pytest.raises(InputError, match=r"write its two values in brackets, as \[A, B\]"):
+        override(Recipe(), [assignment])

@@ -322,8 +322,8 @@ def _suggest(path: str) -> str:
 def _first_mistake(error: ValidationError, tree: Mapping[str, Any]) -> str:
     mistake = error.errors()[0]
     where = ".".join(str(part) for part in mistake["loc"])
-    if where == "data.window":
-        return f"data.window is {mistake['input']!r}: give height and width, data.window=[360,480]"
+    if mistake["type"] == "tuple_type":  # all of which are pairs
+        return f"{where} is {mistake['input']!r}: write its two values in brackets, as [A, B] (docs/recipe.md)"
     if mistake["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return f"there is no field {where}; {_suggest(where)}"
     return f"{where} is {mistake['input']!r}: {mistake['msg'][0].lower()}{mistake['msg'][1:]}"

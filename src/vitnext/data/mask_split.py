@@ -129,12 +129,12 @@ class MaskSplit:
             )
         return segments_of(mask, numbers, self.values.things)
 
-    def objects(self, i: int) -> Segments | Instances:
-        """The true objects of image ``i`` as average precision compares them: of annotations of objects that overlap
-        each as a whole, else ``segments``. Raises as these do."""
+    def objects(self, i: int) -> Instances | None:
+        """The true objects of image ``i`` whole, where annotations say so of objects that overlap; None where
+        ``segments`` says all. Raises ImageError as it does."""
         whole = self._told(lambda truth: truth.objects(self.names[i]))
         if whole is None:
-            return self.segments(i)
+            return None
         labels = self.values.merged(whole.labels.astype(np.uint8)).astype(np.int64)
         kept = labels != VOID
         return Instances(whole.masks[kept], labels[kept], whole.crowd[kept])

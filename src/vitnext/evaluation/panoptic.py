@@ -167,8 +167,8 @@ class PanopticCounts:
             raise ImageError(f"{name}: image and truth differ in size")
         own = self._quality.update(truth, found)
         if self._precision is not None:
-            objects = self.split.objects(index)
-            objects = replace(objects, labels=self._table[objects.labels])
+            whole = self.split.objects(index)
+            objects = truth if whole is None else replace(whole, labels=self._table[whole.labels])
             self._precision.update(objects, found if prediction.detections is None else prediction.detections())
             counts = np.bincount(objects.labels[~objects.crowd & self.things[objects.labels]], minlength=1)
             self._precision.detections = max(self._precision.detections, int(counts.max()))

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from vitnext.errors import InputError
 from vitnext.files import IMAGE_EXTENSIONS, files_below, is_image
+from vitnext.inference.mask_files import CLASSES, CONFIDENCE
 
 
 def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[str]:
@@ -66,8 +67,8 @@ def _searched(path: str) -> str:
 def _of_other_runs(files: Sequence[str]) -> set[str]:
     """Folders among those of the files that `vitnext predict --masks` wrote: what names the classes lies beside shares
     of confidence."""
-    folders = {os.path.dirname(file) for file in files if file.endswith("_confidence.png")}
-    folders = {folder for folder in folders if os.path.isfile(os.path.join(folder, "classes.txt"))}
+    folders = {os.path.dirname(file) for file in files if file.endswith(f"{CONFIDENCE}.png")}
+    folders = {folder for folder in folders if os.path.isfile(os.path.join(folder, CLASSES))}
     return {
         folder for file in files if (folder := os.path.dirname(file)) in folders or os.path.dirname(folder) in folders
     }

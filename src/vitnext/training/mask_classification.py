@@ -71,12 +71,13 @@ class MaskClassificationLoss:
         return CLASS * batch_mean(of_classes, weights[truth].sum()) + batch_mean(of_masks, len(segments))
 
     def _say_too_few(self, segments: int, queries: int) -> None:
+        enough = math.ceil(segments / 50) * 50
         if not self._said and distributed.main():
             logging.getLogger("vitnext").warning(
                 "warning: an image has %s segments, but the model %s queries: the others are not learnt, nor found; "
                 "give more (--set model.config.queries=%s of EoMT, model.config.head.queries=%s of Mask2Former), or "
                 "take a model with any number (+panoptic_deeplab)",
-                *(segments, queries, *[math.ceil(segments / 50) * 50] * 2),
+                *(segments, queries, enough, enough),
             )
         self._said = True
 
