@@ -34,7 +34,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing import active_children, get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -48,8 +47,7 @@ from PIL import Image
 from rich.console import Console
 from timm.data import create_dataset, create_loader
 from timm.data.loader import PrefetchLoader
-from timm.layers.patch_embed import PatchEmbed
-from timm.models.vision_transformer import VisionTransformer
+from timm_models import small_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision import transforms
@@ -327,31 +325,7 @@ def timm_model(job: Job) -> nn.Module:
     device = choose_device("auto")
     if job.name != TINY:
         return timm.create_model(TIMM[job.name], num_classes=job.classes).to(device).train()
-    config = job.recipe.model.config
-    model = VisionTransformer(
-        img_size=job.recipe.data.image_size,
-        patch_size=config["patch_size"],
-        in_chans=job.channels,
-        num_classes=job.classes,
-        global_pool="avg",
-        class_token=False,
-        embed_dim=config["dim"],
-        depth=config["depth"],
-        num_heads=config["heads"],
-        mlp_ratio=config["mlp_ratio"],
-        embed_layer=partial(Overlapping, stride=config["patch_stride"]),
-    )
-    return model.to(device).train()
-
-
-class Overlapping(PatchEmbed):
-    """timm's patches, every ``stride`` pixels."""
-
-    def __init__(self, *, img_size: int, patch_size: int, in_chans: int, embed_dim: int, stride: int, **more: Any):
-        super().__init__(img_size, patch_size, in_chans, embed_dim, **more)
-        self.proj = nn.Conv2d(in_chans, embed_dim, patch_size, stride)
-        side = (img_size - patch_size) // stride + 1
-        self.grid_size, self.num_patches = (side, side), side * side
+    return small_model(job.recipe, job.classes).to(device).train()
 
 
 def timm_loader(job: Job, workers: int = 1) -> PrefetchLoader:

@@ -15,6 +15,7 @@ from PIL import Image
 import vitnext
 from colours import COLORS, journal, mistake, picture, same_weights, train, weights
 from vitnext import api
+from vitnext.api import checks
 from vitnext.api.checks import checked
 from vitnext.card import read_card
 from vitnext.data.dataset import open_dataset
@@ -254,6 +255,15 @@ def test_unreadable_images_stop_the_run_and_are_named(damaged, tmp_path):
     assert "2 images cannot be read" in message and "--skip-unreadable" in message
     assert "03.png" in message and "07.png" in message
     assert not (tmp_path / "run").exists()
+
+
+def test_of_many_images_some_are_looked_at_before_training(damaged, tmp_path, heard, monkeypatch):
+    monkeypatch.setattr(checks, "LOOKED_AT", 2)
+    message = mistake(train, damaged, tmp_path / "run", console=heard)
+    assert "looked at 2 of 39 images; vitnext check looks at all of them" in heard.file.getvalue()
+    assert "03.png" in message or "07.png" in message  # met in training
+    end = train(damaged, tmp_path / "other", skip_unreadable=True, console=heard)  # all are looked at
+    assert sum(read_card(end.artifact).data["counts"].values()) == 37
 
 
 def test_unreadable_images_are_left_out_if_asked(damaged, tmp_path, heard):

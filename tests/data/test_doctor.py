@@ -7,7 +7,8 @@ from PIL import Image
 
 from vitnext.data import survey
 from vitnext.data.dataset import open_dataset
-from vitnext.data.doctor import EXAMPLES, check
+from vitnext.data.doctor import EXAMPLES, check, findings
+from vitnext.data.survey import look
 
 
 def images(root, seed=0, **counts):
@@ -216,7 +217,8 @@ def test_progress_and_chunks(data, monkeypatch):
     monkeypatch.setattr("vitnext.data.survey.CHUNK", 5)
     copy(data, "train/a/003.png", "test/b/000.png")
     calls = []
-    report = check(open_dataset(data), progress=lambda done, total: calls.append((done, total)))
+    dataset = open_dataset(data)
+    report = findings(dataset, look(dataset, progress=lambda done, total: calls.append((done, total))))
     assert calls == [(5, 20), (10, 20), (12, 20), (16, 20), (20, 20)]
     assert report.findings[0].items == ["train/a/003.png = test/b/000.png"]
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from multiprocessing import active_children
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -22,7 +25,7 @@ from vitnext.data.loaders import (
     shrink,
     training_batches,
 )
-from vitnext.errors import InputError
+from vitnext.errors import ImageError, InputError
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import Recipe, from_dict
 
@@ -399,3 +402,15 @@ def test_workers_are_used_when_memory_is_not_enough(asked, fits, cores, workers,
 def test_no_two_places_share_a_stream():
     places = [(), (0,), (0, 0), (0, 0, 0), (1,), (1, 0), (0, 1), (2, 3), (3, 2)]
     assert len({place_seed(*place) for place in places}) == len(places)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_image_that_cannot_be_read_is_one_line(photographs, monkeypatch, workers):
+    monkeypatch.setattr(loaders, "cache_limit", lambda: 0)
+    read = batches(photographs, PHOTOS, workers=workers)
+    path = Path(read.split.image(3))
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ImageError) as error:
+        list(read.epoch(0))
+    assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
+    assert active_children() == []  # while the error, which holds the loader, is still there

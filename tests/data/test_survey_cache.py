@@ -90,6 +90,23 @@ def test_what_cannot_be_read_is_tried_again(data, read):
     assert mended.problems == {} and len(np.unique(mended.alike)) == 13
 
 
+def test_a_limited_look_is_spread_and_counts_what_is_known(data, read):
+    (data / "dog" / "nothing.png").touch()
+    dataset = open_dataset(data)
+    first = look(dataset, limit=5)
+    assert first.unseen == 9 and len(read) == 6 and (first.sizes[:, 0] > 0).sum() == 5  # and the one without contents
+    assert [problem for problem in first.problems.values() if "nothing.png" not in problem] == []
+    assert {os.path.dirname(name) for name in map(dataset.splits["train"].name, range(10))} == {"cat", "dog"}
+    read.clear()
+    again = look(open_dataset(data), limit=5)
+    assert read == ["nothing.png"] and same(first, again) and again.unseen == 9
+    assert look(open_dataset(data), limit=8).unseen == 6 and len(read) == 5  # three more, and the empty one twice
+    whole = look(open_dataset(data))
+    assert whole.unseen == 0 and len(np.unique(whole.alike)) == 14
+    survey_cache._path(dataset).unlink()
+    assert same(whole, look(open_dataset(data), limit=100))
+
+
 @pytest.mark.parametrize("damage", ["empty", "half", "other version", "no such folder may be made"])
 def test_without_a_good_cache_all_is_read(data, read, damage, cache, monkeypatch):
     dataset = open_dataset(data)

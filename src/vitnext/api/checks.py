@@ -13,15 +13,24 @@ from vitnext.data.dataset import Dataset, Split
 from vitnext.errors import InputError
 from vitnext.wording import counted
 
+LOOKED_AT = 10_000  # images that are read before training; more would keep it waiting
 UNREADABLE = ("unreadable", "unreadable_mask", "size", "no_file")  # findings that --skip-unreadable leaves out
 
 
 def checked(dataset: Dataset[Any], skip_unreadable: bool, say: Say) -> Dataset[Any]:
-    """Let the doctor look before training: warnings are said, errors stop unless they can be skipped."""
+    """Let the doctor look before training: warnings are said, errors stop unless they can be skipped.
+
+    Of more than ``LOOKED_AT`` labelled images some are not looked at, unless those that cannot be read are to be
+    skipped, or `vitnext check` has looked at them before.
+    """
     from vitnext.training.distributed import from_first
 
     semantic = dataset.task == "semantic"
-    report = from_first(lambda: mask_doctor.check(dataset) if semantic else doctor.check(dataset))
+    limit = None if skip_unreadable else LOOKED_AT
+    report = from_first(lambda: mask_doctor.check(dataset) if semantic else doctor.check(dataset, limit=limit))
+    if report.unseen:
+        total = sum(map(len, dataset.splits.values()))
+        say(f"looked at {total - report.unseen:,} of {total:,} images; vitnext check looks at all of them")
     for finding in report.warnings:
         say(f"warning: {finding.message}")
     for finding in report.errors:

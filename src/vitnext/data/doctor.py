@@ -9,7 +9,7 @@ warnings  the same image, or nearly the same, in two splits (measured numbers wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -52,12 +52,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """Findings, errors first; the indices of the images that cannot be read, for each split that has any; and what the
-    images are (``facts``)."""
+    """Findings, errors first; the indices of the images that cannot be read, for each split that has any; what the
+    images are (``facts``); and how many of them were not looked at."""
 
     findings: list[Finding] = field(default_factory=list)
     unreadable: dict[str, list[int]] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    unseen: int = 0
 
     @property
     def errors(self) -> list[Finding]:
@@ -71,12 +72,13 @@ class Report:
         return asdict(self)
 
 
-def check(dataset: Dataset, *, decode: bool = True, progress: Callable[[int, int], None] | None = None) -> Report:
-    """Look for what goes wrong in practice. ``progress(done, total)`` is called as images are read.
+def check(dataset: Dataset, *, decode: bool = True, limit: int | None = None) -> Report:
+    """Look for what goes wrong in practice.
 
-    ``decode=True`` reads and decodes every image; ``decode=False`` opens no file and looks only at classes and counts.
+    ``decode=True`` reads and decodes every image, or as many as ``survey.look`` does with a ``limit``; ``decode=False``
+    opens no file and looks only at classes and counts.
     """
-    return findings(dataset, look(dataset, progress=progress) if decode else None)
+    return findings(dataset, look(dataset, limit=limit) if decode else None)
 
 
 def findings(dataset: Dataset, survey: Survey | None) -> Report:
@@ -105,7 +107,8 @@ def findings(dataset: Dataset, survey: Survey | None) -> Report:
         items = [f"{places.name(p)} ({survey.sizes[p, 1]}x{survey.sizes[p, 0]})" for p in odd]
         if items:
             found.append(finding("warning", kind, f"{counted(items, 'image')} {what.format(short=short)}", items))
-    return Report(sorted(found, key=lambda finding: finding.severity), unreadable, facts(dataset, survey))
+    found.sort(key=lambda finding: finding.severity)
+    return Report(found, unreadable, facts(dataset, survey), survey.unseen)
 
 
 def with_doubts(report: Report, doubts: Sequence[Mapping[str, Any]]) -> Report:

@@ -24,7 +24,7 @@ from vitnext.data.augment import BatchAugment, ImageAugment, works_on_batches
 from vitnext.data.dataset import Split
 from vitnext.data.image_parts import read_part
 from vitnext.data.sampling import class_order, occurrences
-from vitnext.errors import InputError
+from vitnext.errors import ImageError, InputError
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import Recipe
 from vitnext.wording import counted
@@ -141,6 +141,22 @@ def outlast_signals(worker: int) -> None:
     alone. It still needs the workers to end its step and save; they end when it does."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+
+
+def by_workers(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The loader's batches. However this ends, its worker processes have ended too: they ignore SIGTERM, so that Python
+    at its own end would wait for them forever.
+
+    Raises the ImageError of a worker without the traceback that torch adds to its message.
+    """
+    batches = iter(loader)
+    try:
+        yield from batches
+    except ImageError as error:
+        raise ImageError(str(error).rpartition(f"{ImageError.__name__}: ")[2].strip()) from None
+    finally:
+        if loader.num_workers:
+            batches._shutdown_workers()  # type: ignore[attr-defined]
 
 
 class SmallImages:
@@ -263,7 +279,7 @@ class Photographs:
         return changed, torch.from_numpy(labels) if labels.ndim else int(labels)
 
     def epoch(self, epoch: int, start: int = 0, part: Part = WHOLE) -> Iterator[tuple[Tensor, Tensor]]:
-        yield from DataLoader(
+        loader: DataLoader[Any] = DataLoader(
             self,  # type: ignore[arg-type]
             batch_sampler=self._places(epoch, start, part),
             num_workers=self.workers,
@@ -271,6 +287,7 @@ class Photographs:
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=outlast_signals,
         )
+        yield from by_workers(loader)
 
     def _places(self, epoch: int, start: int, part: Part) -> Iterator[list[tuple[int, ...]]]:
         """A batch after the other, made when it is asked for: all at once would take long with many images."""

@@ -14,7 +14,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vitnext.cores import usable_cores
-from vitnext.data.loaders import WHOLE, Part, batch_indices, cache_limit, outlast_signals, place_seed, spare_cores
+from vitnext.data.loaders import (
+    WHOLE,
+    Part,
+    batch_indices,
+    by_workers,
+    cache_limit,
+    outlast_signals,
+    place_seed,
+    spare_cores,
+)
 from vitnext.data.mask_augment import MaskAugment
 from vitnext.data.mask_folder import MaskSplit
 from vitnext.data.mask_values import VOID
@@ -100,7 +109,7 @@ class MaskedImages:
     def epoch(self, epoch: int, start: int = 0, part: Part = WHOLE) -> Iterator[tuple[Tensor, Any]]:
         batches = batch_indices(len(self.split), self.recipe.batch_size, self.recipe.seed, epoch)[start:]
         places = [[(epoch, int(i)) for i in indices[part.places(len(indices))]] for indices in batches]
-        yield from DataLoader(
+        loader: DataLoader[Any] = DataLoader(
             self,  # type: ignore[arg-type]
             batch_sampler=places,
             num_workers=self.workers,
@@ -108,6 +117,7 @@ class MaskedImages:
             collate_fn=_with_segments if self.objects else None,
             worker_init_fn=outlast_signals,
         )
+        yield from by_workers(loader)
 
     def _decode_all(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray | None]] | None:
         def size(i: int) -> int:

@@ -30,6 +30,7 @@ class Survey:
     turned:   bool (N,), whether the EXIF orientation turns it
     flat:     bool (N,), whether it is of nearly one grey value
     alike:    int64 (N,), the first of the images that look like it (``near_duplicates.similar``), or itself
+    unseen:   how many were not looked at; of those nothing is known
     """
 
     problems: dict[tuple[str, int], str]
@@ -39,6 +40,7 @@ class Survey:
     turned: np.ndarray
     flat: np.ndarray
     alike: np.ndarray
+    unseen: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,10 +55,13 @@ class _Seen:
     colours: np.ndarray | None = None
 
 
-def look(dataset: Dataset[Split], *, progress: Callable[[int, int], None] | None = None) -> Survey:
+def look(
+    dataset: Dataset[Split], *, limit: int | None = None, progress: Callable[[int, int], None] | None = None
+) -> Survey:
     """Read and decode every image, but for files that were seen before and are as they were (``survey_cache``).
 
-    ``progress(done, total)`` is called as they are.
+    limit: what was seen before counts towards it; further images are looked at only up to it, evenly over the data set,
+    so that the time of a look does not grow with their number. ``progress(done, total)`` is called as they are.
     """
     total = sum(map(len, dataset.splits.values()))
     problems: dict[tuple[str, int], str] = {}
@@ -72,10 +77,17 @@ def look(dataset: Dataset[Split], *, progress: Callable[[int, int], None] | None
     keys = survey_cache.keys(dataset)
     before = survey_cache.load(dataset) if keys is not None else {}
     known = _recall(columns, keys, before) if keys is not None and before else np.zeros(total, bool)
+    wanted = ~known
+    if limit is not None:
+        sizes = np.concatenate([split.sizes for split in dataset.splits.values()])
+        rest = np.flatnonzero(wanted & (sizes > 0))
+        few = np.linspace(0, len(rest) - 1, min(len(rest), max(0, limit - int(known.sum())))).astype(int)
+        wanted = wanted & (sizes <= 0)  # what cannot be read for certain, and costs nothing
+        wanted[rest[few]] = True
     done, first = int(known.sum()), 0  # images that are known, and the place of a split's first one
     with ThreadPoolExecutor() as pool:  # Pillow decodes and hashlib digests without the interpreter's lock
         for name, split in dataset.splits.items():
-            unknown = np.flatnonzero(~known[first : first + len(split)]).tolist()
+            unknown = np.flatnonzero(wanted[first : first + len(split)]).tolist()
             for start in range(0, len(unknown), CHUNK):
                 indices = unknown[start : start + CHUNK]
                 each = map if split.arrays is not None else pool.map  # handing over small arrays takes longer
@@ -99,7 +111,7 @@ def look(dataset: Dataset[Split], *, progress: Callable[[int, int], None] | None
                     progress(done, total)
             first += len(split)
     same_files = keys is not None and np.array_equal(before.get("keys", keys[:0]), keys)
-    if same_files and len(problems) == total - known.sum():  # what could not be read then cannot be now
+    if same_files and len(problems) == wanted.sum():  # what could not be read then cannot be now
         alike = before["alike"]
     else:
         once = np.zeros(total, bool)  # of identical images the first
@@ -108,7 +120,7 @@ def look(dataset: Dataset[Split], *, progress: Callable[[int, int], None] | None
         if keys is not None:
             survey_cache.save(dataset, {"keys": keys, "alike": alike, **columns})
     named = {name: columns[name] for name in ("digests", "sizes", "kinds", "turned", "flat")}
-    return Survey(problems, alike=alike, **named)
+    return Survey(problems, alike=alike, unseen=total - int((known | wanted).sum()), **named)
 
 
 def _recall(columns: dict[str, np.ndarray], keys: np.ndarray, before: dict[str, np.ndarray]) -> np.ndarray:
