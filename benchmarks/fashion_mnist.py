@@ -102,9 +102,9 @@ def by_timm(name: str) -> dict[str, Any]:
             preprocess,
             Precision(torch.float32),
             folder=Path(folder),
-            keep=lambda *_: None,
+            keep=lambda *_: lambda: None,
             watch=watcher,
-            fingerprint="",
+            data={},
             select=False,
         )
     return {

@@ -81,18 +81,22 @@ def writable_file(path: Path) -> Path:
 
 
 @contextmanager
-def atomic_write(path: Path, *, shared: bool = False) -> Iterator[Path]:
+def atomic_write(path: Path, *, shared: bool = False, durable: bool = False) -> Iterator[Path]:
     """Give a temporary path beside ``path``; what the block writes there is called ``path`` once it is complete.
 
     When the block fails, Ctrl-C included, what it wrote is removed, and a file that had the name already stays as it
     was. A kill leaves NAME.tmp behind, which the next write replaces; with ``shared`` the temporary name is the
-    process's own, for a file that several processes may write at once.
+    process's own, for a file that several processes may write at once. ``durable``: it is on the disk before it has the
+    name, so that a power cut leaves one of the two whole.
 
     Raises WorkError with the path when the disk does not take it (any OSError of the block).
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp" if shared else f"{path.name}.tmp")
     try:
         yield temporary
+        if durable:
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
         raise WorkError(f"{path}: cannot be written ({error.strerror or error})") from error

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from vitnext.card import read_card
 from vitnext.cli.main import main
 from vitnext.errors import WorkError
 from vitnext.training import loop
+from vitnext.weights.artifact import load_artifact, save_artifact
 
 # Of torch on a machine with one core, and of Python 3.12 and later wherever worker processes are forked.
 pytestmark = [
@@ -192,7 +195,7 @@ def test_a_disk_that_is_full_leaves_the_last_good_files_and_a_line(name, limit, 
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert f"{name}" in str(caught.value) and "File too large" in str(caught.value)
     assert torch.load(out / "last.pt", weights_only=True)["progress"]["step"] == 3
-    assert read_card(out / "model.safetensors").metrics["epoch"] == (2 if name == "last.pt" else 1)
+    assert read_card(out / "model.safetensors").metrics["epoch"] == 1  # which is what the state knows
     assert not list(out.glob("*.tmp"))
 
 
@@ -250,5 +253,60 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_may_begin_anew(traine
     assert "holds a run already" in mistake(train, tree, copy)
     (copy / "last.pt").unlink()
     assert "holds a model already" in mistake(train, tree, copy)
-    (copy / "metrics.json").unlink()
+    (copy / "model.safetensors").rename(copy / "model.safetensors.next")
     assert same_weights(train(tree, copy, epochs=15).artifact, trained.artifact)
+    assert not (copy / "model.safetensors.next").exists()
+
+
+def test_a_kept_epoch_that_the_state_knows_becomes_the_model_and_no_other(trained, tree, tmp_path):
+    """Killed before the model had its name: the state says whether it is the epoch that was kept."""
+    copy = shutil.copytree(trained.out, tmp_path / "copy")
+    kept = torch.load(copy / "last.pt", weights_only=True)["progress"]["kept_epoch"]
+    network, card = load_artifact(trained.artifact)
+    (copy / "model.safetensors").unlink()
+    save_artifact(copy / "model.safetensors.next", network, card)
+    assert card.metrics["epoch"] == kept
+    assert same_weights(api.train(tree, out=copy, resume=True).artifact, trained.artifact)
+
+    for parameter in network.parameters():
+        torch.nn.init.zeros_(parameter)
+    save_artifact(copy / "model.safetensors.next", network, replace(card, metrics={"epoch": kept + 1}))
+    assert same_weights(api.train(tree, out=copy, resume=True).artifact, trained.artifact)
+    assert not (copy / "model.safetensors.next").exists()
+
+
+def test_changed_images_are_accepted_if_asked(tree, tmp_path, monkeypatch, heard):
+    data = shutil.copytree(tree, tmp_path / "data")
+    with monkeypatch.context() as patched:
+        on_step(patched, press_at(4))
+        with pytest.raises(KeyboardInterrupt):
+            train(data, tmp_path / "run", epochs=3)
+    for i in range(10):
+        shutil.copy(data / "red" / "01.png", data / "red" / f"new{i}.png")
+    difference = r"\(train had 3\d images, has \d+; val had .*\): add --accept-changes to go on all the same, or start"
+    assert re.search(difference, mistake(api.train, data, out=tmp_path / "run", resume=True))
+    end = api.train(data, out=tmp_path / "run", resume=True, accept_changes=True, console=heard)
+    assert "warning: the images or labels have changed since the run was stopped (train had" in heard.file.getvalue()
+    counts = read_card(end.artifact).data["counts"]
+    assert sum(counts.values()) == 49 and end.metrics["n"] == counts["test"]
+    assert "add --resume" in mistake(api.train, data, out=tmp_path / "other", accept_changes=True)
+
+
+def test_images_that_become_readable_are_a_change(damaged, tree, tmp_path):
+    """Of the same size as before, so that the files alone do not tell."""
+    train(damaged, tmp_path / "run", skip_unreadable=True, epochs=1)
+    whole = (tree / "red" / "03.png").read_bytes()
+    (damaged / "red" / "03.png").write_bytes(whole.ljust(8, b"\0"))
+    assert "have changed" in mistake(api.train, damaged, out=tmp_path / "run", resume=True, epochs=2)
+
+
+def test_an_image_that_is_damaged_meanwhile_is_said_with_the_way_on(tree, tmp_path, monkeypatch):
+    data = shutil.copytree(tree, tmp_path / "data")
+    sets = ("save_steps=1", "augment.crop_scale=[0.5, 1]", "data.image_size=72", "workers=0")
+    monkeypatch.setattr("vitnext.data.loaders.cache_limit", lambda: 0)  # read from files
+    on_step(
+        monkeypatch, lambda step: [path.write_bytes(b"no image") for path in data.glob("*/*.png")] if step == 2 else 0
+    )
+    message = mistake(train, data, tmp_path / "run", *sets, epochs=2)
+    assert ".png: " in message and f"--out {tmp_path / 'run'} --resume --accept-changes" in message
+    assert len(message.splitlines()) == 1

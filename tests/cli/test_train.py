@@ -30,7 +30,8 @@ def test_every_flag_reaches_the_training(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(api, "train", train)
     flags = ["--model", "vit", "--out", str(tmp_path), "--recipe", "r.yaml", "--epochs", "3", "--seed", "7"]
     flags += ["--steps", "9", "--time", "90s", "--probe", "knn"]
-    flags += ["--pretrained", "none", "--resume", "--skip-unreadable", "--set", "a.b=1", "--set", "c=2"]
+    flags += ["--pretrained", "none", "--resume", "--accept-changes", "--skip-unreadable"]
+    flags += ["--set", "a.b=1", "--set", "c=2"]
     assert main(["train", "photos", *flags]) == 0
     assert seen == {
         "data": "photos",
@@ -44,6 +45,7 @@ def test_every_flag_reaches_the_training(capsys, monkeypatch, tmp_path):
         "minutes": 1.5,
         "seed": 7,
         "resume": True,
+        "accept_changes": True,
         "skip_unreadable": True,
         "overrides": ["a.b=1", "c=2"],
     }

@@ -21,7 +21,7 @@ from vitnext.models import catalog
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import from_dict, override
 from vitnext.training import loop
-from vitnext.training.checkpoint import load_run
+from vitnext.training.checkpoint import load_run, trained_on
 from vitnext.training.defaults import model_config
 from vitnext.training.freezing import freeze
 from vitnext.training.hardware import choose_precision
@@ -129,6 +129,7 @@ def run(tmp_path):
         def keep(model, progress, metrics):
             assert not model.training
             kept.append((progress.epoch, {n: t.clone() for n, t in model.state_dict().items()}))
+            return lambda: None
 
         def press_at(*place: Any) -> None:
             if place == press:
@@ -147,12 +148,13 @@ def run(tmp_path):
             "folder": folder,
             "keep": keep,
             "watch": watcher,
-            "fingerprint": "toy",
+            "data": trained_on(labelled),
             **given,
         }
+        accept = parts.pop("accept", False)
         if parts.pop("resume", False):
             of_epoch = parts["batches"].steps_per_epoch
-            parts["resume"] = load_run(folder / "last.pt", recipe, parts["fingerprint"], of_epoch)
+            parts["resume"], _ = load_run(folder / "last.pt", recipe, parts["data"], of_epoch, accept=accept)
         progress = fit(model, recipe=recipe, preprocess=preprocess, **parts)
         return Run({n: t.clone() for n, t in model.state_dict().items()}, progress, kept, watcher)
 

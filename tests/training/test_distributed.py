@@ -28,8 +28,8 @@ from vitnext.evaluation.panoptic import PanopticQuality
 from vitnext.models import create
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import Recipe, from_dict, override
-from vitnext.training import distributed
-from vitnext.training.checkpoint import load_run
+from vitnext.training import distributed, sharding
+from vitnext.training.checkpoint import load_run, trained_on
 from vitnext.training.defaults import model_config
 from vitnext.training.hardware import Precision
 from vitnext.training.loop import Interrupted, fit
@@ -123,8 +123,15 @@ def train(data: Dataset[Any], recipe: Recipe, folder: Path, *, resume: bool = Fa
     torch.manual_seed(recipe.seed)
     model = create.build(recipe.model.name, **model_config(recipe, len(data.classes)))
     task = task_of(data, "val", preprocess, recipe, PanopticQuality)
-    state = load_run(folder / "last.pt", recipe, "data", task.batches.steps_per_epoch) if resume else None
+    seen, state = trained_on(data), None
+    if resume:
+        state, _ = load_run(folder / "last.pt", recipe, seen, task.batches.steps_per_epoch)
     kept: dict[str, Any] = {}
+
+    def keep(network, *_):
+        kept.update({n: t.clone().numpy() for n, t in network.state_dict().items()})
+        return lambda: None
+
     watcher = Watcher(on)
     fit(
         model,
@@ -135,9 +142,9 @@ def train(data: Dataset[Any], recipe: Recipe, folder: Path, *, resume: bool = Fa
         preprocess,
         Precision(torch.float32),
         folder=folder,
-        keep=lambda network, *_: kept.update({n: t.clone().numpy() for n, t in network.state_dict().items()}),
+        keep=keep,
         watch=watcher,
-        fingerprint="data",
+        data=seen,
         mix=task.mix,
         select=False,
         resume=state,
@@ -239,6 +246,15 @@ def test_a_signal_to_one_stops_all_and_any_number_goes_on(parallel, digits, tmp_
             assert lines(copy)[-1][key] == pytest.approx(lines(tmp_path / "whole")[-1][key], rel=2e-5)
         shards = list(copy.glob("last.shards*"))
         assert len(shards) == (parallel == "fsdp" and count > 1)  # those of the last state, and no others
+
+
+def test_shards_are_not_written_where_some_are(tmp_path):
+    assert sharding._unused(tmp_path, "last.shards-40") == "last.shards-40"
+    for name in ("last.shards-40", "last.shards-40.1", "last.shards-41"):
+        (tmp_path / name).mkdir()
+    assert sharding._unused(tmp_path, "last.shards-40") == "last.shards-40.2"
+    sharding.tidy(tmp_path, {"model": "last.shards-40.1"})
+    assert [path.name for path in tmp_path.iterdir()] == ["last.shards-40.1"]
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from toy_run import CONVNEXT, STEPS
+from toy_run import CONVNEXT, STEPS, validation
 from vitnext.errors import InputError
 from vitnext.training.checkpoint import load_checkpoint, save_checkpoint
 from vitnext.training.loop import Interrupted
@@ -178,9 +178,9 @@ def test_a_run_does_not_end_before_where_it_is(run):
 @pytest.mark.parametrize(
     ("sets", "difference"),
     [
-        (["optimizer.learning_rate=0.02"], "optimizer.learning_rate was 0.005, is 0.02"),
+        (["optimizer.learning_rate=0.02"], "(optimizer.learning_rate was 0.005, is 0.02): add --accept-changes"),
         (["schedule.epochs=5", "schedule.warmup_epochs=0"], "(schedule.warmup_epochs was 1.0, is 0.0)"),
-        (["model.config.depth=3"], "model.config.depth was 2, is 3"),
+        (["model.config.depth=3"], "model.config.depth was 2, is 3): a run that goes on cannot change model.config.d"),
         (["augment.erasing=0", "seed=4"], "augment.erasing was 0.5, is 0.0; seed was 0, is 4"),
     ],
 )
@@ -195,10 +195,54 @@ def test_another_recipe_is_refused_with_the_difference_and_nothing_is_lost(sets,
     assert run(resume=True) == run("whole")
 
 
-def test_other_data_are_refused(run):
+@pytest.mark.parametrize("sets", [["model.config.depth=3"], ["ema=0.9"], ["optimizer.name=muon"], ["data.color=RGB"]])
+def test_what_the_state_does_not_fit_is_refused_in_any_case(sets, run):
+    with pytest.raises(Interrupted):
+        run(press=("step", 2))
+    with pytest.raises(InputError, match="a run that goes on cannot change"):
+        run("run", *sets, resume=True, accept=True)
+
+
+def test_an_accepted_recipe_counts_from_there_on(run, journal, tmp_path, look_at_every_step):
+    with pytest.raises(Interrupted):
+        run(press=("step", 3))
+    sets = ("optimizer.weight_decay=0.5", "optimizer.betas=[0.8, 0.9]", "optimizer.learning_rate=0.02")
+    run("run", *sets, resume=True, accept=True)
+    optimizers = torch.load(tmp_path / "run" / "last.pt", weights_only=True)["optimizers"]
+    groups = [group for optimizer in optimizers for group in optimizer["param_groups"]]
+    assert {group["weight_decay"] for group in groups} == {0.5, 0.0}
+    assert {tuple(group["betas"]) for group in groups} == {(0.8, 0.9)}
+    run("whole")
+    before, after = ([line["learning_rate"] for line in journal(name, "step")] for name in ("whole", "run"))
+    assert after[:3] == before[:3] and after[3:] == pytest.approx([4 * rate for rate in before[3:]])
+
+
+def test_an_accepted_batch_size_leaves_the_run_as_far_in_its_epoch(run):
+    with pytest.raises(Interrupted):
+        run(press=("step", 4))  # saved after step 5, two thirds into the second epoch
+    end = run("run", "batch_size=4", resume=True, accept=True)
+    assert (end.watcher.began.step, end.watcher.began.epoch) == (10, 1)
+    assert (end.progress.step, end.progress.epoch) == (12, 2)
+
+
+def test_other_data_are_refused_with_the_difference(run):
     run()
-    with pytest.raises(InputError, match="the images or labels have changed"):
-        run(resume=True, fingerprint="other")
+    few = {"fingerprint": "other", "classes": ["up", "down"], "counts": {"train": 20, "val": 10}}
+    message = r"the images or labels have changed since the run was stopped \(train had 24 images, has 20\): add --acc"
+    with pytest.raises(InputError, match=message):
+        run(resume=True, data=few)
+    with pytest.raises(InputError, match="as many as before"):
+        run(resume=True, data=few | {"counts": {"train": 24, "val": 10}})
+    with pytest.raises(InputError, match=r"class down is gone; class left is new.*\): start anew"):
+        run(resume=True, accept=True, data=few | {"classes": ["up", "left"]})
+
+
+def test_with_other_data_what_was_best_before_does_not_count(run):
+    with pytest.raises(Interrupted):
+        run(press=("step", 4), validate=validation((0.99, 0.1)))
+    other = {"fingerprint": "other", "classes": ["up", "down"], "counts": {"train": 24, "val": 10}}
+    end = run(resume=True, accept=True, data=other, validate=validation((0.5, 1.0)))
+    assert [epoch for epoch, _ in end.kept] == [2] and end.progress.best_score == 0.5
 
 
 def test_a_checkpoint_of_something_else_is_refused(run, tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vitnext.card import Card, read_card
-from vitnext.errors import InputError, WorkError
+from vitnext.errors import ImageError, InputError, WorkError
 from vitnext.files import writable_folder
 from vitnext.recipe import Recipe, override, read
 
@@ -27,15 +27,8 @@ def require_free(folder: Path) -> None:
     writable_folder(folder)
     if (folder / STATE).exists():
         raise InputError(f"{folder} holds a run already: add --resume to go on with it, or choose another --out")
-    if (folder / ARTIFACT).exists() and not _barely_begun(folder):
+    if (folder / ARTIFACT).exists():
         raise InputError(f"{folder} holds a model already: choose another --out")
-
-
-def _barely_begun(folder: Path) -> bool:
-    """Whether the model in ``folder`` is that of a run which was killed before its first last.pt: it may begin anew."""
-    with contextlib.suppress(InputError):
-        return (folder / BEGUN).exists() and not finished(folder)
-    return False
 
 
 def finished(folder: Path) -> bool:
@@ -81,9 +74,13 @@ def require_weights(artifact: Path, stopped: dict[str, Any], recipe: Recipe, sel
 
 @contextlib.contextmanager
 def workers_may_die(folder: Path, again: str) -> Iterator[None]:
-    """Raises WorkError if a process that decodes images is killed; ``again`` is the command that goes on."""
+    """Raises WorkError if a process that decodes images is killed; ``again`` is the command that goes on, which an
+    image that cannot be read is told with, too."""
     try:
         yield
+    except ImageError as error:
+        mended = f"mend it, then go on with: {again} --accept-changes" if (folder / STATE).exists() else "mend it"
+        raise ImageError(f"{error}; {mended}, or start anew with --skip-unreadable") from None
     except (RuntimeError, ConnectionError, EOFError) as error:  # the last two where it died in handing a batch over
         if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from torch import nn
 from vitnext.api.console import Say
 from vitnext.api.folder import ARTIFACT, BEGUN, RECIPE, STATE, require_free, require_weights, workers_may_die
 from vitnext.api.plan import ENDLESS
-from vitnext.card import Card, versions
+from vitnext.card import Card, read_card, versions
 from vitnext.data.coco_folder import category_ids
 from vitnext.data.dataset import Dataset, held_out
 from vitnext.data.mask_split import MaskSplit
@@ -34,7 +35,7 @@ from vitnext.preprocess import Preprocess
 from vitnext.recipe import AUTO, Recipe
 from vitnext.training import distributed, loop, sharding
 from vitnext.training.batch_size import choose_batch_size
-from vitnext.training.checkpoint import load_run
+from vitnext.training.checkpoint import load_run, trained_on
 from vitnext.training.console import SCORES, ConsoleWatcher
 from vitnext.training.hardware import Precision, choose_precision, suitable_threads
 from vitnext.training.loop import Interrupted, Metrics, Normalize, Progress
@@ -73,6 +74,11 @@ class Run:
     @property
     def artifact(self) -> Path:
         return self.folder / ARTIFACT
+
+    @property
+    def pending(self) -> Path:
+        """Where an epoch is kept until the run's state is saved that knows of it."""
+        return self.folder / f"{ARTIFACT}.next"
 
 
 def prepare(
@@ -190,8 +196,10 @@ def card_of(recipe: Recipe, dataset: Dataset[Any], network: nn.Module, preproces
 
 
 @contextlib.contextmanager
-def claimed(run: Run, resume: bool) -> Iterator[dict[str, Any] | None]:
+def claimed(run: Run, resume: bool, accept: bool, say: Say) -> Iterator[dict[str, Any] | None]:
     """Hold the run's folder, with its recipe and card in it; gives the state to go on from, or None for a new run.
+
+    accept: whether a run goes on with other data or another recipe.
 
     Raises InputError if another training holds it, and if no run can begin, or this one not go on, in it.
     """
@@ -201,7 +209,11 @@ def claimed(run: Run, resume: bool) -> Iterator[dict[str, Any] | None]:
     with lock if distributed.main() else contextlib.nullcontext():
         state = None
         if resume:  # what was said with it may yet be refused; then the run stays as it is
-            state = load_run(folder / STATE, run.recipe, run.dataset.fingerprint, run.task.batches.steps_per_epoch)
+            data, per_epoch = trained_on(run.dataset), run.task.batches.steps_per_epoch
+            state, changes = load_run(folder / STATE, run.recipe, data, per_epoch, accept=accept)
+            for change in changes:
+                say(f"warning: {change}")
+            distributed.from_first(lambda: settle(run, state["progress"]["kept_epoch"]))
             if not run.artifact.exists():
                 require_weights(run.artifact, state["progress"], run.recipe, run.select)
         else:
@@ -214,6 +226,7 @@ def _write_down(run: Run, resume: bool) -> None:
     with atomic_write(run.folder / RECIPE) as temporary:
         temporary.write_text(yaml.safe_dump(run.recipe.to_dict(), sort_keys=False), encoding="utf-8")
     if not resume:
+        run.pending.unlink(missing_ok=True)  # of a run that was killed before its first state was saved
         with atomic_write(run.folder / BEGUN) as temporary:
             temporary.write_text(run.card.to_json() + "\n", encoding="utf-8")
 
@@ -222,9 +235,10 @@ def fit(run: Run, state: dict[str, Any] | None, console: Console | None, say: Sa
     """Train, and leave the kept epoch as the run's artifact. Raises KeyboardInterrupt or Terminated after a stop."""
     schedule, score = run.recipe.schedule, run.task.validate.score
 
-    def keep(network: nn.Module, progress: Progress, metrics: Metrics) -> None:
+    def keep(network: nn.Module, progress: Progress, metrics: Metrics) -> Callable[[], None]:
         values = {run.watched: metrics, "epoch": progress.epoch}
-        save_artifact(run.artifact, network, replace(run.card, metrics=values))
+        save_artifact(run.pending, network, replace(run.card, metrics=values))
+        return lambda: settle(run, progress.epoch)
 
     known = schedule.epochs if schedule.epochs < ENDLESS else None
     watcher = ConsoleWatcher(console or Console(quiet=True), known, run.watched, score)
@@ -241,7 +255,7 @@ def fit(run: Run, state: dict[str, Any] | None, console: Console | None, say: Sa
                 folder=run.folder,
                 keep=keep,
                 watch=watcher,
-                fingerprint=run.dataset.fingerprint,
+                data=trained_on(run.dataset),
                 mix=run.task.mix,
                 select=run.select,
                 resume=state,
@@ -252,10 +266,21 @@ def fit(run: Run, state: dict[str, Any] | None, console: Console | None, say: Sa
             raise KeyboardInterrupt(f"stopped and saved; go on with: {run.again}") from None
     with sharding.whole(run.network) as trained:
         if distributed.main() and not run.artifact.exists():  # the kept epoch is the last one
-            keep(trained, end, {score: end.kept_score, "loss": end.kept_loss})
+            keep(trained, end, {score: end.kept_score, "loss": end.kept_loss})()
     if schedule.patience and end.epoch - end.best_epoch >= schedule.patience and end.epoch < schedule.epochs:
         say(f"stopped early: no better validation {SCORES[score]} since epoch {end.best_epoch}")
     return end
+
+
+def settle(run: Run, epoch: int) -> None:
+    """Make what was kept of an epoch, which the saved state knows, the run's artifact. What waits of another epoch,
+    of which a kill left no state, is dropped: the run may not keep that one again."""
+    if not run.pending.exists():
+        return
+    if read_card(run.pending).metrics["epoch"] == epoch:
+        os.replace(run.pending, run.artifact)
+    else:
+        run.pending.unlink()
 
 
 def measure(run: Run, end: Progress, say: Say) -> dict[str, Any]:

@@ -39,6 +39,7 @@ def train(
     steps: int | None = None,
     minutes: float | None = None,
     resume: bool = False,
+    accept_changes: bool = False,
     seed: int | None = None,
     skip_unreadable: bool = False,
     overrides: Sequence[str] = (),
@@ -51,9 +52,10 @@ def train(
     file of weights or a name on the hub; "auto" takes, for photographs and without a ``recipe``, published weights of
     the model that allow any use, if they are in the cache or can be fetched, else none. With ``resume`` the run in
     ``out`` goes on where it was stopped; its own recipe is used, and what is said may change the fields of
-    ``training.checkpoint.CHANGEABLE`` in it. ``probe``, "knn" or "linear", trains no network: the frozen features of
-    one are classified, and the result is an artifact like any other. Mistakes in the arguments are found first, then
-    those in the layout of the data, then in ``out``; only then is every image read.
+    ``training.checkpoint.CHANGEABLE`` in it; with ``accept_changes`` it goes on with other images or labels of the same
+    classes too, and with other values of the fields that are ``ACCEPTABLE``. ``probe``, "knn" or "linear", trains no
+    network: the frozen features of one are classified, and the result is an artifact like any other. Mistakes in the
+    arguments are found first, then those in the layout of the data, then in ``out``; only then is every image read.
 
     Under torchrun every process calls this with the same arguments and gets the same result; the first alone writes and
     speaks, and a run that torchrun restarts goes on.
@@ -67,6 +69,8 @@ def train(
     from vitnext.training import distributed
 
     folder, said = _folder(data, out), _said(overrides, seed, skip_unreadable)
+    if accept_changes and not resume:
+        raise InputError("--accept-changes is for a run that goes on: add --resume, or leave it out")
     if probe is not None:
         distributed.require_alone("--probe")
         given = {"recipe": recipe, "epochs": epochs, "steps": steps, "time": minutes, "resume": resume or None}
@@ -89,7 +93,7 @@ def train(
         ready = _prepared(data, folder, model, str(pretrained), recipe, said, resume, say)
 
         # Fit, and measure what is left.
-        with run.claimed(ready, resume) as state:
+        with run.claimed(ready, resume, accept_changes, say) as state:
             end = run.fit(ready, state, console, say)
             metrics = distributed.from_first(lambda: run.measure(ready, end, say))
         say(f"{metrics['split']} {headline(metrics)}")

@@ -42,6 +42,9 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", min=0, help="Same seed, same machine: same model.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in DIR where it stopped.")] = False,
+    accept_changes: Annotated[
+        bool, typer.Option("--accept-changes", help="With --resume: go on with other images, or another recipe.")
+    ] = False,
     skip_unreadable: Annotated[
         bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read, and list them.")
     ] = False,
@@ -81,7 +84,8 @@ def train(
     from vitnext import api
 
     if find_lr:
-        given = {"--probe": probe, "--resume": resume, "--epochs": epochs, "--steps": steps, "--time": time}
+        given = {"--probe": probe, "--epochs": epochs, "--steps": steps, "--time": time}
+        given |= {"--resume": resume, "--accept-changes": accept_changes}
         if useless := [name for name, value in given.items() if value]:
             raise InputError(f"--find-lr trains nothing: leave {' and '.join(useless)} out")
         rate = api.find_learning_rate(
@@ -108,6 +112,7 @@ def train(
         steps=steps,
         minutes=minutes(time) if time is not None else None,
         resume=resume,
+        accept_changes=accept_changes,
         seed=seed,
         skip_unreadable=skip_unreadable,
         overrides=overrides or (),

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import os
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from vitnext.data.dataset import Dataset
 from vitnext.errors import InputError, WorkError
 from vitnext.files import atomic_write
 from vitnext.recipe import Recipe, from_dict
 from vitnext.training.schedules import total_steps
+from vitnext.wording import counted
 
 STATE = {
     "model",
@@ -21,22 +23,27 @@ STATE = {
     "epoch_losses",
     "journal",
     "recipe",
-    "fingerprint",
+    "data",
+    "steps_per_epoch",
 }  # of a checkpoint
 ANEW = "start anew with another --out"
+ACCEPT = "add --accept-changes to go on all the same"
 CHANGEABLE = (  # when a run goes on: where it ends, where it runs, and what it leaves beside the weights
     *("schedule.epochs", "schedule.steps", "schedule.minutes", "schedule.patience"),
     *("device", "parallel", "precision", "workers", "save_minutes", "save_steps", "track"),
+)
+ACCEPTABLE = (  # with --accept-changes, too: fields, and sections, of which weights and optimizer keep their shapes
+    *("augment.", "schedule.", "loss.", "label_smoothing", "batch_size", "accumulate", "seed"),
+    *("optimizer.learning_rate", "optimizer.weight_decay", "optimizer.betas", "optimizer.clip_norm"),
+    *("data.class_sampling", "data.skip_unreadable"),
 )
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write ``state`` (tensors and plain values). Raises WorkError if the disk does not take it."""
     try:
-        with atomic_write(path) as temporary, open(temporary, "wb") as file:
+        with atomic_write(path, durable=True) as temporary, open(temporary, "wb") as file:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
     except RuntimeError as error:  # a WorkError, or what torch makes of a full disk
         reason = error.__cause__ or error
         raise WorkError(f"the checkpoint {path} could not be written ({reason}); the last good one is kept") from error
@@ -55,27 +62,64 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def load_run(path: Path, recipe: Recipe, fingerprint: str, steps_per_epoch: int) -> dict[str, Any]:
-    """The state of the run at ``path``, to go on from by ``recipe``.
+def load_run(
+    path: Path, recipe: Recipe, data: dict[str, Any], steps_per_epoch: int, *, accept: bool = False
+) -> tuple[dict[str, Any], list[str]]:
+    """The state of the run at ``path``, to go on from by ``recipe``; and how data and recipe differ from the run's,
+    where ``accept`` lets them. Other data leave no epoch the best: what was measured before does not compare.
 
-    Raises InputError if there is none or it is damaged, and for a run on other data, of another recipe (in more than
-    the ``CHANGEABLE`` fields; the difference is shown), or that has come further than the recipe goes.
+    data: what ``trained_on`` says of them.
+
+    Raises InputError if there is none or it is damaged, for other data or another recipe (in more than the
+    ``CHANGEABLE`` fields) that are not to be accepted or cannot be, with the difference, and for a run that has come
+    further than the recipe goes.
     """
     saved = load_checkpoint(path)
     if set(saved) != STATE:
         raise InputError(f"the checkpoint {path} is not one of this version of vitnext: {ANEW}")
-    if saved["fingerprint"] != fingerprint:
-        raise InputError(f"the images or labels have changed since the run was stopped: {ANEW}")
+    since, progress, changes = "changed since the run was stopped", saved["progress"], []
+    if data != saved["data"]:
+        what = f"the images or labels have {since} ({'; '.join(_other_data(saved['data'], data))})"
+        if data["classes"] != saved["data"]["classes"]:
+            raise InputError(f"{what}: {ANEW}")
+        if not accept:
+            raise InputError(f"{what}: {ACCEPT}, or {ANEW}")
+        changes.append(what)
+        progress |= {"best_score": -1.0, "best_epoch": progress["epoch"], "kept_score": -1.0}
     before = from_dict(saved["recipe"]).to_dict()  # fields it did not know: defaults
-    changed = [line for name, line in _differences(before, recipe.to_dict()) if name not in CHANGEABLE]
+    changed = {name: line for name, line in _differences(before, recipe.to_dict()) if name not in CHANGEABLE}
     if changed:
-        raise InputError(
-            f"the recipe has changed since the run was stopped ({'; '.join(changed)}): {ANEW}; a run that goes on may "
-            f"change {', '.join(CHANGEABLE)}"
-        )
-    if (step := saved["progress"]["step"]) > (steps := total_steps(recipe.schedule, steps_per_epoch)):
+        what = f"the recipe has {since} ({'; '.join(changed.values())})"
+        if fixed := [name for name in changed if not name.startswith(ACCEPTABLE)]:
+            raise InputError(f"{what}: a run that goes on cannot change {', '.join(fixed)}; {ANEW}")
+        if not accept:
+            fields = ", ".join(CHANGEABLE)
+            raise InputError(f"{what}: {ACCEPT}, or {ANEW}; without that a run that goes on may change {fields}")
+        changes.append(what)
+    progress["step"] = round(progress["step"] * steps_per_epoch / saved["steps_per_epoch"])  # as far in its epoch
+    if (step := progress["step"]) > (steps := total_steps(recipe.schedule, steps_per_epoch)):
         raise InputError(f"the run has come to step {step:,}, and the schedule now ends at {steps:,}: let it end later")
-    return saved
+    return saved, changes
+
+
+def trained_on(dataset: Dataset[Any]) -> dict[str, Any]:
+    """By what a run that goes on knows its data again: the images that are used, their labels and classes."""
+    digest = hashlib.sha256(dataset.fingerprint.encode())
+    for name, split in dataset.splits.items():  # without those that are skipped
+        digest.update(b"\n".join([b"", name.encode(), *split.names.tolist()]))
+    counts = {name: len(split) for name, split in dataset.splits.items()}
+    return {"fingerprint": digest.hexdigest(), "classes": list(dataset.classes), "counts": counts}
+
+
+def _other_data(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """In words how data differ."""
+    lines = [f"class {name} is gone" for name in old["classes"] if name not in new["classes"]]
+    lines += [f"class {name} is new" for name in new["classes"] if name not in old["classes"]]
+    for name in dict.fromkeys([*old["counts"], *new["counts"]]):
+        before, now = (data["counts"].get(name, 0) for data in (old, new))
+        if before != now:
+            lines.append(f"{name} had {counted(before, 'image')}, has {now:,}")
+    return lines or ["as many as before"]
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

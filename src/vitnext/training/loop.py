@@ -101,9 +101,9 @@ def fit(
     precision: Precision,
     *,
     folder: Path,
-    keep: Callable[[nn.Module, Progress, Metrics], None],
+    keep: Callable[[nn.Module, Progress, Metrics], Callable[[], None]],
     watch: Watcher,
-    fingerprint: str,
+    data: dict[str, Any],
     mix: Mix | None = None,
     select: bool = True,
     resume: dict[str, Any] | None = None,
@@ -113,7 +113,8 @@ def fit(
     ``objective`` is differentiated, for each of ``recipe.accumulate`` parts of a batch, which ``mix`` has mixed before.
     ``validate`` runs after every ``schedule.validate_epochs`` epochs and the last, on the average of the weights if the
     recipe has one; ``keep`` is called for each validated epoch that is to be kept: if ``select``, one whose score is at
-    most a standard error below the best so far, else each. Among epochs that the validation images cannot tell apart
+    most a standard error below the best so far, else each; what it returns is called when the state that says so is
+    saved. Among epochs that the validation images cannot tell apart
     the run so leaves the latest, which the schedule has brought furthest (the one-standard-error rule, Hastie et al.
     2009, section 7.10).
 
@@ -121,8 +122,8 @@ def fit(
     minutes the learning rate follows the clock, so that such a run alone does not repeat bit for bit; it stops training
     when what is left is what the last validation took.
 
-    The state is saved to ``folder/last.pt`` after every epoch, and within it as the recipe says, with ``fingerprint``,
-    which names the data; from ``resume``, what ``load_run`` read there, the run goes on.
+    The state is saved to ``folder/last.pt`` after every epoch, and within it as the recipe says, with ``data``, which
+    names the data (``checkpoint.trained_on``); from ``resume``, what ``load_run`` read there, the run goes on.
 
     ``model`` ends as the average, if the recipe has one: as what its last epoch was measured with.
 
@@ -174,7 +175,8 @@ def fit(
             "epoch_losses": epoch_losses,
             "journal": journal.offset,
             "recipe": recipe.to_dict(),
-            "fingerprint": fingerprint,
+            "data": data,
+            "steps_per_epoch": per_epoch,
         }
         if distributed.main():
             save_checkpoint(folder / "last.pt", state)
@@ -259,7 +261,7 @@ def fit(
                     break
 
             # Validate and keep.
-            progress, kept = replace(progress, epoch=progress.epoch + 1), False
+            progress, kept, settle = replace(progress, epoch=progress.epoch + 1), False, None
             # An epoch that the clock ends before its first step has no loss.
             summary = {"train_loss": sum(epoch_losses) / len(epoch_losses)} if epoch_losses else {}
             due, metrics = progress.epoch % recipe.schedule.validate_epochs == 0, None
@@ -274,7 +276,7 @@ def fit(
                     if kept:
                         progress = replace(progress, kept_score=score, kept_loss=held_out, kept_epoch=progress.epoch)
                         if distributed.main():
-                            keep(trained, progress, metrics)
+                            settle = keep(trained, progress, metrics)
                 summary |= metrics
                 measured = progress.step
             before = progress.seconds
@@ -284,7 +286,10 @@ def fit(
             journal.write("epoch", progress.step, epoch=progress.epoch, kept=kept, seconds=progress.seconds, **summary)
             watch.epoch(progress, summary, kept)
             epoch_losses = []
-            if stop := save():
+            stop = save()
+            if settle is not None:
+                settle()
+            if stop:
                 raise Interrupted(stop)
     if average is not None:
         model.load_state_dict(average.model.state_dict())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import itertools
 import pickle
 import shutil
 import warnings
@@ -137,15 +138,18 @@ def saved(
             "average": average.model.state_dict() if average is not None else {},
             "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         }
-    name = f"{SHARDS}-{step}"
-    if distributed.main():
-        shutil.rmtree(folder / name, ignore_errors=True)  # left by a kill
-    distributed.agree(0, 0.0)
+    # Never where last.pt says that the last good ones are, of the same step perhaps, nor what a kill left.
+    name = distributed.from_first(lambda: _unused(folder, f"{SHARDS}-{step}"))
     try:
         dcp.save(_tensors(model, average, optimizers), checkpoint_id=folder / name)
     except (OSError, dcp.api.CheckpointException) as error:
         raise WorkError(f"the checkpoint {folder / name} could not be written; the last good one is kept") from error
     return {"model": name, "average": {}, "optimizers": []}
+
+
+def _unused(folder: Path, name: str) -> str:
+    names = (f"{name}.{again}" if again else name for again in itertools.count())
+    return next(name for name in names if not (folder / name).exists())
 
 
 def tidy(folder: Path, kept: dict[str, Any]) -> None:
@@ -178,7 +182,8 @@ def restore(
             i: {key: _divided_as(parameters[i], value) for key, value in of_parameter.items()}
             for i, of_parameter in of_optimizer["state"].items()
         }
-        optimizer.load_state_dict({**of_optimizer, "state": values})
+        groups = optimizer.state_dict()["param_groups"]  # the recipe's own values, as far as it could change
+        optimizer.load_state_dict({"state": values, "param_groups": groups})
 
 
 def _fill(model: nn.Module, values: dict[str, Tensor]) -> None:

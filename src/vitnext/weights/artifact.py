@@ -20,7 +20,7 @@ from vitnext.wording import counted
 def save_artifact(path: Path, model: nn.Module, card: Card) -> None:
     """Write weights and card, whole or not at all. Raises WorkError if the disk does not take it."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with atomic_write(path) as temporary:
+    with atomic_write(path, durable=True) as temporary:
         try:
             save_file(tensors, temporary, metadata={METADATA_KEY: card.to_json()})
         except SafetensorError as error:  # input/output errors come in a class of its own
