@@ -55,6 +55,7 @@ Angle = Annotated[Real, Field(ge=0, le=180)]
 Count = Annotated[Whole, Field(ge=1)]
 Natural = Annotated[Whole, Field(ge=0)]
 
+ENDLESS = 100_000  # epochs, where steps or minutes end a run
 AUTO = 0  # what "auto" is as a number: decided when the run begins
 
 

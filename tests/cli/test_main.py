@@ -62,6 +62,22 @@ def test_help_and_usage_errors_import_nothing_heavy(arguments):
     assert result.stdout.splitlines()[-1] == "loaded:"
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["nowhere"], ["digits", "--set", "optimizer.lr=1"], ["digits", "--resume", "--out", "nowhere"]),
+        *(["digits", "--recipe", "no.yaml"], ["digits", "--find-lr", "--set", "batch_size=-1"]),
+    ],
+)
+def test_mistakes_in_training_are_told_without_torch(arguments):
+    script = (
+        f"import sys; from vitnext.cli.main import main; code = main(['train', *{arguments}]); "
+        "print(code, 'torch' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "2 False", result.stderr
+
+
 def test_version(capsys):
     assert run(capsys, "--version") == (0, f"vitnext {version('vitnext')}\n", "")
 

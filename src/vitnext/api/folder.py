@@ -37,16 +37,20 @@ def finished(folder: Path) -> bool:
     return artifact.is_file() and (folder / "metrics.json").is_file() and "seconds" in read_card(artifact).metrics
 
 
+def require_run(folder: Path) -> None:
+    """Raises InputError if there is no run in ``folder``."""
+    if not (folder / RECIPE).is_file():
+        raise InputError(f"there is no run in {folder} to go on with: start it without --resume")
+
+
 def recipe_of_run(folder: Path, model: str | None, recipe: str | None, overrides: Sequence[str]) -> Recipe:
     """The recipe that the run in ``folder`` was started with; what is given now must not say otherwise."""
     from vitnext.models import catalog, create
 
-    path = folder / RECIPE
-    if not path.is_file():
-        raise InputError(f"there is no run in {folder} to go on with: start it without --resume")
+    require_run(folder)
     if recipe is not None:
         raise InputError("--resume goes on with the run's own recipe: leave --recipe out")
-    full = read(path)
+    full = read(folder / RECIPE)
     known = full.model.name
     if model not in (None, known) and (create.is_segmenter(known) or model != catalog.family_of(known)):
         raise InputError(f"the run in {folder} trains {known}, not {model}: leave --model out")

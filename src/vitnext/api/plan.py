@@ -19,20 +19,6 @@ from vitnext.recipe import AUTO, Recipe, override, read
 from vitnext.training import defaults, mask_defaults
 from vitnext.training.task import require_labels, require_suitable
 
-ENDLESS = 100_000  # epochs, where steps or minutes end a run
-
-
-def length(epochs: int | None, steps: int | None, minutes: float | None, overrides: Sequence[str]) -> list[str]:
-    """What the lengths that are asked for change in the recipe. Raises InputError for epochs beside another one."""
-    if steps is None and minutes is None:
-        return [f"schedule.epochs={epochs}"] if epochs is not None else []
-    if epochs is not None or any(assignment.startswith("schedule.epochs=") for assignment in overrides):
-        raise InputError("--epochs and --steps or --time both say how long to train: leave one of them out")
-    said = [f"schedule.epochs={ENDLESS}"]
-    said += [f"schedule.steps={steps}"] if steps is not None else []
-    said += [f"schedule.minutes={minutes}"] if minutes is not None else []
-    return said
-
 
 def begin(
     data: str | Path,

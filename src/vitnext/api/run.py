@@ -19,7 +19,6 @@ from torch import nn
 
 from vitnext.api.console import Say
 from vitnext.api.folder import ARTIFACT, BEGUN, RECIPE, STATE, require_free, require_weights, workers_may_die
-from vitnext.api.plan import ENDLESS
 from vitnext.card import Card, read_card, versions
 from vitnext.data.coco_folder import category_ids
 from vitnext.data.dataset import Dataset, held_out
@@ -32,7 +31,7 @@ from vitnext.inference.multilabel import UNDECIDED
 from vitnext.inference.predictor import load
 from vitnext.models import catalog, create
 from vitnext.preprocess import Preprocess
-from vitnext.recipe import AUTO, Recipe
+from vitnext.recipe import AUTO, ENDLESS, Recipe
 from vitnext.training import distributed, loop, sharding
 from vitnext.training.batch_size import choose_batch_size
 from vitnext.training.checkpoint import load_run, trained_on

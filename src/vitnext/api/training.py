@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitnext.api.console import Say, speaker
-from vitnext.api.folder import ARTIFACT, STATE, card_of_run, run_name
+from vitnext.api.folder import ARTIFACT, STATE, card_of_run, require_run, run_name
+from vitnext.data.dataset import BUILTIN, open_dataset
 from vitnext.errors import InputError, require
 from vitnext.evaluation.evaluate import headline
+from vitnext.recipe import ENDLESS, Recipe, override, read
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,12 +66,15 @@ def train(
     Raises InputError for wrong input, WorkError for a run that fails, and, after the run was saved, KeyboardInterrupt
     for Ctrl-C and Terminated, a SystemExit, for SIGTERM.
     """
+    folder, said = _folder(data, out), _said(overrides, seed, skip_unreadable)
+    if probe is None:
+        said += _length(epochs, steps, minutes, overrides)
+    _require_sense(data, folder, model, recipe, said, resume)
     require("torch", "train")
-    from vitnext.api import plan, run
     from vitnext.api import probe as probes
+    from vitnext.api import run
     from vitnext.training import distributed
 
-    folder, said = _folder(data, out), _said(overrides, seed, skip_unreadable)
     if accept_changes and not resume:
         raise InputError("--accept-changes is for a run that goes on: add --resume, or leave it out")
     if probe is not None:
@@ -82,7 +88,6 @@ def train(
         )
         say(f"{metrics['split']} {headline(metrics)}; report {folder / 'report.html'}")
         return TrainResult(folder / ARTIFACT, metrics, folder)
-    said += plan.length(epochs, steps, minutes, overrides)
 
     with distributed.joined():
         console = console if distributed.main() else None
@@ -119,18 +124,43 @@ def find_learning_rate(
 
     Raises InputError for wrong input and under torchrun, and WorkError if the loss falls at no rate.
     """
+    folder, say = _folder(data, out), speaker(console)
+    said = _said([*overrides, "optimizer.learning_rate=auto"], seed, skip_unreadable)
+    _require_sense(data, folder, model, recipe, said, False)
     require("torch", "train")
     from vitnext.training import distributed
 
     distributed.require_alone("--find-lr")
-    said = _said([*overrides, "optimizer.learning_rate=auto"], seed, skip_unreadable)
-    folder, say = _folder(data, out), speaker(console)
     ready = _prepared(data, folder, model, str(pretrained), recipe, said, False, say)
     return ready.recipe.optimizer.learning_rate
 
 
 def _folder(data: str | Path, out: str | Path | None) -> Path:
     return Path(out) if out is not None else Path("runs") / run_name(data)
+
+
+def _require_sense(
+    data: str | Path, folder: Path, model: str | None, recipe: str | None, said: Sequence[str], resume: bool
+) -> None:
+    """Raises InputError for mistakes that can be seen without torch, which takes seconds to import."""
+    override(read(recipe) if recipe is not None else Recipe(), said)
+    if resume:
+        require_run(folder)
+    there = str(data) in BUILTIN or os.path.exists(os.path.expanduser(data))
+    if not there and model is None:  # whether there is such a model is said first, and needs torch
+        open_dataset(data)
+
+
+def _length(epochs: int | None, steps: int | None, minutes: float | None, overrides: Sequence[str]) -> list[str]:
+    """What the lengths that are asked for change in the recipe. Raises InputError for epochs beside another one."""
+    if steps is None and minutes is None:
+        return [f"schedule.epochs={epochs}"] if epochs is not None else []
+    if epochs is not None or any(assignment.startswith("schedule.epochs=") for assignment in overrides):
+        raise InputError("--epochs and --steps or --time both say how long to train: leave one of them out")
+    said = [f"schedule.epochs={ENDLESS}"]
+    said += [f"schedule.steps={steps}"] if steps is not None else []
+    said += [f"schedule.minutes={minutes}"] if minutes is not None else []
+    return said
 
 
 def _said(overrides: Sequence[str], seed: int | None, skip_unreadable: bool) -> list[str]:
