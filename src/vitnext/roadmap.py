@@ -207,7 +207,7 @@ def _write(folder: Path, points: Sequence[Point], data: str) -> None:
 def draw(points: Sequence[Point], path: Path, data: str) -> None:
     """Figure 2 of the paper for these images: top-1 of each step, and the road that the steps take over MACs.
 
-    Steps that the paper does not go on from are hollow; the whiskers are 95% bootstrap intervals.
+    Steps that the paper does not go on from are hollow; the whiskers are Wilson's 95% intervals.
     """
     import numpy as np
     from matplotlib.figure import Figure

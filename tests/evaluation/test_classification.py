@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binom, binomtest
 from sklearn import metrics as sklearn_metrics
 
 from vitnext.card import Card
 from vitnext.errors import InputError, WorkError
-from vitnext.evaluation.classification import classification_metrics
+from vitnext.evaluation.classification import classification_metrics, wilson_interval
 from vitnext.evaluation.evaluate import evaluate
 from vitnext.preprocess import Preprocess
 from vitnext.types import Classification, Failure
@@ -130,17 +131,30 @@ def test_equal_scores_rank_by_class_index() -> None:
     assert (measured["top1"], measured["top5"]) == (1 / 8, 5 / 8)
 
 
-def test_interval_is_the_bootstrap_of_the_mean() -> None:
-    labels = np.zeros(200, dtype=np.int64)
+def test_the_interval_is_that_of_top1() -> None:
     right = np.arange(200) < 170
     scores = np.where(right[:, None], [[0.8, 0.2]], [[0.3, 0.7]])
-    rng = np.random.default_rng(5)
-    resampled = [rng.choice(right, 200).mean() for _ in range(4000)]
-    low, high = classification_metrics(scores, labels, ["a", "b"])["top1_interval"]
-    assert [low, high] == pytest.approx(np.percentile(resampled, [2.5, 97.5]), abs=0.011)
-    assert classification_metrics(scores, labels, ["a", "b"])["top1_interval"] == [low, high]
-    perfect = classification_metrics(scores[:170], labels[:170], ["a", "b"])
-    assert perfect["top1_interval"] == [1, 1]
+    measured = classification_metrics(scores, np.zeros(200, dtype=np.int64), ["a", "b"])
+    assert measured["top1_interval"] == pytest.approx(
+        list(binomtest(170, 200).proportion_ci(0.95, method="wilson")), abs=1e-12
+    )
+
+
+def test_of_none_and_of_all_right_one_bound_is_sharp() -> None:
+    for n in range(1, 400):
+        low, high = wilson_interval(n, n)
+        assert low == pytest.approx(n / (n + 1.959964**2)) and high == 1
+        assert wilson_interval(0, n) == pytest.approx([0, 1 - low]) and wilson_interval(0, n)[0] == 0
+
+
+@pytest.mark.parametrize("n", [5, 20, 100, 1000])
+def test_the_interval_holds_the_true_share_as_often_as_it_says(n: int) -> None:
+    low, high = np.array([wilson_interval(right, n) for right in range(n + 1)]).T
+    shares = np.linspace(0.5, 0.995, 100)  # of a model that names this share of all images right
+    inside = (low <= shares[:, None]) & (shares[:, None] <= high)
+    coverage = (inside * binom.pmf(np.arange(n + 1), n, shares[:, None])).sum(axis=1)
+    # The number right jumps by whole images, and the coverage with it: 95% is its mean over the shares.
+    assert coverage.min() > 0.83 and coverage.mean() == pytest.approx(0.95, abs=0.01)
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ def choose_thresholds(predictor: Predictor, split: Split, skip_unreadable: bool 
 
 
 def headline(metrics: dict[str, Any]) -> str:
-    """The metrics in one line: "top-1 95.00% (95%: 91.2-98.0) of 120 images"."""
+    """The metrics in one line: "top-1 95.00% (95%: 89.5-97.7) of 120 images"."""
     of = f"of {counted(metrics['n'], 'image')}"
     if metrics["task"] == "panoptic":
         return f"PQ {100 * metrics['pq']:.2f}%, mIoU {100 * metrics['miou']:.2f}% {of}"
