@@ -61,6 +61,14 @@ def test_the_interval_is_that_of_images_drawn_again(drawn):
     np.testing.assert_allclose([low, high], np.percentile(values, [2.5, 97.5]), atol=0.03)
 
 
+def test_the_interval_ranks_the_images_once(drawn, monkeypatch):
+    scores, truth, thresholds = drawn
+    sort, shapes = np.argsort, []
+    monkeypatch.setattr(np, "argsort", lambda values, **how: shapes.append(values.shape) or sort(values, **how))
+    multilabel_metrics(scores, truth, thresholds, NAMES)
+    assert shapes == [scores.shape] * 2  # of all images, and for 500 resamples
+
+
 def test_calibration_counts_every_decision(drawn):
     scores, truth, thresholds = drawn
     bins = multilabel_metrics(scores, truth, thresholds, NAMES)["reliability"]

@@ -13,7 +13,7 @@ from vitnext.card import Card
 from vitnext.errors import InputError, WorkError
 from vitnext.exporting.verify import verify
 from vitnext.inference.activations import sigmoid
-from vitnext.inference.multilabel import average_precision, best_thresholds
+from vitnext.inference.multilabel import average_precision, best_thresholds, weighted_average_precision
 from vitnext.inference.predictor import Predictor
 from vitnext.inference.writers import write_predictions
 from vitnext.preprocess import Preprocess
@@ -35,14 +35,19 @@ def test_average_precision_is_scikit_learns(seed):
     scores, truth = drawn(80, 6, seed, decimals=1 + seed % 3)
     expected = [average_precision_score(truth[:, c], scores[:, c]) for c in range(6)]
     np.testing.assert_allclose(average_precision(scores, truth), expected, atol=1e-12)
-    weights = np.random.default_rng(seed).integers(0, 4, 80).astype(float)
-    expected = [average_precision_score(truth[:, c], scores[:, c], sample_weight=weights) for c in range(6)]
-    np.testing.assert_allclose(average_precision(scores, truth, weights), expected, atol=1e-12)
+    weights = np.random.default_rng(seed).integers(0, 4, (3, 80)).astype(float)
+    expected = [
+        [average_precision_score(truth[:, c], scores[:, c], sample_weight=counts) for c in range(6)]
+        for counts in weights
+    ]
+    np.testing.assert_allclose(weighted_average_precision(scores, truth, weights), expected, atol=1e-12)
 
 
 def test_a_class_without_a_positive_has_no_average_precision():
     values = average_precision(np.float32([[0.1, 0.9], [0.2, 0.3]]), np.array([[0, 1], [0, 0]]))
     assert np.isnan(values[0]) and values[1] == 1.0
+    weighted = weighted_average_precision(np.float32([[0.9], [0.3]]), np.array([[1], [0]]), np.eye(2))
+    np.testing.assert_array_equal(weighted, [[1.0], [np.nan]])  # where the positive is not drawn
 
 
 @pytest.mark.parametrize("seed", range(5))

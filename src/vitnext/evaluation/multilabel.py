@@ -10,9 +10,9 @@ import numpy as np
 from vitnext.errors import InputError
 from vitnext.evaluation import multilabel_report
 from vitnext.evaluation.classification import MISTAKES, Scores, reliability
-from vitnext.inference.multilabel import average_precision
+from vitnext.inference.multilabel import average_precision, weighted_average_precision
 
-RESAMPLES = 500  # of the bootstrap; each ranks all images anew
+RESAMPLES = 500  # of the bootstrap
 
 
 def multilabel_metrics(
@@ -126,10 +126,7 @@ def _confident_mistakes(scores: np.ndarray, truth: np.ndarray, predicted: np.nda
 def _bootstrap_interval(scores: np.ndarray, truth: np.ndarray, seed: int) -> list[float]:
     """95% percentile bootstrap interval of the mean average precision (Efron 1979)."""
     random, n = np.random.default_rng(seed), len(scores)
-    values = []
-    for _ in range(RESAMPLES):
-        weights = np.bincount(random.integers(0, n, n), minlength=n).astype(np.float64)
-        precisions = average_precision(scores, truth, weights)
-        shown = precisions[~np.isnan(precisions)]
-        values += [shown.mean()] if len(shown) else []
+    drawn = (np.bincount(random.integers(0, n, n), minlength=n).astype(np.float64) for _ in range(RESAMPLES))
+    precisions = weighted_average_precision(scores, truth, drawn)  # (RESAMPLES, C)
+    values = [row[shown].mean() for row, shown in zip(precisions, ~np.isnan(precisions), strict=True) if shown.any()]
     return [float(bound) for bound in np.percentile(values, [2.5, 97.5])] if values else [0.0, 1.0]

@@ -2,33 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 UNDECIDED = 0.5  # the threshold of a class of which the validation images show nothing
 
 
-def average_precision(scores: np.ndarray, truth: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+def average_precision(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Average precision of each class, float64 (C,); NaN for a class without a positive.
 
     The sum over thresholds of (R_n - R_(n-1)) P_n, without interpolation (Buckley and Voorhees 2000), images of equal
     scores passing together; as scikit-learn's ``average_precision_score``.
 
-    scores: (N, C); truth: bool or 0/1 (N, C); weights: how often each image counts (N,), or None for once.
+    scores: (N, C); truth: bool or 0/1 (N, C).
     """
-    counts = np.ones(len(scores)) if weights is None else weights
-    order = np.argsort(-scores, axis=0, kind="stable")
-    sorted_scores = np.take_along_axis(scores, order, 0)
-    taken = counts[order]  # (N, C)
-    hits = np.cumsum(taken * np.take_along_axis(truth, order, 0), axis=0)
-    seen = np.cumsum(taken, axis=0)
-    last = np.ones(scores.shape, bool)  # of equal scores
-    last[:-1] = sorted_scores[1:] != sorted_scores[:-1]
-    precision = np.divide(hits, seen, out=np.zeros_like(hits), where=seen > 0)
-    found = np.where(last, hits, 0.0)  # positives down to here, where a threshold can lie
-    step = np.diff(np.maximum.accumulate(found, axis=0), axis=0, prepend=0.0)
-    total = hits[-1]
-    area = (step * precision).sum(0)
-    return np.divide(area, total, out=np.full(len(total), np.nan), where=total > 0)
+    return weighted_average_precision(scores, truth, [np.ones(len(scores))])[0]
+
+
+def weighted_average_precision(scores: np.ndarray, truth: np.ndarray, weights: Iterable[np.ndarray]) -> np.ndarray:
+    """`average_precision` for each of R ``weights``, float64 (R, C), from one ranking of the images.
+
+    weights: how often each image counts, float64 (N,) each.
+    """
+    n, classes = scores.shape
+    order = np.ascontiguousarray(np.argsort(-scores, axis=0, kind="stable").T)  # (C, N)
+    ranked = np.take_along_axis(scores.T, order, 1)
+    last = np.ones((classes, n), bool)  # of equal scores, where a threshold can lie
+    last[:, :-1] = ranked[:, 1:] != ranked[:, :-1]
+    # Recall grows only where a positive passes: of all thresholds, places in the flat (C * N), those T are looked at.
+    positives = np.flatnonzero(np.take_along_axis(truth.T, order, 1))
+    places = np.flatnonzero(last)
+    places, threshold_of = np.unique(places[np.searchsorted(places, positives)], return_inverse=True)
+    class_of = places // n
+    found = []
+    for counts in weights:
+        taken = counts[order]  # (C, N)
+        gained = np.bincount(threshold_of, taken.ravel()[positives], len(places))  # (T,)
+        total = np.bincount(class_of, gained, classes)
+        hits = np.cumsum(gained) - (np.cumsum(total) - total)[class_of]  # of the same class
+        seen = np.cumsum(taken, axis=1).ravel()[places]
+        precision = np.divide(hits, seen, out=np.zeros(len(places)), where=seen > 0)
+        area = np.bincount(class_of, gained * precision, classes)
+        found.append(np.divide(area, total, out=np.full(classes, np.nan), where=total > 0))
+    return np.array(found)
 
 
 def best_thresholds(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
