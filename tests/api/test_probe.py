@@ -123,6 +123,24 @@ def test_of_several_labels_each_is_decided(tmp_path):
     assert "several labels" in mistake(api.train, tmp_path / "table.csv", probe="knn", out=tmp_path / "other")
 
 
+def test_validation_images_without_a_label_have_no_average_precision(tmp_path, heard, recwarn):
+    plant(tmp_path / "images", dict.fromkeys(COLORS, 6))
+    rows = [
+        f"images/{name}/{i:02}.png,{split},{'' if split == 'val' else name}"
+        for name in COLORS
+        for i, split in enumerate(("train", "train", "train", "train", "val", "test"))
+    ]
+    (tmp_path / "table.csv").write_text("\n".join(["image,split,labels", *rows]) + "\n")
+    overrides = [*TINY, "data.image_size=16"]
+    result = api.train(
+        tmp_path / "table.csv", model="vit", probe="linear", overrides=overrides, out=tmp_path / "run", console=heard
+    )
+    card = read_card(result.artifact)
+    assert card.metrics["val"]["map"] is None and card.thresholds == (0.5,) * 3
+    assert "val mAP undefined, no label is true" in heard.file.getvalue()
+    assert not [warning for warning in recwarn if issubclass(warning.category, RuntimeWarning)]
+
+
 def test_without_validation_images_nothing_is_chosen(tree, tmp_path, heard):
     for kind, field, value in (("linear", "C", 1.0), ("knn", "neighbours", 20)):
         overrides = [*TINY, "data.val_fraction=0"]

@@ -206,12 +206,16 @@ def _fitted(kind: str, built: nn.Module, train: Held, val: Held | None, card: Ca
         return card
     features, truth = val
     logits = scores(built, features)
-    measured = {"loss": cross_entropy(logits, truth)}
+    measured: dict[str, float | None] = {"loss": cross_entropy(logits, truth)}
     if card.task == "multilabel":
         rows = sigmoid(logits)
-        score, measured["map"] = "mAP", float(np.nanmean(average_precision(rows, truth)))
+        precisions = average_precision(rows, truth)
+        shown = precisions[~np.isnan(precisions)]
+        value = measured["map"] = float(shown.mean()) if len(shown) else None
+        score = "mAP"
         card = replace(card, thresholds=tuple(best_thresholds(rows, truth).tolist()))
     else:
-        score, measured["top1"] = "top-1", float((logits.argmax(1) == truth).mean())
-    say(f"probe {kind}: {what}: val {score} {measured['map' if score == 'mAP' else 'top1']:.2%}")
+        value = measured["top1"] = float((logits.argmax(1) == truth).mean())
+        score = "top-1"
+    say(f"probe {kind}: {what}: val {score} {'undefined, no label is true' if value is None else f'{value:.2%}'}")
     return replace(card, metrics={"val": measured})
