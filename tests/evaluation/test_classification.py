@@ -125,6 +125,19 @@ def test_undefined_is_none_and_absent_classes_do_not_pull_the_macro_down() -> No
     assert measured["nll"] == pytest.approx(-(math.log(0.9) + 2 * math.log(np.finfo(np.float32).tiny)) / 3)
 
 
+def test_of_more_than_a_thousand_classes_only_confusions_are_listed() -> None:
+    truth, predicted = [3, 3, 3, 1000, 0, 7], [3, 9, 9, 0, 0, 6]
+    measured = classification_metrics(np.eye(1001)[predicted], np.array(truth), names(1001))
+    assert measured["confusion_cells"] == [[3, 9, 2], [7, 6, 1], [1000, 0, 1]] and "confusion" not in measured
+    assert measured["per_class"][3] == {
+        "class": "class 3", "n": 3, "precision": 1.0, "recall": pytest.approx(1 / 3), "f1": 0.5,
+    }  # fmt: skip
+    assert measured["per_class"][9]["precision"] == 0 and measured["per_class"][9]["recall"] is None
+    assert len(classification_metrics(np.eye(1000)[[5]], np.array([5]), names(1000))["confusion"]) == 1000
+    right = classification_metrics(np.eye(1001)[truth], np.array(truth), names(1001))
+    assert right["confusion_cells"] == []
+
+
 def test_equal_scores_rank_by_class_index() -> None:
     scores = np.full((8, 8), 1 / 8, dtype=np.float32)
     measured = classification_metrics(scores, np.arange(8), names(8))

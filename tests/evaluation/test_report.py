@@ -196,18 +196,16 @@ def test_weakest_classes_come_first_and_undefined_ones_last() -> None:
 
 
 def test_pairs_are_ordered_by_count_then_share() -> None:
-    confusion = np.array([[5, 2, 0], [0, 50, 2], [3, 0, 1]])
-    pairs = report._most_confused(confusion, ["a", "b", "c"], limit=10)
+    cells = np.array([[0, 1, 2], [1, 2, 2], [2, 0, 3]])
+    pairs = report._most_confused(cells, np.array([7, 52, 4]), ["a", "b", "c"], limit=10)
     assert [(p["truth"], p["predicted"], p["count"]) for p in pairs] == [("c", "a", 3), ("a", "b", 2), ("b", "c", 2)]
     assert pairs[0]["share"] == 0.75
-    assert len(report._most_confused(confusion, ["a", "b", "c"], limit=1)) == 1
+    assert len(report._most_confused(cells, np.array([7, 52, 4]), ["a", "b", "c"], limit=1)) == 1
 
 
 def test_heat_map_shows_right_and_wrong() -> None:
-    confusion = np.diag([10] * 40)
-    confusion[3] = 0
-    confusion[3, 3], confusion[3, 30], confusion[7, 20] = 5, 5, 1
-    image = np.asarray(decode(report._heat_map(confusion)))[::12, ::12]  # 500 // 40 pixels a class
+    cells = np.array([[3, 30, 5], [7, 20, 1]])
+    image = np.asarray(decode(report._heat_map(cells, np.full(40, 10))))[::12, ::12]  # 500 // 40 pixels a class
     assert image.shape == (40, 40, 4)
     assert (image[0, 0] == (37, 99, 235, 255)).all()
     assert (image[3, 30] == (234, 88, 12, 255)).all()
@@ -216,11 +214,20 @@ def test_heat_map_shows_right_and_wrong() -> None:
 
 
 def test_heat_map_of_many_classes_shares_pixels() -> None:
-    confusion = np.diag([10] * 501)
-    confusion[500, 1] = 10
-    image = np.asarray(decode(report._heat_map(confusion)))  # 3 classes a pixel: 167 pixels, enlarged twice
+    truths = np.full(501, 10)
+    truths[499] = 0
+    picture = report._heat_map(np.array([[500, 1, 5]]), truths)
+    image = np.asarray(decode(picture))  # 3 classes a pixel: 167 pixels, enlarged twice
     assert image.shape == (334, 334, 4)
     assert image[333, 0, 3] > 0 and image[333, 333, 3] > 0 and image[0, 333, 3] == 0
+
+
+def test_the_cells_of_many_classes_show_what_the_matrix_does() -> None:
+    matrix = measure(40, 400)
+    confusion = np.array(matrix.pop("confusion"))
+    cells = [[t, p, int(confusion[t, p])] for t, p in np.argwhere(confusion).tolist() if t != p]
+    assert render(matrix | {"confusion_cells": cells}) == render(matrix | {"confusion": confusion.tolist()})
+    assert "every image is right" in render(matrix | {"confusion_cells": [], "mistakes": []})
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 RELIABILITY_BINS = 15  # Guo et al. 2017, section 5
 Z95 = 1.959963984540054  # standard deviations: 95% of a normal distribution lies within
+MATRIX_CLASSES = 1000  # up to which the confusion matrix is written whole: 3 MB of zeros, 25 times that of 5000
 MISTAKES = 24  # the most confident ones, listed in the metrics and shown in the report
 
 
@@ -38,7 +39,9 @@ def classification_metrics(scores: np.ndarray, labels: np.ndarray, classes: Sequ
     - ``nll``: mean negative log likelihood in nats; a probability of 0 counts as float32's smallest, 87.3 nats.
     - ``per_class``: {class, n, precision, recall, f1}; precision is None for a class never predicted, recall and F1
       are None for a class without images.
-    - ``confusion``: C x C counts, rows = truth, columns = predicted.
+    - ``confusion``: C x C counts, rows = truth, columns = predicted. Of more than 1000 classes in its place
+      ``confusion_cells``: its cells off the diagonal that are not 0, [truth, predicted, count], two indices of
+      ``per_class`` and a number.
 
     Raises InputError when shapes disagree, nothing is given, a label is no class, or a row does not hold probabilities.
     """
@@ -52,9 +55,8 @@ def classification_metrics(scores: np.ndarray, labels: np.ndarray, classes: Sequ
     rank = ahead.sum(axis=1)  # (N,), 0 = the model's first answer
     predicted = scores.argmax(axis=1)
     correct = rank == 0
-    confusion = np.bincount(labels * count + predicted, minlength=count * count).reshape(count, count)
 
-    per_class = _per_class(confusion, classes)
+    per_class = _per_class(labels, predicted, classes)
     bins = reliability(scores[rows, predicted].astype(np.float64), correct)
     gaps = [b["count"] * abs(b["accuracy"] - b["confidence"]) for b in bins if b["count"]]
     probability = np.maximum(of_truth[:, 0].astype(np.float64), np.finfo(np.float32).tiny)
@@ -69,7 +71,7 @@ def classification_metrics(scores: np.ndarray, labels: np.ndarray, classes: Sequ
         "nll": float(-np.log(probability).mean()),
         "per_class": per_class,
         "reliability": bins,
-        "confusion": confusion.tolist(),
+        **_confusion(labels, predicted, count),
     }
 
 
@@ -154,9 +156,21 @@ def _require_probabilities(scores: np.ndarray, labels: np.ndarray, count: int) -
         )
 
 
-def _per_class(confusion: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """One row a class from the (C, C) counts; F1 = 2 TP / (2 TP + FP + FN)."""
-    right, truths, predictions = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+def _confusion(labels: np.ndarray, predicted: np.ndarray, count: int) -> dict[str, Any]:
+    """``confusion`` or ``confusion_cells``, as `classification_metrics` says."""
+    if count <= MATRIX_CLASSES:
+        cells = np.bincount(labels * count + predicted, minlength=count * count)
+        return {"confusion": cells.reshape(count, count).tolist()}
+    wrong = predicted != labels
+    pairs, counts = np.unique(np.stack([labels[wrong], predicted[wrong]], axis=1), axis=0, return_counts=True)
+    return {"confusion_cells": np.column_stack([pairs, counts]).tolist()}
+
+
+def _per_class(labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """One row a class; F1 = 2 TP / (2 TP + FP + FN)."""
+    right, truths, predictions = (
+        np.bincount(chosen, minlength=len(classes)) for chosen in (labels[labels == predicted], labels, predicted)
+    )
     return [
         {
             "class": name,

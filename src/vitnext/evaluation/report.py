@@ -39,21 +39,22 @@ def render(metrics: dict[str, Any], card: Card, thumbnails: Sequence[str] = ()) 
 
     ``thumbnails`` are `thumbnail` data URIs, one for each of ``metrics["mistakes"]``. Equal arguments give equal pages.
     """
-    confusion = np.array(metrics["confusion"], dtype=np.int64)  # (C, C)
-    truths = confusion.sum(axis=1)
+    truths = np.array([row["n"] for row in metrics["per_class"]])  # images of each class
+    wrong = _confused(metrics)
+    table = len(truths) <= CELLS
     return template("report.html.j2").render(
         m=metrics,
         card=card,
         classes=card.classes,
         digits=2 if metrics["n"] >= 1000 else 1,
-        right=int(confusion.trace()),
+        right=metrics["n"] - int(wrong[:, 2].sum()),
         most_frequent=float(truths.max() / metrics["n"]),
         without_images=int((truths == 0).sum()),
         per_class=sorted(metrics["per_class"], key=lambda row: (row["f1"] is None, row["f1"])),  # weakest first
-        matrix=metrics["confusion"] if len(confusion) <= CELLS else None,
-        heat_map=None if len(confusion) <= CELLS else _heat_map(confusion),
-        classes_per_pixel=-(-len(confusion) // HEAT_MAP),
-        confused=_most_confused(confusion, card.classes, limit=10 if len(confusion) <= CELLS else 20),
+        matrix=metrics["confusion"] if table else None,
+        heat_map=None if table else _heat_map(wrong, truths),
+        classes_per_pixel=-(-len(truths) // HEAT_MAP),
+        confused=_most_confused(wrong, truths, card.classes, limit=10 if table else 20),
         mean_confidence=sum(b["count"] * b["confidence"] for b in metrics["reliability"] if b["count"]) / metrics["n"],
         reliability=Markup(reliability_diagram(metrics["reliability"])),
         mistakes=list(zip(metrics["mistakes"], thumbnails, strict=True)),
@@ -110,37 +111,50 @@ def _csp_hash(script: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(str(script).encode()).digest()).decode("ascii")
 
 
-def _most_confused(confusion: np.ndarray, classes: Sequence[str], limit: int) -> list[dict[str, Any]]:
-    """Pairs (truth, predicted) by number of mistakes, then by share of the true class's images."""
-    mistakes = confusion * (1 - np.eye(len(confusion), dtype=np.int64))
-    share = mistakes / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    rows, columns = np.nonzero(mistakes)
-    order = np.lexsort((-share[rows, columns], -mistakes[rows, columns]))[:limit]
+def _confused(metrics: dict[str, Any]) -> np.ndarray:
+    """int64 (K, 3): truth, prediction and number of images of the pairs of unlike classes that occur, by class."""
+    if "confusion_cells" in metrics:
+        return np.array(metrics["confusion_cells"], dtype=np.int64).reshape(-1, 3)
+    confusion = np.array(metrics["confusion"], dtype=np.int64)  # (C, C)
+    np.fill_diagonal(confusion, 0)
+    truth, predicted = np.nonzero(confusion)
+    return np.column_stack([truth, predicted, confusion[truth, predicted]])
+
+
+def _most_confused(wrong: np.ndarray, truths: np.ndarray, classes: Sequence[str], limit: int) -> list[dict[str, Any]]:
+    """Pairs (truth, predicted) by number of mistakes, then by share of the true class's images.
+
+    wrong: (K, 3), as of `_confused`; truths: images of each class (C,).
+    """
+    share = wrong[:, 2] / truths[wrong[:, 0]]
+    order = np.lexsort((-share, -wrong[:, 2]))[:limit]
     return [
-        {"truth": classes[t], "predicted": classes[p], "count": int(mistakes[t, p]), "share": float(share[t, p])}
-        for t, p in zip(rows[order], columns[order], strict=True)
+        {"truth": classes[t], "predicted": classes[p], "count": int(count), "share": float(of_truth)}
+        for (t, p, count), of_truth in zip(wrong[order], share[order], strict=True)
     ]
 
 
-def _heat_map(confusion: np.ndarray) -> str:
+def _heat_map(wrong: np.ndarray, truths: np.ndarray) -> str:
     """A (C, C) matrix too large for numbers, as a picture: data URI of a PNG, transparent where nothing is.
+
+    wrong: (K, 3), as of `_confused`; truths: images of each class (C,).
 
     Opacity is the square root of the share of the true class, relative to the largest share of the same colour: on a
     linear scale, or one that the diagonal sets, mistakes would be invisible. Above HEAT_MAP classes, neighbours share a
     pixel, the mean of their rows.
     """
-    share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    starts = np.arange(0, len(share), -(-len(share) // HEAT_MAP))
-    sizes = np.diff([*starts, len(share)])[:, None]
-
-    def shrink(matrix: np.ndarray) -> np.ndarray:  # (C, C) -> (pixels, pixels)
-        return np.add.reduceat(np.add.reduceat(matrix, starts, axis=0), starts, axis=1) / sizes
-
-    right = shrink(np.diag(share.diagonal()))
-    wrong = shrink(share - np.diag(share.diagonal()))
-    pixels = np.empty((*right.shape, 4), dtype=np.uint8)
-    pixels[..., :3] = np.where((right > 0)[..., None], (37, 99, 235), (234, 88, 12))  # the page's --heat colours
-    opacity = np.where(right > 0, right / max(right.max(), 1e-9), wrong / max(wrong.max(), 1e-9))
+    pixel_of = np.arange(len(truths)) // -(-len(truths) // HEAT_MAP)
+    classes = np.bincount(pixel_of)  # of each pixel of a side
+    side = len(classes)
+    truth, predicted, count = wrong.T
+    share = count / truths[truth]
+    recall = (truths - np.bincount(truth, count, len(truths))) / np.maximum(truths, 1)
+    hit = np.diag(np.bincount(pixel_of, recall) / classes)  # (side, side)
+    sums = np.bincount(pixel_of[truth] * side + pixel_of[predicted], share, side**2).reshape(side, side)
+    missed = sums / classes[:, None]
+    pixels = np.empty((side, side, 4), dtype=np.uint8)
+    pixels[..., :3] = np.where((hit > 0)[..., None], (37, 99, 235), (234, 88, 12))  # the page's --heat colours
+    opacity = np.where(hit > 0, hit / max(hit.max(), 1e-9), missed / max(missed.max(), 1e-9))
     pixels[..., 3] = np.rint(255 * np.sqrt(np.clip(opacity, 0, 1)))
     factor = max(1, 500 // len(pixels))
     return data_uri(Image.fromarray(pixels.repeat(factor, axis=0).repeat(factor, axis=1)), "png", optimize=True)
