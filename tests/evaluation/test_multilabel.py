@@ -8,12 +8,27 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, f1_score, log_loss, precision_score, recall_score
 
+from vitnext.card import Card
 from vitnext.errors import InputError
 from vitnext.evaluation.multilabel import multilabel_metrics
 from vitnext.evaluation.multilabel_report import render
 from vitnext.inference.multilabel import average_precision
+from vitnext.preprocess import Preprocess
 
 NAMES = ("a", "<b>", "c", "d")
+
+
+def page_of(scores, truth, thresholds, names, *mistakes):
+    about = {"data": "d", "split": "test", "model": "m", "architecture": "vit", "date": "2026-01-01", "seconds": 1.0}
+    metrics = {
+        **multilabel_metrics(scores, truth, thresholds, names),
+        **about,
+        "images_per_second": 3.0,
+        "mistakes": mistakes,
+        "skipped": [],
+    }
+    card = Card("multilabel", "vit", {}, names, Preprocess((8, 8)), {}, {}, {}, {}, "", thresholds=thresholds)
+    return render(metrics, card, ["data:image/png;base64,AAAA"] * len(mistakes))
 
 
 @pytest.fixture(scope="module")
@@ -98,20 +113,17 @@ def test_what_cannot_be_measured(scores, truth, thresholds):
 
 
 def test_the_report_escapes_names_and_shows_mistakes(drawn):
-    from vitnext.card import Card
-    from vitnext.preprocess import Preprocess
-
-    scores, truth, thresholds = drawn
-    card = Card("multilabel", "vit", {}, NAMES, Preprocess((8, 8)), {}, {}, {}, {}, "", thresholds=thresholds)
-    about = {"data": "d", "split": "test", "model": "m", "architecture": "vit", "date": "2026-01-01", "seconds": 1.0}
     mistake = {"file": "x.png", "class": "<b>", "truth": True, "score": 0.01, "labels": ["<b>"], "predicted": []}
-    metrics = {
-        **multilabel_metrics(scores, truth, thresholds, NAMES),
-        **about,
-        "images_per_second": 3.0,
-        "mistakes": [mistake],
-        "skipped": [],
-    }
-    page = render(metrics, card, ["data:image/png;base64,AAAA"])
-    assert "<b>" not in page and "&lt;b&gt;" in page and "not found:" in page and "No image here has" in page
-    assert page == render(metrics, card, ["data:image/png;base64,AAAA"])
+    page = page_of(*drawn, NAMES, mistake)
+    assert "<b>" not in page and "&lt;b&gt;" in page and "not found:" in page
+    assert "No image here has, and every mean leaves out: d.</p>" in page
+    assert page == page_of(*drawn, NAMES, mistake)
+
+
+def test_the_report_names_some_of_many_classes_without_images():
+    names = tuple(f"class {i}" for i in range(14))
+    truth = np.zeros((4, 14))
+    truth[:, 0] = 1
+    page = page_of(np.full((4, 14), 0.1), truth, (0.5,) * 14, names)
+    some = ", ".join(names[1:11])
+    assert f"every mean leaves out: {some} and 3 more.</p>" in page

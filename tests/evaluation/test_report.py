@@ -186,6 +186,12 @@ def test_above_thirty_classes_it_is_a_picture_and_the_classes_can_be_filtered() 
     assert '<input type="search" id="filter"' in html
 
 
+def test_a_long_name_without_spaces_breaks_and_pushes_no_column_away() -> None:
+    html = render(measure(31, 600, classes=[f"{'a_long_name' * 20}_{i}" for i in range(31)]))
+    for place in (r"\.list th:first-child, \.list \.text", r"\.map figcaption"):
+        assert re.search(place + r" \{[^}]*overflow-wrap: anywhere", html)
+
+
 def test_weakest_classes_come_first_and_undefined_ones_last() -> None:
     metrics = measure(4, 100)
     for row, f1 in zip(metrics["per_class"], (0.5, None, 0.25, 0.75), strict=True):
