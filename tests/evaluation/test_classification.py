@@ -138,6 +138,12 @@ def test_of_more_than_a_thousand_classes_only_confusions_are_listed() -> None:
     assert right["confusion_cells"] == []
 
 
+def test_certain_and_right_costs_no_nats() -> None:
+    for certain in (1.0, 1.0000001):  # as rounding makes it
+        measured = classification_metrics(np.array([[certain, 0.0]]), np.array([0]), ["a", "b"])
+        assert str(measured["nll"]) == "0.0"  # no -0.0, and nothing below
+
+
 def test_equal_scores_rank_by_class_index() -> None:
     scores = np.full((8, 8), 1 / 8, dtype=np.float32)
     measured = classification_metrics(scores, np.arange(8), names(8))

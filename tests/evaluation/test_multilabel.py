@@ -92,6 +92,11 @@ def test_calibration_counts_every_decision(drawn):
     assert bins[6]["accuracy"] == pytest.approx(truth[inside].mean())
 
 
+def test_certain_and_right_costs_no_nats():
+    metrics = multilabel_metrics(np.eye(2), np.eye(2), (0.5, 0.5), ("a", "b"))
+    assert str(metrics["nll"]) == "0.0"  # no -0.0
+
+
 def test_where_nothing_is_true_the_means_are_undefined():
     metrics = multilabel_metrics(np.full((3, 2), 0.1, np.float32), np.zeros((3, 2)), (0.5, 0.5), ("a", "b"))
     assert metrics["map"] is None and metrics["micro_f1"] is None and metrics["exact"] == 1.0

@@ -59,7 +59,7 @@ def classification_metrics(scores: np.ndarray, labels: np.ndarray, classes: Sequ
     per_class = _per_class(labels, predicted, classes)
     bins = reliability(scores[rows, predicted].astype(np.float64), correct)
     gaps = [b["count"] * abs(b["accuracy"] - b["confidence"]) for b in bins if b["count"]]
-    probability = np.maximum(of_truth[:, 0].astype(np.float64), np.finfo(np.float32).tiny)
+    probability = np.clip(of_truth[:, 0].astype(np.float64), np.finfo(np.float32).tiny, 1)  # 1 may be exceeded, too
     return {
         "task": "classification",
         "n": n,
@@ -68,7 +68,7 @@ def classification_metrics(scores: np.ndarray, labels: np.ndarray, classes: Sequ
         "top5": float((rank < min(5, count)).mean()),
         "macro_f1": float(np.mean([row["f1"] for row in per_class if row["n"]])),
         "ece": float(sum(gaps) / n),
-        "nll": float(-np.log(probability).mean()),
+        "nll": float(np.log(1 / probability).mean()),
         "per_class": per_class,
         "reliability": bins,
         **_confusion(labels, predicted, count),

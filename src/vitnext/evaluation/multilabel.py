@@ -80,7 +80,7 @@ def multilabel_metrics(
             "predicted": float(guesses.sum() / len(scores)),
         },
         "ece": float(sum(gaps) / scores.size),
-        "nll": float(-np.log(np.maximum(right, np.finfo(np.float32).tiny)).mean()),
+        "nll": float(np.log(1 / np.maximum(right, np.finfo(np.float32).tiny)).mean()),
         "per_class": per_class,
         "reliability": bins,
     }
