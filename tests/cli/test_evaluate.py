@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
-from vitnext.cli.evaluate import print_segments, print_summary
+from vitnext.cli.evaluate import print_labels, print_segments, print_summary
 from vitnext.cli.main import main
 
 
@@ -61,6 +61,19 @@ def test_a_summary_of_few_classes_shows_all(capsys):
     print_summary({**headline, "per_class": [row]})
     out = capsys.readouterr().out
     assert "lowest" not in out and "top-5" not in out
+
+
+def test_a_summary_of_labels_leaves_out_an_interval_of_no_width(capsys):
+    row = {"class": "cat", "n": 3, "ap": 1.0, "threshold": 0.5, "precision": 1.0, "recall": 1.0, "f1": 1.0}
+    metrics = {"n": 3, "map": 1.0, "micro_f1": 1.0, "macro_f1": 1.0, "exact": 1.0, "per_class": [row]}
+    for interval, said in (
+        ([1.0, 1.0], "mAP              100.00%"),
+        ([0.9, 1.0], "mAP              100.00%  (95% interval 90.00% to 100.00%)"),
+    ):
+        print_labels(metrics | {"map_interval": interval})
+        assert capsys.readouterr().out.splitlines()[1] == said
+    print_labels(metrics | {"map": None, "per_class": [row | {"n": 0}]})
+    assert "mAP" not in capsys.readouterr().out
 
 
 def test_a_summary_of_segments(capsys):
