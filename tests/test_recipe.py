@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from vitnext.errors import InputError
-from vitnext.recipe import AUTO, Augment, Data, Model, Recipe, builtin_names, from_dict, override, read
+from vitnext.recipe import AUTO, Augment, Data, Model, Recipe, builtin_names, field_named, from_dict, override, read
 
 # Another value than the default for every field, as the command line takes it.
 OTHER = {
@@ -503,7 +503,7 @@ def test_a_file_that_is_no_text_is_one_line(tmp_path):
     assert f"recipe {path} cannot be read" in mistake(read, path)
 
 
-@pytest.mark.parametrize("name", ["", "digits", "no.yaml", "x" * 300, "a\0b", "."])
+@pytest.mark.parametrize("name", ["", "digits", "no", "x" * 300, "a\0b", "."])
 def test_a_recipe_that_does_not_exist_is_answered_with_those_that_do(name):
     message = mistake(read, name)
     assert "there is no recipe" in message
@@ -515,3 +515,31 @@ def test_a_recipe_that_does_not_exist_is_answered_with_those_that_do(name):
 def test_a_pair_that_is_none_is_shown_how_to_write(assignment):
     with pytest.raises(InputError, match=r"write its two values in brackets, as \[A, B\]"):
         override(Recipe(), [assignment])
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ("batch_size=abc", """batch_size is 'abc': input should be greater than 0, or "auto\""""),
+        ("augment.crop_scale=[0.5]", "augment.crop_scale is [0.5]: write its two values in brackets"),
+        ("schedule={epochs: 0}", "schedule.epochs is 0: input should be greater"),
+        ("model={nam: vit}", "there is no field model.nam; did you mean model.name?"),
+    ],
+)
+def test_a_mistake_names_the_assignment_it_is_in_and_no_other(said, message):
+    for assignments in (["seed=3", said], [said, "augment.mixup=0.1"]):
+        assert mistake(override, Recipe(), assignments).startswith(f'--set "{said}": {message}')
+
+
+def test_bad_yaml_is_told_with_its_place(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("optimizer:\n  learning_rate: 1\n schedule: 3\n")
+    with pytest.raises(InputError, match=r"mine.yaml, line 3, column 2 is not valid YAML: expected <block end>"):
+        read(path)
+    with pytest.raises(InputError, match=r"other.yaml: no such file"):
+        read(tmp_path / "other.yaml")
+
+
+def test_a_name_alone_finds_its_field():
+    found = [field_named(name) for name in ("lr", "image_size", "batch_size", "x")]
+    assert found == ["optimizer.learning_rate", "data.image_size", "batch_size", None]

@@ -62,7 +62,13 @@ AUTO = 0  # what "auto" is as a number: decided when the run begins
 def _auto(value: Any) -> Any:
     if value == "auto":
         return AUTO
-    if isinstance(value, int | float) and not isinstance(value, bool) and value == AUTO:
+    number = value
+    if isinstance(value, str):  # YAML 1.1 reads 1e-3 as a string
+        try:
+            number = float(value)
+        except ValueError:
+            number = AUTO
+    if isinstance(number, int | float) and not isinstance(number, bool) and number == AUTO:
         raise PydanticCustomError("auto", 'input should be greater than 0, or "auto"')
     return value
 
@@ -224,10 +230,16 @@ def read(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
             text = Path(name).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"recipe {name} cannot be read: {error}") from error
+    elif name.endswith((".yaml", ".yml")):
+        raise InputError(f"recipe {name}: no such file")
     else:
         raise InputError(f"there is no recipe {name}: give a YAML file or one of {', '.join(builtin_names())}")
     try:
         tree = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+        raise InputError(f"recipe {name}{where} is not valid YAML: {error.problem or error.context}") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2026-13-01
         raise InputError(f"recipe {name} is not valid YAML: {' '.join(str(error).split())}") from error
     if tree is None:  # an empty file changes nothing
@@ -268,7 +280,13 @@ def override(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
                     raise InputError(f'--set "{assignment}": {".".join(keys[: depth + 1])} has no fields of its own')
                 node = node[key]
         node[keys[-1]] = _scalar(text)
-    return from_dict(tree, where="--set " + " --set ".join(f'"{a}"' for a in assignments))
+    try:
+        return from_dict(tree, where="recipe")
+    except InputError as error:
+        field = error.args[0].removeprefix("recipe: ").removeprefix("there is no field ").partition(" ")[0].rstrip(";")
+        concerned = [a for a in assignments if f"{field}.".startswith(f"{a.partition('=')[0].strip()}.")] or assignments
+        said = " ".join(f'--set "{a}"' for a in concerned)
+        raise InputError(f"{said}: {error.args[0].removeprefix('recipe: ')}") from error
 
 
 def _scalar(text: str) -> Any:
@@ -286,6 +304,12 @@ def _scalar(text: str) -> Any:
 
 ALIASES = {"lr": "learning_rate"}
 HEAD = ["model", "config", "head"]  # of a segmenter, with fields of its own
+
+
+def field_named(name: str) -> str | None:
+    """The field that a name alone means, "optimizer.learning_rate" for "lr", if there is one."""
+    name = ALIASES.get(name, name)
+    return next((path for path in _paths() if path.rpartition(".")[2] == name), None)
 
 
 @functools.cache
@@ -323,7 +347,8 @@ def _suggest(path: str) -> str:
 def _first_mistake(error: ValidationError, tree: Mapping[str, Any]) -> str:
     mistake = error.errors()[0]
     where = ".".join(str(part) for part in mistake["loc"])
-    if mistake["type"] == "tuple_type":  # all of which are pairs
+    if mistake["type"] in ("tuple_type", "missing", "too_long"):  # all of which are pairs
+        where = where.removesuffix(".1")
         return f"{where} is {mistake['input']!r}: write its two values in brackets, as [A, B] (docs/recipe.md)"
     if mistake["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return f"there is no field {where}; {_suggest(where)}"

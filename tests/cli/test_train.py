@@ -60,6 +60,8 @@ def test_every_flag_reaches_the_training(capsys, monkeypatch, tmp_path):
         (["digits", "--set", "optimiser.learning_rate=1"], "optimizer"),
         (["digits", "--set", "optimizer.learning_rate"], "path.to.field=value"),
         (["digits", "--resume"], "--resume"),
+        (["digits", "--lr", "0.1"], "no such option: --lr; write --set optimizer.learning_rate=VALUE"),
+        (["digits", "--batch-size", "8"], "no such option: --batch-size; write --set batch_size=VALUE"),
         (["digits", "--time", "15"], '--time "15": write a number and its unit'),
         (["digits", "--time", "-3m"], '--time "-3m": write a number and its unit'),
         (["digits", "--epochs", "3", "--steps", "9"], "--epochs and --steps or --time both say how long"),

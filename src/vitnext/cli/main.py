@@ -143,4 +143,9 @@ def explain_usage(error: Any) -> str:
     message = error.format_message().rstrip(".")
     context = error.ctx
     verb = context.command_path if context else "vitnext"
+    if verb == "vitnext train" and (option := getattr(error, "option_name", None)):
+        from vitnext.recipe import field_named
+
+        if field := field_named(option.lstrip("-").replace("-", "_")):
+            return f"no such option: {option}; write --set {field}=VALUE"
     return f"{message[:1].lower()}{message[1:]} (see {verb} --help)"
