@@ -26,7 +26,7 @@ from vitnext.recipe import read
 def test_training_leaves_a_model_that_knows_the_colours(trained, tree):
     assert trained.artifact == trained.out / "model.safetensors"
     found = {path.name for path in trained.out.iterdir()}
-    measured = {"metrics.json", "report.html"}
+    measured = {"metrics.json", "report.html", "curves.png"}
     assert found == {"model.safetensors", "last.pt", "recipe.yaml", "card.json", "journal.jsonl"} | measured
     assert trained.metrics["top1"] == 1.0
     predictor = vitnext.load(trained.artifact)

@@ -58,6 +58,8 @@ def test_a_resumed_run_says_where_it_goes_on():
         watcher.start(Progress(step=1234), 5000)
 
     assert shown(False, events).splitlines() == ["going on after step 1,234 of 5,000"]
+    end = shown(False, lambda watcher: watcher.start(Progress(step=52), 52))
+    assert end == "going on after step 52 of 52: at its end, which is measured again; more --epochs would train on\n"
 
 
 def test_a_terminal_sees_the_bar_with_loss_and_speed():

@@ -36,6 +36,7 @@ from vitnext.training import distributed, loop, sharding
 from vitnext.training.batch_size import choose_batch_size
 from vitnext.training.checkpoint import load_run, trained_on
 from vitnext.training.console import SCORES, ConsoleWatcher
+from vitnext.training.curves import draw
 from vitnext.training.hardware import Precision, choose_precision, suitable_threads
 from vitnext.training.loop import Interrupted, Metrics, Normalize, Progress
 from vitnext.training.range_test import STEPS, range_test
@@ -283,7 +284,8 @@ def settle(run: Run, epoch: int) -> None:
 
 
 def measure(run: Run, end: Progress, say: Say) -> dict[str, Any]:
-    """The metrics of the held-out images, with the report in the run's folder; the artifact's card says what they are.
+    """The metrics of the held-out images, with the report and the run's curves in its folder; the artifact's card says
+    what they are.
 
     The measured thing is the served thing: the artifact is read back and predicts.
     """
@@ -310,4 +312,6 @@ def measure(run: Run, end: Progress, say: Say) -> dict[str, Any]:
     measured = watched | {name: {key: metrics[key] for key in HEADLINES[card.task]}}
     facts = {"epoch": end.kept_epoch, "seconds": end.seconds}
     save_artifact(run.artifact, trained, replace(card, metrics={**measured, **facts}))
+    score = run.task.validate.score
+    draw(run.folder, run.watched, score, SCORES[score])
     return metrics

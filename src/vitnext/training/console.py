@@ -40,7 +40,9 @@ class ConsoleWatcher:
     def start(self, state: Progress, steps: int | None) -> None:
         if state.step:
             of_steps = f" of {steps:,}" if steps is not None else ""
-            self.console.print(f"going on after step {state.step:,}{of_steps}", highlight=False)
+            at_end = ": at its end, which is measured again; more --epochs would train on"
+            after = at_end if steps is not None and state.step >= steps else ""
+            self.console.print(f"going on after step {state.step:,}{of_steps}{after}", highlight=False)
         self.bar.update(self.task, total=steps, completed=state.step)
         self.last = time.monotonic()
 
