@@ -15,17 +15,18 @@ from vitnext.training.task import require_suitable, task_of
 
 LABELS = np.array([0, 0, 0, 1])
 BASE = {"model": {"name": "vit"}, "data": {"image_size": 8, "color": "L"}, "batch_size": 4}
+SEVERAL = np.array([[1, 1], [0, 0], [1, 0], [0, 1]], np.uint8)
 
 
-def dataset():
+def dataset(labels=LABELS):
     names = np.array([f"{i}".encode() for i in range(4)])
-    split = Split(("a", "b"), LABELS, names, np.ones(4, np.int64), arrays=np.zeros((4, 8, 8, 1), np.uint8))
+    split = Split(("a", "b"), labels, names, np.ones(4, np.int64), arrays=np.zeros((4, 8, 8, 1), np.uint8))
     return Dataset("toy", "builtin", split.classes, {"train": split, "val": split}, {}, "toy", "toy")
 
 
-def task(**fields):
+def task(labels=LABELS, **fields):
     preprocess = Preprocess((8, 8), resize="stretch", color="L", mean=(0.5,), std=(0.5,))
-    return task_of(dataset(), "val", preprocess, from_dict(BASE | fields), PanopticQuality)
+    return task_of(dataset(labels), "val", preprocess, from_dict(BASE | fields), PanopticQuality)
 
 
 def test_balanced_classes_count_by_the_inverse_of_their_frequency():
@@ -42,6 +43,40 @@ def test_images_are_mixed_if_the_recipe_says_so():
     for field in ("mixup", "cutmix"):
         _, targets = task(augment={field: 1.0}).mix(torch.zeros(4, 1, 8, 8), torch.from_numpy(LABELS))
         assert targets.shape == (4, 2)
+
+
+@pytest.mark.parametrize("field", ["mixup", "cutmix"])
+def test_images_with_several_labels_are_mixed_and_their_loss_is_that_of_a_loop(field):
+    assert task(SEVERAL).mix is None
+    made = task(SEVERAL, augment={field: 1.0}, label_smoothing=0.1)
+    torch.manual_seed(3)
+    images, targets = made.mix(torch.arange(4.0)[:, None, None, None].expand(4, 1, 8, 8), torch.from_numpy(SEVERAL))
+    share = float(images[1].mean())  # the second image holds 1, the first 0
+    assert 0 < share < 1
+    logits, total = torch.randn(4, 2), 0.0
+    for i in range(4):
+        for k in range(2):
+            target = share * SEVERAL[i][k] + (1 - share) * SEVERAL[i - 1][k]
+            assert float(targets[i, k]) == pytest.approx(target, abs=1e-6)
+            smooth, p = target * 0.9 + 0.1 / 2, float(logits[i, k].sigmoid())
+            total -= smooth * np.log(p) + (1 - smooth) * np.log(1 - p)
+    found = made.objective(torch.nn.Identity(), logits, targets, 0.0)
+    assert float(found) == pytest.approx(total / 8, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"data": {**BASE["data"], "class_sampling": 0.5}}, "data.class_sampling"),
+        ({"loss": {"balanced": True}}, "loss.balanced"),
+        ({"loss": {"binary": True}}, "loss.binary"),
+    ],
+)
+def test_what_is_for_one_label_an_image_is_refused_where_there_are_several(fields, name):
+    recipe = from_dict(BASE | fields)
+    require_suitable(recipe, dataset())
+    with pytest.raises(InputError, match=f"{name} is for data with one label an image, and does nothing here"):
+        require_suitable(recipe, dataset(SEVERAL))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from vitnext.recipe import Augment
 
 
 class Mixing:
-    """float (B, C, H, W) and int64 (B,) -> the same shape, and targets float (B, classes) whose rows have the sum 1.
+    """float (B, C, H, W) and labels int64 (B,) -> the same shape, and targets float (B, classes) whose rows have the
+    sum 1; of several labels an image, uint8 (B, classes), the share of 1 of each of them.
 
     Each image is mixed with the one before it, all of a batch with one lambda ~ Beta(alpha, alpha), alpha being
     ``recipe.mixup`` or ``recipe.cutmix``; with both, half of the batches get each. Draws from torch's generator of the
@@ -21,7 +22,7 @@ class Mixing:
         self.mixup, self.cutmix, self.classes = recipe.mixup, recipe.cutmix, classes
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        targets = F.one_hot(labels, self.classes).float()
+        targets = (labels if labels.ndim == 2 else F.one_hot(labels, self.classes)).float()
         cut = bool(self.cutmix) and (not self.mixup or bool(torch.rand(()) < 0.5))
         alpha = self.cutmix if cut else self.mixup
         share = float(torch.distributions.Beta(alpha, alpha).sample())  # lambda: what is left of the image itself

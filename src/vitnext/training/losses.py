@@ -47,7 +47,8 @@ class LabelLoss:
 
 
 class MultiLabelLoss:
-    """Binary cross-entropy, mean over images and classes: (model, images, uint8 truth (B, C)) -> loss.
+    """Binary cross-entropy, mean over images and classes: (model, images, truth (B, C)) -> loss. The truth is uint8, or
+    float in 0..1 of mixed images.
 
     ``smoothing`` is the share of a target that is given to all classes alike, as in ``LabelLoss``; of a single class to
     yes and no.

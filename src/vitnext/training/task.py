@@ -58,16 +58,15 @@ def task_of(
     what measures segments."""
     name = recipe.model.name
     train, held_out = dataset.splits["train"], dataset.splits[watched]
-    if dataset.task == "classification":
+    if dataset.task in ("classification", "multilabel"):
         batches = training_batches(train, preprocess, recipe)
         classes = len(dataset.classes)
+        mix = Mixing(recipe.augment, classes) if recipe.augment.mixup or recipe.augment.cutmix else None
+        if dataset.task == "multilabel":
+            return Task(batches, MultiLabelLoss(recipe.label_smoothing), MultiLabelValidator(held_out, preprocess), mix)
         weights = class_weights(train.labels, classes) if recipe.loss.balanced else None
         loss = LabelLoss(recipe.label_smoothing, binary=recipe.loss.binary, weights=weights)
-        mix = Mixing(recipe.augment, classes) if recipe.augment.mixup or recipe.augment.cutmix else None
         return Task(batches, loss, Validator(held_out, preprocess), mix)
-    if dataset.task == "multilabel":
-        batches = training_batches(train, preprocess, recipe)
-        return Task(batches, MultiLabelLoss(recipe.label_smoothing), MultiLabelValidator(held_out, preprocess))
     panoptic, by_queries = task_name(dataset, name) == "panoptic", answers_with_queries(name)
     masked = MaskedImages(train, preprocess, recipe, objects=panoptic or by_queries)
     objective: Objective
@@ -193,15 +192,19 @@ def _require_useful(recipe: Recipe, task: str) -> None:
         ),
         "loss": (Loss(), ("binary",)),
     }
-    useless, other = (
-        (of_masks, "segmentation") if task in ("classification", "multilabel") else (of_labels, "classification")
-    )
+    of_one_label = {"data": (Data(), ("class_sampling",)), "loss": (Loss(), ("balanced", "binary"))}
     if answers_with_queries(recipe.model.name):  # which of things sees whole images
-        useless["data"] = (Data(), ("crop_fraction", "class_sampling"))
-    for section, (default, names) in useless.items():
-        for name in names:
-            if getattr(getattr(recipe, section), name) != getattr(default, name):
-                raise InputError(f"{section}.{name} is for {other}, and does nothing here: leave it out")
+        of_labels["data"] = (Data(), ("crop_fraction", "class_sampling"))
+    refused = [
+        (of_masks, "segmentation") if task in ("classification", "multilabel") else (of_labels, "classification")
+    ]
+    if task == "multilabel":  # each class is learnt by itself, with binary cross-entropy
+        refused.append((of_one_label, "data with one label an image"))
+    for useless, other in refused:
+        for section, (default, names) in useless.items():
+            for name in names:
+                if getattr(getattr(recipe, section), name) != getattr(default, name):
+                    raise InputError(f"{section}.{name} is for {other}, and does nothing here: leave it out")
 
 
 def class_weights(labels: np.ndarray, classes: int) -> torch.Tensor:
