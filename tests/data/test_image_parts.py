@@ -84,12 +84,16 @@ def test_files_of_any_kind_have_the_pixels_that_are_predicted_on(tmp_path, mode,
 
 @pytest.mark.parametrize("orientation", range(0, 10))
 @pytest.mark.parametrize("least", [FULL, 20])
-def test_parts_are_those_of_the_upright_image(tmp_path, orientation, least):
+@pytest.mark.parametrize("said_by", ["exif", "xmp"])
+def test_parts_are_those_of_the_upright_image(tmp_path, orientation, least, said_by):
     path = str(tmp_path / "image.jpg")
     image = photograph(243, 325)  # of which no scale makes whole pixels
-    exif = image.getexif()
-    exif[0x0112] = orientation
-    image.save(path, quality=95, exif=exif)
+    if said_by == "exif":
+        exif = image.getexif()
+        exif[0x0112] = orientation
+        image.save(path, quality=95, exif=exif)
+    else:
+        image.save(path, quality=95, xmp=f'<rdf:Description tiff:Orientation="{orientation}"/>'.encode())
     expected, seen = open_image(path), []
 
     def box(height, width):

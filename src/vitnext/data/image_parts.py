@@ -30,6 +30,7 @@ except ImportError:
 
 SCALES = (8, 4, 2)  # of sides, that libjpeg can decode at
 WANTED = {"RGB": ("YCbCr", "RGB", "Gray"), "L": ("Gray",)}  # colours of files, by those that they become
+ORIENTED = (b"Exif\0\0", b"tiff:Orientation")  # of EXIF and of XMP: one of them is in every file that may be turned
 DrawBox = Callable[[int, int], Box]
 
 
@@ -79,7 +80,8 @@ def _by_simplejpeg(path: str, box: DrawBox, least: int, color: str, exif: bool) 
     height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
     if colors not in WANTED[color] or height * width > MAX_PIXELS:
         return None
-    if exif and b"Exif\0\0" in data and orientation(Image.open(io.BytesIO(data), formats=("JPEG",))) != 1:
+    may_be_turned = exif and any(mark in data for mark in ORIENTED)
+    if may_be_turned and orientation(Image.open(io.BytesIO(data), formats=("JPEG",))) != 1:
         return None
     (height, width), _, (top, left, h, w) = _plan(height, width, box, least)
     whole = simplejpeg.decode_jpeg(
