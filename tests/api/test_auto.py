@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+import torch
+from PIL import Image
+
 from colours import mistake, same_weights, train
 from vitnext import api, roadmap
+from vitnext.api import plan
 from vitnext.cli.main import main
 from vitnext.recipe import read
 
@@ -38,6 +43,18 @@ def test_a_run_that_torchrun_restarts_goes_on_with_what_it_decided(tree, tmp_pat
     train(tree, tmp_path / "run", *sets, epochs=1)
     assert read(tmp_path / "run" / "recipe.yaml") == decided
     assert "leave auto out" in mistake(api.train, tree, out=tmp_path / "run", resume=True, overrides=[AUTO])
+
+
+@pytest.mark.parametrize(("sets", "size"), [((), 128), (("device=cpu",), 96), (("device=cuda",), 128)])
+def test_a_run_on_the_cpu_gets_its_plan_on_a_machine_with_a_gpu_too(sets, size, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name in ("black", "white"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(3):
+            Image.new("RGB", (128, 130), (40 * i, 50 * len(name), 0)).save(tmp_path / "data" / name / f"{i}.png")
+    given = {"model": None, "pretrained": "none", "recipe": None, "say": lambda line: None}
+    recipe, _ = plan.begin(tmp_path / "data", tmp_path / "run", **given, overrides=sets)
+    assert recipe.data.image_size == size
 
 
 def test_several_processes_neither_probe_nor_look_for_a_learning_rate(tree, tmp_path, monkeypatch):

@@ -399,6 +399,21 @@ def test_workers_are_used_when_memory_is_not_enough(asked, fits, cores, workers,
     assert "11 images" in made.description
 
 
+@pytest.mark.parametrize(
+    ("device", "there", "used"),
+    [
+        ("auto", True, True),
+        ("cuda:1", True, True),
+        ("cpu", True, False),
+        ("auto", False, False),
+        ("cuda", False, False),
+    ],
+)
+def test_a_gpu_that_is_there_may_be_left_alone(device, there, used, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert loaders.on_gpu(from_dict({"device": device})) is used
+
+
 def test_no_two_places_share_a_stream():
     places = [(), (0,), (0, 0), (0, 0, 0), (1,), (1, 0), (0, 1), (2, 3), (3, 2)]
     assert len({place_seed(*place) for place in places}) == len(places)

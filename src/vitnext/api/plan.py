@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from vitnext.api.checks import checked
 from vitnext.api.console import Say
 from vitnext.api.folder import recipe_of_run, require_free
 from vitnext.data.dataset import Dataset, held_out, open_dataset, regroup
 from vitnext.data.facts import look_at
+from vitnext.data.loaders import on_gpu
 from vitnext.errors import InputError
 from vitnext.models import create
 from vitnext.recipe import AUTO, Recipe, override, read
@@ -45,7 +44,7 @@ def begin(
     say(dataset.line)
     dataset = regroup(dataset, asked.data.merge, asked.data.ignore)
     facts = look_at(dataset.splits["train"])
-    semantic, gpu = dataset.task == "semantic", torch.cuda.is_available()
+    semantic, gpu = dataset.task == "semantic", on_gpu(asked)
     watched = len(dataset.splits.get("val", ())) or len(held_out(dataset)[1])
     default, small = ("masks_finetune", mask_defaults.SMALL) if semantic else ("photos_finetune", defaults.SMALL)
     start = defaults.starting_point(

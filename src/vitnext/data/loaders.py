@@ -90,6 +90,11 @@ def held_side(recipe: Recipe) -> int:
     return math.ceil(recipe.data.image_size / math.sqrt(recipe.augment.crop_scale[0]))
 
 
+def on_gpu(recipe: Recipe) -> bool:
+    """Whether a run of it trains on a GPU of CUDA's; one that is there may be left alone."""
+    return torch.cuda.is_available() and recipe.device.partition(":")[0] in ("auto", "cuda")
+
+
 def cache_limit() -> int:
     """Bytes that decoded images may take in this process."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 8 << 30
@@ -284,7 +289,7 @@ class Photographs:
             batch_sampler=self._places(epoch, start, part),
             num_workers=self.workers,
             collate_fn=channels_last,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=on_gpu(self.recipe),
             worker_init_fn=outlast_signals,
         )
         yield from by_workers(loader)

@@ -20,6 +20,7 @@ from vitnext.data.loaders import (
     batch_indices,
     by_workers,
     cache_limit,
+    on_gpu,
     outlast_signals,
     place_seed,
     spare_cores,
@@ -75,8 +76,8 @@ class MaskedImages:
         self.steps_per_epoch = max(1, len(split) // recipe.batch_size)
         self.workers = max(recipe.workers, 0)
         self.decoded = self._decode_all() if recipe.workers <= 0 else None
-        with_gpu = torch.cuda.is_available() and recipe.device != "cpu"  # it trains faster than one process augments
-        if recipe.workers < 0 and (self.decoded is None or with_gpu):
+        # A GPU trains faster than one process augments.
+        if recipe.workers < 0 and (self.decoded is None or on_gpu(recipe)):
             self.workers = spare_cores()
         held = "decoded in memory" if self.decoded is not None else "read from files"
         by = counted(self.workers, "worker process") if self.workers else "the training process"
@@ -113,7 +114,7 @@ class MaskedImages:
             self,  # type: ignore[arg-type]
             batch_sampler=places,
             num_workers=self.workers,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=on_gpu(self.recipe),
             collate_fn=_with_segments if self.objects else None,
             worker_init_fn=outlast_signals,
         )
