@@ -399,6 +399,18 @@ def test_workers_are_used_when_memory_is_not_enough(asked, fits, cores, workers,
     assert "11 images" in made.description
 
 
+def test_for_a_gpu_workers_share_photographs_that_are_decoded_before(photographs, monkeypatch):
+    expected = list(batches(photographs, PHOTOS, workers=-1).epoch(1))
+    monkeypatch.setattr(loaders, "usable_cores", lambda: 2)
+    with monkeypatch.context() as patched:
+        patched.setattr(loaders, "on_gpu", lambda recipe: True)
+        made = batches(photographs, PHOTOS, workers=-1)
+        assert batches(photographs, PHOTOS, workers=0).workers == 0
+    assert made.description == "11 images decoded in memory, augmented by 1 worker process"
+    monkeypatch.setattr(loaders, "read_part", None)  # nothing is left to read
+    assert same(made.epoch(1), expected)
+
+
 @pytest.mark.parametrize(
     ("device", "there", "used"),
     [
