@@ -314,8 +314,8 @@ def test_measured_by_three_the_numbers_are_the_same(digits, digit_scenes):
     labels = np.eye(10, dtype=np.uint8)[digits.splits["val"].labels]
     several = dataclasses.replace(digits.splits["val"], labels=labels)
     validators = (
-        lambda: Validator(digits.splits["val"], grey),
-        lambda: MultiLabelValidator(several, grey),
+        lambda: Validator(digits.splits["val"], grey, 32),
+        lambda: MultiLabelValidator(several, grey, 32),
         lambda: MaskValidator(digit_scenes.splits["val"], color),
     )
     models = (Still(10, False), Still(10, False), Still(11, True))

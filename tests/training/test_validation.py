@@ -12,9 +12,10 @@ from PIL import Image
 from vitnext.data.dataset import Split
 from vitnext.models import catalog
 from vitnext.preprocess import Preprocess
+from vitnext.recipe import Recipe
 from vitnext.training import validation
 from vitnext.training.hardware import Precision
-from vitnext.training.validation import Validator
+from vitnext.training.validation import Validator, images_at_once
 
 FP32 = Precision(torch.float32, "")
 
@@ -61,19 +62,21 @@ def naive(model, split, preprocess):
 def test_it_is_the_mean_over_the_images_and_decodes_once_if_they_fit(
     batch, memory, split, preprocess, model, monkeypatch
 ):
-    monkeypatch.setattr(validation, "BATCH", batch)
     monkeypatch.setattr(validation, "cache_limit", lambda: memory)
     decoded, pixels = [], Preprocess.pixels
     monkeypatch.setattr(Preprocess, "pixels", lambda self, source: decoded.append(source) or pixels(self, source))
-    validator, expected = Validator(split, preprocess), naive(model, split, preprocess)
+    validator, expected = Validator(split, preprocess, batch), naive(model, split, preprocess)
     decoded.clear()
+    passed = []
+    model.register_forward_hook(lambda _module, inputs, _output: passed.append(len(inputs[0])))
     for _ in range(3):
         assert validator(model, FP32) == expected
+    assert max(passed) == min(batch, 7)
     assert len(decoded) == (7 if memory == 7 * 8 * 8 * 3 else 21)
 
 
 def test_it_sees_the_weights_of_now_and_leaves_no_gradient(split, preprocess, model):
-    validator = Validator(split, preprocess)
+    validator = Validator(split, preprocess, 32)
     before = validator(model, FP32)
     torch.nn.init.zeros_(model.head.weight)
     assert validator(model, FP32)["loss"] == pytest.approx(math.log(3)) != before["loss"]
@@ -83,7 +86,16 @@ def test_it_sees_the_weights_of_now_and_leaves_no_gradient(split, preprocess, mo
 def test_bf16_is_used_for_the_forward_pass_alone(split, preprocess, model):
     seen = []
     model.head.register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
-    metrics = Validator(split, preprocess)(model, Precision(torch.bfloat16, ""))
+    metrics = Validator(split, preprocess, 32)(model, Precision(torch.bfloat16, ""))
     assert set(seen) == {torch.bfloat16}
-    assert metrics["loss"] == pytest.approx(Validator(split, preprocess)(model, FP32)["loss"], rel=0.05)
+    assert metrics["loss"] == pytest.approx(Validator(split, preprocess, 32)(model, FP32)["loss"], rel=0.05)
     assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate", "processes", "images"),
+    [(128, 1, 1, 256), (1024, 1, 1, 256), (1024, 16, 1, 128), (64, 1, 1, 128), (1024, 2, 8, 128), (4, 1, 1, 32)],
+)
+def test_it_passes_no_more_than_twice_what_training_does(batch_size, accumulate, processes, images, monkeypatch):
+    monkeypatch.setattr(validation.distributed, "world", lambda: processes)
+    assert images_at_once(Recipe(batch_size=batch_size, accumulate=accumulate)) == images

@@ -27,7 +27,7 @@ from vitnext.training.mask_classification import MaskClassificationLoss
 from vitnext.training.mask_validation import MaskValidator
 from vitnext.training.panoptic_deeplab import PanopticDeepLabLoss
 from vitnext.training.panoptic_validation import PanopticValidator, Quality
-from vitnext.training.validation import MultiLabelValidator, Validator
+from vitnext.training.validation import MultiLabelValidator, Validator, images_at_once
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,12 @@ def task_of(
         batches = training_batches(train, preprocess, recipe)
         classes = len(dataset.classes)
         mix = Mixing(recipe.augment, classes) if recipe.augment.mixup or recipe.augment.cutmix else None
+        validated = held_out, preprocess, images_at_once(recipe)
         if dataset.task == "multilabel":
-            return Task(batches, MultiLabelLoss(recipe.label_smoothing), MultiLabelValidator(held_out, preprocess), mix)
+            return Task(batches, MultiLabelLoss(recipe.label_smoothing), MultiLabelValidator(*validated), mix)
         weights = class_weights(train.labels, classes) if recipe.loss.balanced else None
         loss = LabelLoss(recipe.label_smoothing, binary=recipe.loss.binary, weights=weights)
-        return Task(batches, loss, Validator(held_out, preprocess), mix)
+        return Task(batches, loss, Validator(*validated), mix)
     panoptic, by_queries = task_name(dataset, name) == "panoptic", answers_with_queries(name)
     masked = MaskedImages(train, preprocess, recipe, objects=panoptic or by_queries)
     objective: Objective

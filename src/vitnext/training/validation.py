@@ -16,20 +16,31 @@ from vitnext.data.loaders import cache_limit
 from vitnext.inference.activations import sigmoid
 from vitnext.inference.multilabel import average_precision
 from vitnext.preprocess import Preprocess
+from vitnext.recipe import Recipe
 from vitnext.training import distributed
 from vitnext.training.hardware import Precision
 from vitnext.training.loop import Metrics, Normalize
 
-BATCH = 256
+AT_ONCE = (32, 256)  # images that pass the network at a time, at least and at most
+
+
+def images_at_once(recipe: Recipe) -> int:
+    """How many images a process validates at a time: twice as many as it trains on, since nothing is kept for
+    gradients, so that what fits into memory in training does in validation."""
+    trained = recipe.batch_size // recipe.accumulate // distributed.world()
+    return max(AT_ONCE[0], min(AT_ONCE[1], 2 * trained))
 
 
 class Validator:
-    """Called with a model in evaluation mode and the run's precision; the pixels are decoded once if they fit."""
+    """Called with a model in evaluation mode and the run's precision; the pixels are decoded once if they fit.
+
+    at_once: images that pass the network at a time.
+    """
 
     score = "top1"
 
-    def __init__(self, split: Split, preprocess: Preprocess) -> None:
-        self.split, self.preprocess = split, preprocess
+    def __init__(self, split: Split, preprocess: Preprocess, at_once: int) -> None:
+        self.split, self.preprocess, self.at_once = split, preprocess, at_once
         self.places = distributed.share(len(split))  # of the images that this process measures
         height, width = preprocess.image_size
         self._keep = len(self.places) * height * width * len(preprocess.mean) <= cache_limit()
@@ -63,8 +74,8 @@ class Validator:
             yield from self._pixels
             return
         with ThreadPoolExecutor() as pool:
-            for start in range(0, len(self.places), BATCH):
-                indices = self.places[start : start + BATCH].tolist()
+            for start in range(0, len(self.places), self.at_once):
+                indices = self.places[start : start + self.at_once].tolist()
                 batch = np.stack(list(pool.map(lambda i: self.preprocess.pixels(self.split.image(i)), indices)))
                 if self._keep:
                     self._pixels.append(batch)
