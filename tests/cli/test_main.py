@@ -8,6 +8,7 @@ import sys
 from importlib.metadata import version
 
 import pytest
+import torch
 
 from vitnext.cli.main import app, explain, main
 from vitnext.errors import ImageError, InputError, WorkError
@@ -149,6 +150,21 @@ def test_a_missing_module_of_ours_is_a_bug():
 def test_torch_and_torchvision_that_do_not_fit():
     message, code = explain(RuntimeError("operator torchvision::nms does not exist"))
     assert code == 2 and "pip install --force-reinstall torch torchvision" in message
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has a total capacity of ..."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 17.9 GB)"),
+    ],
+)
+def test_a_full_gpu_is_one_line_that_says_what_to_set(capsys, monkeypatch, error):
+    fail_with(monkeypatch, error)
+    code, out, err = run(capsys, "train", "digits")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "the GPU's memory is full" in err and "batch_size" in err and "accumulate" in err
 
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes close differently on Windows")

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from toy_trial import toy
+from vitnext.errors import WorkError
 from vitnext.training import batch_size
 from vitnext.training.batch_size import choose_batch_size, fastest, largest_that_fits
 from vitnext.training.trial import Trial
@@ -44,6 +45,14 @@ def test_the_largest_that_fits_into_memory(room, most, chosen, reason):
 
     size, why = largest_that_fits(step, 2, most)
     assert size == chosen and reason in why
+
+
+def test_a_size_that_does_not_fit_is_not_chosen():
+    def step(size):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(WorkError, match="not even batches of 4 images fit into the GPU's memory: set data.image_size"):
+        largest_that_fits(step, 4, 512)
 
 
 def trial(*sets):

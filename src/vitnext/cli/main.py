@@ -133,6 +133,11 @@ def explain(error: BaseException) -> tuple[str, int]:
             "torch and torchvision are builds that do not fit together (a CPU-only torch with PyPI's torchvision, for "
             "example): install both again from the same index: pip install --force-reinstall torch torchvision"
         ), 2
+    if isinstance(error, RuntimeError) and any(words in text for words in ("out of memory", "ALLOC_FAILED")):
+        return (
+            "the GPU's memory is full: to train, set batch_size lower, or accumulate higher (--set accumulate=4), "
+            "which takes the same steps in parts; to predict, give a smaller --batch"
+        ), 1
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
         return f"{error.strerror}{where}", 1

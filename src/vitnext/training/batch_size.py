@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vitnext.errors import WorkError
 from vitnext.training.trial import Trial
 
 MEASURED = (8, 16, 32, 64)  # on the CPU
@@ -23,6 +24,7 @@ def choose_batch_size(trial: Trial, sample: tuple[Tensor, Any], images: int) -> 
     passes most images a second; in both, with at least ten steps an epoch where that is possible.
 
     sample: a batch of uint8 (B, C, H, W) and their truth, which larger ones repeat; images: how many are trained on.
+    Raises WorkError where the smallest batch does not fit into memory.
     """
     pieces = max(trial.recipe.accumulate, trial.recipe.augment.repeats)
     least = 1 << (2 * pieces - 1).bit_length()  # two images in each part, and two different ones in a batch
@@ -37,14 +39,22 @@ def choose_batch_size(trial: Trial, sample: tuple[Tensor, Any], images: int) -> 
 
 
 def largest_that_fits(step: Callable[[int], None], least: int, most: int) -> tuple[int, str]:
-    """Doubles the size until ``step`` runs out of memory. Two steps each: the first makes the optimizer's state."""
+    """Doubles the size until ``step`` runs out of memory. Two steps each: the first makes the optimizer's state.
+
+    Raises WorkError if not even ``least`` images fit.
+    """
     size = found = least
     while size <= most:
         try:
             step(size)
             step(size)
-        except torch.OutOfMemoryError:
+        except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
+            if size == least:
+                raise WorkError(
+                    f"not even batches of {least} images fit into the GPU's memory: set data.image_size lower, or give "
+                    "a smaller --model"
+                ) from error
             return found, f"tried: {size} does not fit into memory"
         found, size = size, 2 * size
     torch.cuda.empty_cache()
