@@ -53,7 +53,7 @@ def test_a_run_on_the_cpu_gets_its_plan_on_a_machine_with_a_gpu_too(sets, size, 
         for i in range(3):
             Image.new("RGB", (128, 130), (40 * i, 50 * len(name), 0)).save(tmp_path / "data" / name / f"{i}.png")
     given = {"model": None, "pretrained": "none", "recipe": None, "say": lambda line: None}
-    recipe, _ = plan.begin(tmp_path / "data", tmp_path / "run", **given, overrides=sets)
+    recipe, *_ = plan.begin(tmp_path / "data", tmp_path / "run", **given, overrides=sets)
     assert recipe.data.image_size == size
 
 

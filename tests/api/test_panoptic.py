@@ -185,7 +185,7 @@ def test_queries_on_objects_that_are_all_ignored_learn_classes(objects, tmp_path
     given = {"model": "vit+eomt", "pretrained": "none", "recipe": None}
     for sets, resize, task in (([], "fit", "panoptic"), (["data.ignore=[blue]"], "window", "semantic")):
         said = [*TINY, *QUERIES, *sets]
-        recipe, dataset = plan.begin(
+        recipe, dataset, _ = plan.begin(
             tmp_path / "data", tmp_path / "run", **given, overrides=said, say=lambda line: None
         )
         assert (recipe.data.window is None) == (resize == "fit") == (recipe.data.resize == "fit")

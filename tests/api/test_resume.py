@@ -21,6 +21,7 @@ from colours import TINY, journal, mistake, on_step, press_at, same_weights, tra
 from vitnext import api
 from vitnext.card import read_card
 from vitnext.cli.main import main
+from vitnext.data import facts
 from vitnext.errors import WorkError
 from vitnext.training import loop
 from vitnext.weights.artifact import load_artifact, save_artifact
@@ -80,6 +81,16 @@ def test_resuming_a_finished_run_measures_it_again_and_changes_nothing_else(trai
     assert again.metrics["top1"] == trained.metrics["top1"]
     assert read_card(again.artifact) == read_card(trained.artifact)
     assert journal(copy) == journal(trained.out)
+
+
+def test_images_are_sampled_once_and_of_a_run_that_goes_on_not_at_all(tree, tmp_path, monkeypatch):
+    looked = []
+    monkeypatch.setattr(facts, "_sample", lambda source, of=facts._sample: looked.append(source) or of(source))
+    end = train(tree, tmp_path / "run")
+    assert len(looked) == len(set(looked)) == read_card(end.artifact).data["counts"]["train"]
+    looked.clear()
+    again = api.train(tree, out=end.out, resume=True)
+    assert not looked and read_card(again.artifact).preprocess == read_card(end.artifact).preprocess
 
 
 def test_a_finished_run_without_its_model_gets_it_back_if_the_last_epoch_was_kept(tree, tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -104,3 +106,19 @@ def test_a_broken_image_is_passed_over_and_all_broken_is_one_line(tmp_path):
         (tmp_path / name).unlink()
     with pytest.raises(InputError, match="none of the training images can be read"):
         look_at(split)
+
+
+def test_of_images_that_are_looked_at_only_the_sampled_pixels_are_kept(monkeypatch):
+    alive, most = [], 0
+
+    def opened(image):
+        nonlocal most
+        decoded = np.repeat(image[..., None], 3, axis=2)
+        alive.append(weakref.ref(decoded))
+        most = max(most, sum(reference() is not None for reference in alive))
+        return decoded
+
+    monkeypatch.setattr(facts, "usable_cores", lambda: 2)
+    monkeypatch.setattr(facts, "open_image", opened)
+    look_at(in_memory(noise(30, 8, 8)))
+    assert len(alive) == 30 and most <= 2

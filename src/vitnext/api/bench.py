@@ -60,10 +60,10 @@ def bench(
         recipe, built, objective, precision, sample = _without_data(model or MODEL, overrides)
     else:
         with tempfile.TemporaryDirectory() as nowhere:  # no run is begun
-            recipe, dataset = plan.begin(
+            recipe, dataset, facts = plan.begin(
                 data, Path(nowhere), model=model, pretrained="none", recipe=None, overrides=overrides, say=say
             )
-            started = network.build(recipe, dataset, None, say)
+            started = network.build(recipe, dataset, facts, say)
             ready = run.prepare(recipe, dataset, *started, Path(nowhere), data, say)
         recipe, built, objective, precision = ready.recipe, ready.network, ready.task.objective, ready.precision
         batches, split, preprocess, mix = ready.task.batches, dataset.splits["train"], started[1], ready.task.mix

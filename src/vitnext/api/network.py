@@ -11,7 +11,7 @@ from torch import nn
 from vitnext.api.console import Say
 from vitnext.card import Card
 from vitnext.data.dataset import Dataset
-from vitnext.data.facts import Facts, look_at
+from vitnext.data.facts import Facts
 from vitnext.errors import InputError
 from vitnext.models import catalog, create
 from vitnext.preprocess import Preprocess
@@ -27,22 +27,22 @@ from vitnext.weights.artifact import build_model
 UNLICENSED = "none: trained from scratch; the licence of the training images applies"
 
 
-def build(recipe: Recipe, dataset: Dataset[Any], begun: Card | None, say: Say) -> tuple[nn.Module, Preprocess, str]:
+def build(recipe: Recipe, dataset: Dataset[Any], known: Facts | Card, say: Say) -> tuple[nn.Module, Preprocess, str]:
     """The network on its device, as the recipe starts it; how an image becomes its input; and its licence.
 
-    begun: of a run that goes on, the card it began with. Raises InputError for a network that does not fit the images,
-    and for weights that cannot be read or do not fit it.
+    known: of a new run the facts of the training images, of one that goes on the card it began with. Raises InputError
+    for a network that does not fit the images, and for weights that cannot be read or do not fit it.
     """
-    facts = look_at(dataset.splits["train"])
     device = own_device(choose_device(recipe.device))
     keep_heap()
     torch.manual_seed(recipe.seed)
     name, config = recipe.model.name, defaults.model_config(recipe, len(dataset.classes))
-    preprocess, licence = _preprocess(recipe, facts), UNLICENSED
+    preprocess = known.preprocess if isinstance(known, Card) else _preprocess(recipe, known)
+    licence = UNLICENSED
     if recipe.model.pretrained == "none":
         network = create.build(name, **config).to(device)
-    elif begun is not None:  # the weights are in last.pt, and where they began is no longer needed
-        network, licence, preprocess = build_model(begun).to(device), begun.licence, begun.preprocess
+    elif isinstance(known, Card):  # the weights are in last.pt, and where they began is no longer needed
+        network, licence = build_model(known).to(device), known.licence
     else:
         loaded = pretrained.load(recipe.model.pretrained, name, config, classes=dataset.classes)
         for line in loaded.lines:

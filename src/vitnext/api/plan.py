@@ -8,9 +8,10 @@ from typing import Any
 
 from vitnext.api.checks import checked
 from vitnext.api.console import Say
-from vitnext.api.folder import recipe_of_run, require_free
+from vitnext.api.folder import card_of_run, recipe_of_run, require_free
+from vitnext.card import Card
 from vitnext.data.dataset import Dataset, held_out, open_dataset, regroup
-from vitnext.data.facts import look_at
+from vitnext.data.facts import Facts, look_at
 from vitnext.data.loaders import on_gpu
 from vitnext.errors import InputError
 from vitnext.models import create
@@ -28,8 +29,9 @@ def begin(
     recipe: str | None,
     overrides: Sequence[str],
     say: Say,
-) -> tuple[Recipe, Dataset[Any]]:
-    """Of a new run: what the user left open is chosen from the images and the machine, and said.
+) -> tuple[Recipe, Dataset[Any], Facts | Card]:
+    """Of a new run: what the user left open is chosen from the images and the machine, and said. The third are the
+    facts of the training images.
 
     Mistakes in the arguments are found first, then those in the layout of the data, then in ``folder``; only then is
     every image read, and only then are weights fetched.
@@ -80,7 +82,7 @@ def begin(
     assert choice is not None
     for reason in (*start.reasons, *choice.reasons):
         say(reason)
-    return choice.recipe, dataset
+    return choice.recipe, dataset, facts
 
 
 def go_on(
@@ -92,8 +94,9 @@ def go_on(
     recipe: str | None,
     overrides: Sequence[str],
     say: Say,
-) -> tuple[Recipe, Dataset[Any]]:
-    """Of the run in ``folder``: its own recipe, in which ``overrides`` may change a few fields."""
+) -> tuple[Recipe, Dataset[Any], Facts | Card]:
+    """Of the run in ``folder``: its own recipe, in which ``overrides`` may change a few fields, and the card that it
+    began with."""
     theirs = recipe_of_run(folder, model, recipe, overrides)
     same = pretrained in ("auto", theirs.model.pretrained) or str(Path(pretrained).resolve()) == theirs.model.pretrained
     if not same:
@@ -105,4 +108,4 @@ def go_on(
     say(dataset.line)
     dataset = regroup(dataset, theirs.data.merge, theirs.data.ignore)
     require_suitable(theirs, dataset)
-    return theirs, checked(dataset, theirs.data.skip_unreadable, say)
+    return theirs, checked(dataset, theirs.data.skip_unreadable, say), card_of_run(folder)

@@ -23,7 +23,7 @@ from vitnext.api.folder import ARTIFACT, STATE, require_free
 from vitnext.api.run import card_of
 from vitnext.card import Card, read_card
 from vitnext.data.dataset import Dataset, held_out, open_dataset
-from vitnext.data.facts import look_at
+from vitnext.data.facts import Facts, look_at
 from vitnext.errors import InputError
 from vitnext.evaluation.evaluate import HEADLINES, evaluate
 from vitnext.files import held
@@ -61,8 +61,8 @@ def probe(
     kind: "knn" or "linear"; model, weights and overrides: as of ``train``, which says what is raised.
     """
     start = time.perf_counter()
-    recipe, dataset = _choose(data, kind, folder, model=model, weights=weights, overrides=overrides, say=say)
-    built, preprocess, licence = network.build(recipe, dataset, None, say)
+    recipe, dataset, facts = _choose(data, kind, folder, model=model, weights=weights, overrides=overrides, say=say)
+    built, preprocess, licence = network.build(recipe, dataset, facts, say)
     if recipe.model.pretrained == "none":
         say("warning: there are no weights, so the features are those of a random network: name some by --pretrained")
     folder.mkdir(parents=True, exist_ok=True)
@@ -94,8 +94,8 @@ def _choose(
     weights: str,
     overrides: Sequence[str],
     say: Say,
-) -> tuple[Recipe, Dataset[Any]]:
-    """The network, what it sees, and the data, which is checked before weights are fetched.
+) -> tuple[Recipe, Dataset[Any], Facts]:
+    """The network, what it sees, and the data, which is checked before weights are fetched; and the facts of it.
 
     Raises InputError for what a probe cannot be made of, and for what would do nothing.
     """
@@ -130,7 +130,7 @@ def _choose(
         recipe = replace(recipe, model=replace(recipe.model, config=config))
     for reason in start.reasons:
         say(reason)
-    return recipe, dataset
+    return recipe, dataset, facts
 
 
 def _as_known(weights: str, grey: bool) -> list[str]:

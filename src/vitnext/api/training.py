@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitnext.api.console import Say, speaker
-from vitnext.api.folder import ARTIFACT, STATE, card_of_run, require_run, run_name
+from vitnext.api.folder import ARTIFACT, STATE, require_run, run_name
 from vitnext.data.dataset import BUILTIN, open_dataset
 from vitnext.errors import InputError, require
 from vitnext.evaluation.evaluate import headline
@@ -192,12 +192,11 @@ def _prepared(
 
     # Choose the recipe, open and check the data.
     choose = plan.go_on if resume else plan.begin
-    chosen, dataset = choose(
+    chosen, dataset, known = choose(
         data, folder, model=model, pretrained=pretrained, recipe=recipe, overrides=overrides, say=say
     )
     require_tracker(chosen.track)
 
     # Build the network, and all that it trains with.
-    begun = card_of_run(folder) if resume and chosen.model.pretrained != "none" else None
-    built = network.build(chosen, dataset, begun, say)
+    built = network.build(chosen, dataset, known, say)
     return run.prepare(chosen, dataset, *built, folder, data, say)
