@@ -346,13 +346,9 @@ def test_a_photograph_that_is_gone_is_named(photographs, tmp_path, monkeypatch):
 
 
 def test_a_quarter_of_the_memory_and_no_more_than_4_gib(monkeypatch):
-    sizes = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1 << 18}  # 1 GiB
-    monkeypatch.setattr(loaders.os, "sysconf", sizes.__getitem__)
-    assert cache_limit() == 1 << 28
-    sizes["SC_PHYS_PAGES"] = 1 << 26  # 256 GiB
-    assert cache_limit() == 4 << 30
-    monkeypatch.delattr(loaders.os, "sysconf")
-    assert cache_limit() == 2 << 30
+    for memory, limit in ((1 << 30, 1 << 28), (8 << 30, 2 << 30), (256 << 30, 4 << 30)):
+        monkeypatch.setattr(loaders, "usable_memory", lambda memory=memory: memory)
+        assert cache_limit() == limit
 
 
 @pytest.mark.parametrize(

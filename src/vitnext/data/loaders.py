@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
-from vitnext.cores import usable_cores
+from vitnext.cores import usable_cores, usable_memory
 from vitnext.data.augment import BatchAugment, ImageAugment, works_on_batches
 from vitnext.data.dataset import Split
 from vitnext.data.image_parts import read_part
@@ -31,7 +31,7 @@ from vitnext.wording import counted
 
 SMALL = 64  # pixels: up to this size whole batches are augmented at once
 CACHE_BYTES = 4 << 30  # decoded images are kept in memory up to this much ...
-CACHE_SHARE = 0.25  # ... and up to this share of the machine's memory
+CACHE_SHARE = 0.25  # ... and up to this share of the machine's or the container's memory
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,7 @@ def on_gpu(recipe: Recipe) -> bool:
 
 def cache_limit() -> int:
     """Bytes that decoded images may take in this process."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 8 << 30
-    return min(CACHE_BYTES, int(memory * CACHE_SHARE)) // _processes_here()
+    return min(CACHE_BYTES, int(usable_memory() * CACHE_SHARE)) // _processes_here()
 
 
 def spare_cores() -> int:
