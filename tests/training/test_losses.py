@@ -148,6 +148,19 @@ def test_void_alone_costs_nothing_and_its_gradient_is_finite():
     assert loss.item() == 0 and not logits.grad.any()
 
 
+def test_the_device_is_asked_for_no_number_and_weights_stay_on_it():
+    """The device "meta" has no numbers to give: a question to it, for which a GPU would have to wait, raises."""
+    logits, truth = (tensor.to("meta") for tensor in example())
+    loss = MaskLoss(from_dict({"loss": {"focal": 1.0, "dice": 1.0}}), torch.ones(CLASSES))
+    assert loss.of(logits, truth).is_meta
+    there = loss.weights
+    loss.of(logits, truth)
+    assert there.is_meta and loss.weights is there
+    of_labels = LabelLoss(0.1, weights=torch.ones(CLASSES))
+    of_labels(torch.nn.Identity(), torch.ones(2, CLASSES, device="meta"), torch.ones(2, CLASSES, device="meta"), 0.0)
+    assert of_labels.weights.is_meta
+
+
 def test_gradients_reach_labelled_pixels_alone():
     logits, truth = example(6)
     logits.requires_grad_()

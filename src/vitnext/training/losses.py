@@ -42,7 +42,8 @@ class LabelLoss:
         else:
             losses = F.cross_entropy(logits, targets, label_smoothing=self.smoothing, reduction="none")
         if self.weights is not None:
-            losses = losses * (targets @ self.weights.to(targets))
+            self.weights = self.weights.to(targets)  # and there they stay
+            losses = losses * (targets @ self.weights)
         return losses.mean()
 
 
@@ -83,11 +84,12 @@ class MaskLoss:
     def of(self, logits: Tensor, truth: Tensor) -> Tensor:
         parts, given = [], self.loss
         if given.cross_entropy:
-            weights = self.weights.to(logits) if self.weights is not None else None
+            if self.weights is not None:
+                self.weights = self.weights.to(logits)  # and there they stay
             pixels = F.cross_entropy(
-                logits, truth, weights, ignore_index=VOID, reduction="none", label_smoothing=self.smoothing
+                logits, truth, self.weights, ignore_index=VOID, reduction="none", label_smoothing=self.smoothing
             )
-            parts.append(given.cross_entropy * hardest_mean(pixels, truth, given.hardest, weights))
+            parts.append(given.cross_entropy * hardest_mean(pixels, truth, given.hardest, self.weights))
         if given.focal:
             parts.append(given.focal * focal(logits, truth))
         if given.dice:
@@ -103,15 +105,13 @@ def hardest_mean(pixels: Tensor, truth: Tensor, share: float, weights: Tensor | 
     With class weights the mean is theirs: divided by the sum of the pixels' weights.
     """
     labelled = truth != VOID
-    number = int(labelled.sum())
-    if not number:
-        return batch_mean(pixels.sum() * 0, 0.0)
     counts = labelled.to(pixels) if weights is None else weights[torch.where(labelled, truth, 0)] * labelled
     losses = torch.where(labelled, pixels, 0)
-    if share < 1:  # of those that are void, at -1, none is among them
+    if share < 1 and (number := int(labelled.sum())):  # waits for the device; of void, at -1, none is among them
         losses, at = torch.where(labelled, pixels, -1).flatten().topk(max(1, round(share * number)), sorted=False)
         counts = counts.flatten()[at]
-    return batch_mean(losses.sum() / counts.sum(), counts.sum())
+    amount = counts.sum()
+    return batch_mean(losses.sum() / amount.clamp(min=torch.finfo(amount.dtype).tiny), amount)
 
 
 def focal(logits: Tensor, truth: Tensor) -> Tensor:
@@ -170,7 +170,8 @@ def _rows(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _mean(values: Tensor, present: Tensor, otherwise: float) -> Tensor:
-    """Over the classes that are present; ``otherwise``, still part of the graph, if none is."""
-    if present.any():
-        return values[present].mean()
-    return values.sum() * 0 + otherwise
+    """Over the classes that are present; ``otherwise``, still part of the graph, if none is. Without a question to the
+    device, for whose answer the step would wait."""
+    number = present.sum()
+    mean = torch.where(present, values, 0).sum() / number.clamp(min=1)
+    return torch.where(number > 0, mean, otherwise)
