@@ -9,7 +9,7 @@ import torch
 
 from vitnext.errors import InputError
 from vitnext.models import catalog
-from vitnext.training import hardware
+from vitnext.training import distributed, hardware
 from vitnext.training.hardware import Precision, choose_device, choose_precision, keep_heap
 from vitnext.training.losses import LabelLoss
 
@@ -140,6 +140,21 @@ def test_a_device_that_is_not_there_is_one_line(name):
         choose_device(name)
     message = str(caught.value)
     assert repr(name) in message and "cpu" in message and len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["cuda", "auto"])
+def test_of_several_processes_none_uses_the_gpu_of_another(name, monkeypatch):
+    events = []
+    monkeypatch.setattr(distributed, "active", lambda: True)
+    monkeypatch.setattr(distributed, "world", lambda: 4)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: events.append(index))
+    zeros = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda size, device: events.append(str(device)) or zeros(size))
+    assert choose_device(name) == torch.device("cuda", 2)
+    assert events == ([2] if name == "auto" else [2, "cuda:2"])
 
 
 # ---- heap

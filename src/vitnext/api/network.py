@@ -17,7 +17,6 @@ from vitnext.models import catalog, create
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import Recipe
 from vitnext.training import defaults
-from vitnext.training.distributed import own_device
 from vitnext.training.freezing import freeze
 from vitnext.training.hardware import choose_device, keep_heap
 from vitnext.training.task import require_statistics
@@ -33,7 +32,7 @@ def build(recipe: Recipe, dataset: Dataset[Any], known: Facts | Card, say: Say) 
     known: of a new run the facts of the training images, of one that goes on the card it began with. Raises InputError
     for a network that does not fit the images, and for weights that cannot be read or do not fit it.
     """
-    device = own_device(choose_device(recipe.device))
+    device = choose_device(recipe.device)
     keep_heap()
     torch.manual_seed(recipe.seed)
     name, config = recipe.model.name, defaults.model_config(recipe, len(dataset.classes))

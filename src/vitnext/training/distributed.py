@@ -160,7 +160,7 @@ def own_device(device: torch.device) -> torch.device:
     one for all."""
     if world() > 1 and (device.type not in ("cpu", "cuda") or device.index is not None):
         raise InputError(f"device is {device}, but there are {world()} processes: set device=cuda or device=cpu")
-    if not active() or device.type != "cuda":
+    if not active() or device.type != "cuda" or not torch.cuda.is_available():
         return device
     local, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if local >= count:

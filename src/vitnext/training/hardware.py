@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vitnext.errors import InputError
+from vitnext.training.distributed import own_device
 
 SMALL_STEP = 500_000_000  # multiply-adds of one batch, forward
 HOPELESS = 0.5  # bf16 products that run at less than this share of fp32's speed
@@ -39,13 +40,15 @@ class Precision:
 
 
 def choose_device(name: str) -> torch.device:
-    """The recipe's device, or the best there is. Raises InputError for a device that torch cannot use here."""
+    """The recipe's device, or the best there is; of several GPUs the process's own, before any of them is used.
+
+    Raises InputError for a device that torch cannot use here, and as ``own_device`` does.
+    """
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return own_device(torch.device(best))
     try:
-        device = torch.device(name)
+        device = own_device(torch.device(name))
         torch.zeros(1, device=device).item()  # "meta" takes tensors, but has no values to give back
     except (RuntimeError, AssertionError, ImportError) as error:
         raise InputError(f"device is {name!r}, which torch cannot use here: try cpu, or auto") from error
