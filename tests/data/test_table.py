@@ -53,6 +53,14 @@ def test_one_label_a_row(folder):
     assert {k: len(s) for k, s in open_dataset(path).splits.items()} == {"train": 8, "val": 2, "test": 2}
 
 
+def test_a_tsv_is_divided_at_tabs_whatever_else_its_header_holds(folder):
+    tabbed = [row.replace(",", "\t") for row in rows(lambda i: f"{'ab'[i % 2]},3")]
+    table = read_table(csv(folder, "image\tlabel\tsize, cm", *tabbed, name="photos.TSV"))
+    assert table.classes == ("a", "b") and table.unused == ("size, cm",)
+    of_commas = csv(folder, "image,label", *rows(lambda i: "ab"[i % 2]), name="commas.tsv")
+    assert read_table(of_commas).classes == ("a", "b")
+
+
 def test_columns_are_found_by_name_however_written_and_in_any_order(folder):
     csv(folder, "id;Class;FileName;Split", *(f"{i};{'ab'[i % 2]};img/{i:02}.png;TRAIN" for i in range(10)),
         "10;a;./img/10.png;Valid", "11;b;img/11.png;test")  # fmt: skip

@@ -96,12 +96,14 @@ Columns = dict[str, list[str]]  # of a Parquet file's lists of labels, joined by
 
 
 def _text(path: Path) -> Columns:
-    """Columns of a CSV file by name. The delimiter is that of the header; messages count rows below it, from 1 on."""
+    """Columns of a CSV file by name. The delimiter is that of the header, a tab of .tsv if there is one; messages count
+    rows below it, from 1 on."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             head = file.readline()
             file.seek(0)
-            delimiter = next((mark for mark in (",", "\t", ";") if mark in head), ",")
+            marks = "\t,;" if path.suffix.lower() == ".tsv" else ",\t;"
+            delimiter = next((mark for mark in marks if mark in head), ",")
             rows = list(csv.reader(file, delimiter=delimiter, strict=True))
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not text in UTF-8: save it as CSV in UTF-8") from error
