@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from PIL import Image
@@ -10,7 +12,9 @@ from colours import mistake, same_weights, train
 from vitnext import api, roadmap
 from vitnext.api import plan
 from vitnext.cli.main import main
+from vitnext.errors import InputError
 from vitnext.recipe import read
+from vitnext.training import distributed
 
 TINY = ("model.config.patch_size=4", "model.config.dim=16", "model.config.depth=1", "model.config.heads=2")
 AUTO = "optimizer.learning_rate=auto"
@@ -21,6 +25,7 @@ def test_it_is_said_drawn_and_trained_with_only_if_asked(tree, tmp_path, heard, 
     rate = api.find_learning_rate(tree, model="vit", out=tmp_path / "alone", overrides=sets, console=heard)
     assert f"learning rate {rate:.1e}: a tenth of the one with the lowest loss in a range test" in heard.file.getvalue()
     assert sorted(file.name for file in (tmp_path / "alone").iterdir()) == ["lr_test.csv", "lr_test.png"]
+    (tmp_path / "alone" / "last.pt").touch()  # of a run, which it leaves alone
 
     found = train(tree, tmp_path / "auto", AUTO)
     assert read(tmp_path / "auto" / "recipe.yaml").optimizer.learning_rate == rate
@@ -32,7 +37,7 @@ def test_it_is_said_drawn_and_trained_with_only_if_asked(tree, tmp_path, heard, 
     assert main(["train", str(tree), "--model", "vit", "--find-lr", "--out", str(tmp_path / "alone"), *flags]) == 0
     assert capsys.readouterr().out == f"train with  --set optimizer.learning_rate={rate:.1e}\n"
     assert main(["train", str(tree), "--find-lr", "--probe", "knn", "--resume", "--epochs", "3"]) == 2
-    assert "--find-lr trains nothing: leave --probe and --resume and --epochs out" in capsys.readouterr().err
+    assert "--find-lr trains nothing: leave --probe and --epochs and --resume out" in capsys.readouterr().err
 
 
 def test_a_run_that_torchrun_restarts_goes_on_with_what_it_decided(tree, tmp_path, monkeypatch):
@@ -55,6 +60,19 @@ def test_a_run_on_the_cpu_gets_its_plan_on_a_machine_with_a_gpu_too(sets, size, 
     given = {"model": None, "pretrained": "none", "recipe": None, "say": lambda line: None}
     recipe, *_ = plan.begin(tmp_path / "data", tmp_path / "run", **given, overrides=sets)
     assert recipe.data.image_size == size
+
+
+@pytest.mark.parametrize(("parallel", "optimizer"), [("ddp", "muon"), ("fsdp", "adamw")])
+def test_what_divides_matrices_gets_an_optimizer_that_can(parallel, optimizer, tree, tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed, "active", lambda: True)
+    monkeypatch.setattr(distributed, "from_first", lambda work: work())
+    said, sets = [], [f"parallel={parallel}"]
+    given = {"model": "convnext", "pretrained": "none", "recipe": None, "say": said.append}
+    recipe, *_ = plan.begin(tree, tmp_path / "run", **given, overrides=sets)
+    assert recipe.optimizer.name == optimizer
+    assert ("optimizer adamw: muon needs whole matrices, which parallel=fsdp divides" in said) == (parallel == "fsdp")
+    with pytest.raises(InputError, match="muon needs whole matrices") if parallel == "fsdp" else nullcontext():
+        plan.begin(tree, tmp_path / "run", **given, overrides=[*sets, "optimizer.name=muon"])
 
 
 def test_several_processes_neither_probe_nor_look_for_a_learning_rate(tree, tmp_path, monkeypatch):

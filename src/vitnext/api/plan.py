@@ -16,7 +16,7 @@ from vitnext.data.loaders import on_gpu
 from vitnext.errors import InputError
 from vitnext.models import create
 from vitnext.recipe import AUTO, Recipe, override, read
-from vitnext.training import defaults, mask_defaults
+from vitnext.training import defaults, distributed, mask_defaults
 from vitnext.training.task import require_labels, require_suitable
 
 
@@ -29,9 +29,12 @@ def begin(
     recipe: str | None,
     overrides: Sequence[str],
     say: Say,
+    keeps: bool = True,
 ) -> tuple[Recipe, Dataset[Any], Facts | Card]:
     """Of a new run: what the user left open is chosen from the images and the machine, and said. The third are the
     facts of the training images.
+
+    keeps: whether the run is to be kept in ``folder``, where then no other may be.
 
     Mistakes in the arguments are found first, then those in the layout of the data, then in ``folder``; only then is
     every image read, and only then are weights fetched.
@@ -42,7 +45,8 @@ def begin(
     dataset = open_dataset(data, seed=asked.seed, val_fraction=asked.data.val_fraction)
     for named in (model, read(recipe).model.name if recipe is not None else None):
         require_labels(named or "", dataset)
-    require_free(folder)
+    if keeps:
+        require_free(folder)
     say(dataset.line)
     dataset = regroup(dataset, asked.data.merge, asked.data.ignore)
     facts = look_at(dataset.splits["train"])
@@ -53,9 +57,12 @@ def begin(
         pretrained, facts, model=model, recipe=recipe, overrides=overrides, default=default, small=small
     )
 
+    # The recipes' learning rates suit both optimizers.
+    divided = ["optimizer.name=adamw"] if asked.parallel == "fsdp" and distributed.active() and recipe is None else []
+
     def choose() -> defaults.Choice:
         require_labels(start.model or "", dataset)
-        said = [*overrides, *start.overrides]
+        said = [*divided, *overrides, *start.overrides]
         if semantic:
             choice = mask_defaults.choose_segmenter(
                 facts,
@@ -82,6 +89,8 @@ def begin(
     assert choice is not None
     for reason in (*start.reasons, *choice.reasons):
         say(reason)
+    if divided and choice.recipe.optimizer.name == "adamw":
+        say("optimizer adamw: muon needs whole matrices, which parallel=fsdp divides")
     return choice.recipe, dataset, facts
 
 

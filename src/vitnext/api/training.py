@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,7 +132,7 @@ def find_learning_rate(
     from vitnext.training import distributed
 
     distributed.require_alone("--find-lr")
-    ready = _prepared(data, folder, model, str(pretrained), recipe, said, False, say)
+    ready = _prepared(data, folder, model, str(pretrained), recipe, said, False, say, keeps=False)
     return ready.recipe.optimizer.learning_rate
 
 
@@ -185,13 +186,14 @@ def _prepared(
     overrides: Sequence[str],
     resume: bool,
     say: Say,
+    keeps: bool = True,
 ) -> Run:
-    """All that a run needs to begin or to go on."""
+    """All that a run needs to begin or to go on; ``keeps`` says whether it is to be kept."""
     from vitnext.api import network, plan, run
     from vitnext.training.trackers import require_tracker
 
     # Choose the recipe, open and check the data.
-    choose = plan.go_on if resume else plan.begin
+    choose = plan.go_on if resume else partial(plan.begin, keeps=keeps)
     chosen, dataset, known = choose(
         data, folder, model=model, pretrained=pretrained, recipe=recipe, overrides=overrides, say=say
     )
