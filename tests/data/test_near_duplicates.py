@@ -73,7 +73,7 @@ def test_flat_images_are_left_alone():
 def test_every_close_pair_is_found_once(counts, monkeypatch):
     if not counts:
         monkeypatch.delattr(np, "bitwise_count", raising=False)  # NumPy 1
-    monkeypatch.setattr(near_duplicates, "BLOCK", 64)
+    monkeypatch.setattr(near_duplicates, "ROWS", 5)
     random = np.random.default_rng(0)
     hashes = random.integers(0, 1 << 64, 60, dtype=np.uint64)
     flips = [random.choice(64, random.integers(0, 9), replace=False).tolist() for _ in hashes]
@@ -88,6 +88,29 @@ def test_every_close_pair_is_found_once(counts, monkeypatch):
     found = [(int(i), int(j)) for first, second in close_pairs(every) for i, j in zip(first, second, strict=True)]
     assert len(found) == len(set(found)) and set(found) == expected
     assert 40 < len(expected) < 120
+
+
+def test_of_aligned_images_close_pairs_are_found_in_a_time_that_grows_with_their_number(monkeypatch):
+    """They share most of their bits: twice as many have four times as many pairs with a byte in common."""
+    monkeypatch.setattr(near_duplicates, "REACH", 16)
+    monkeypatch.setattr(near_duplicates, "ROWS", 16)
+    compared, ones = [], near_duplicates._ones
+    monkeypatch.setattr(near_duplicates, "_ones", lambda values: compared.append(values.size) or ones(values))
+    random, work = np.random.default_rng(0), []
+    for count in (500, 1000):
+        bits = np.zeros((count, 64), np.uint8)
+        for row in bits:
+            row[random.choice(64, 8, replace=False)] = 1
+        copies = bits[:100].copy()
+        for row in copies:
+            row[random.choice(64, 2, replace=False)] ^= 1
+        hashes = np.packbits(np.concatenate([bits, copies]), axis=1).view(np.uint64)[:, 0]
+        compared.clear()
+        found = [(int(i), int(j)) for first, second in close_pairs(hashes) for i, j in zip(first, second, strict=True)]
+        assert len(found) == len(set(found))
+        assert len({(i, count + i) for i in range(100)} & set(found)) >= 98
+        work.append(sum(compared))
+    assert work[1] < 2.5 * work[0] and work[1] < 8 * 1100 * (16 + 16)
 
 
 def test_a_chain_is_one_group():
