@@ -2,7 +2,8 @@
 
 Smith raises it linearly and reads a plot; here it grows exponentially, from 1e-6 to 1 in at most 100 steps, and a rule
 reads the plot: a tenth of the rate at which the smoothed loss is lowest, a customary distance from where it rises
-again. It is a start for a run of this batch size and this augmentation, no measurement of accuracy.
+again, if it lies below the first losses by more than chance explains. It is a start for a run of this batch size and
+this augmentation, no measurement of accuracy.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ LOWEST, HIGHEST, STEPS = 1e-6, 1.0, 100
 MEMORY = 0.9  # of the smoothed loss, a step
 DIVERGED = 4  # times the lowest smoothed loss: the rest of the rates is left out
 FIRST = 10  # steps, at rates that change nothing yet, which the lowest loss is compared with
+CLEAR = 3  # standard errors by which the lowest smoothed loss must be below the mean of the first losses
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def range_test(
 ) -> RangeTest:
     """Try the rates on a copy of ``model``, with the recipe's optimizer, batches, augmentation and loss.
 
-    Raises WorkError if the loss falls at no rate.
+    Raises WorkError if the loss falls clearly at no rate.
     """
     trial = Trial(model, task, recipe, preprocess, precision)
     rates = np.geomspace(LOWEST, HIGHEST, steps)
@@ -92,11 +94,12 @@ def _endless(batches: Batches) -> Iterator[tuple[Tensor, Any]]:
 
 
 def _read(rates: np.ndarray, losses: np.ndarray, smoothed: np.ndarray) -> RangeTest:
-    first = losses[:FIRST]
-    lowest = int(smoothed.argmin()) if len(smoothed) else 0
-    # Below what the first losses, which differ by chance alone, have on average, by three standard errors of that.
-    if len(losses) <= FIRST or smoothed[lowest] >= first.mean() - 3 * first.std(ddof=1) / FIRST**0.5:
+    lowest = FIRST + int(smoothed[FIRST:].argmin()) if len(losses) > FIRST else 0
+    # What losses differ by from step to step without trend or outliers: 0.6745 is the median of |N(0, 1)|.
+    noise = np.median(np.abs(np.diff(losses))) / (0.6745 * 2**0.5) if lowest else 0.0
+    chance = noise * (1 / FIRST + (1 - MEMORY) / (1 + MEMORY)) ** 0.5  # of a mean of the first less a smoothed loss
+    if not lowest or smoothed[lowest] >= losses[:FIRST].mean() - CLEAR * chance:
         raise WorkError(
             "the learning-rate range test suggests nothing: the loss fell at no rate; set optimizer.learning_rate"
         )
-    return RangeTest(rates, losses, smoothed, float(f"{rates[lowest] / 10:.1e}"))
+    return RangeTest(rates, losses, smoothed, max(LOWEST, float(f"{rates[lowest] / 10:.1e}")))
