@@ -197,6 +197,16 @@ def test_loose_images_and_unused_folders_are_named(data):
     ]
 
 
+def test_classes_that_hold_folders_alone_are_remarked(tmp_path):
+    images(tmp_path / "animals", cat=7, dog=7)
+    images(tmp_path / "things", car=7)
+    found = one(check(open_dataset(tmp_path)), "nested_folders")
+    assert found.severity == "warning" and found.message == (
+        "no image lies in a class folder itself, but in 3 folders below (classes are animals, things; give one of "
+        "these folders if those below it are meant): animals/cat, animals/dog, things/car"
+    )
+
+
 def test_errors_come_first(data):
     (data / "train/a/1.txt").touch()
     (data / "train/a/000.png").write_text("text")

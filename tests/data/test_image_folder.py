@@ -40,7 +40,7 @@ def test_one_tree(tmp_path):
     assert files.sizes.tolist() == [9, 9, 10]
 
 
-@pytest.mark.parametrize("val", ["val", "valid", "validation", "Val", "VALIDATION"])
+@pytest.mark.parametrize("val", ["val", "valid", "validation", "Val", "VALIDATION", "dev"])
 def test_given_splits(tmp_path, val):
     folder = read_image_folder(touch(tmp_path, "train/a/1.jpg", "train/b/1.jpg", f"{val}/b/2.jpg", "test/a/3.jpg"))
     assert folder.classes == ("a", "b")
@@ -50,6 +50,19 @@ def test_given_splits(tmp_path, val):
         "test": ["test/a/3.jpg"],
     }
     assert folder.parts["val"].labels.tolist() == [1]  # of the whole list of classes, not of what val happens to hold
+
+
+def test_the_long_names_of_splits(tmp_path):
+    folder = read_image_folder(touch(tmp_path, "Training/a/1.jpg", "Training/b/1.jpg", "Testing/a/2.jpg", "holdouts/1"))
+    assert (folder.classes, list(folder.parts), folder.unused) == (("a", "b"), ["test", "train"], ("holdouts",))
+
+
+@pytest.mark.parametrize("below", ["", "train/"])
+def test_folders_in_class_folders_without_images_are_named(tmp_path, below):
+    touch(tmp_path, *(f"{below}{name}/1.jpg" for name in ("animals/cat", "animals/dog", "things/car/red")))
+    folder = read_image_folder(tmp_path)
+    assert folder.nested == tuple(f"{below}{name}" for name in ("animals/cat", "animals/dog", "things/car"))
+    assert read_image_folder(touch(tmp_path, f"{below}animals/2.jpg")).nested == ()
 
 
 def test_train_alone_is_one_tree(tmp_path):

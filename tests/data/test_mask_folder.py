@@ -137,14 +137,15 @@ def test_a_mask_serves_one_image(tmp_path):
 
 def test_folders_of_splits(tmp_path):
     root = mask_set(tmp_path, count=1)
-    (root / "train").rename(root / "Train")
+    (root / "train").rename(root / "Training")
     (root / "val").rename(root / "valid")
+    (root / "test").rename(root / "testing")
     assert has_masks(root)
     found = read_mask_folder(root)
     assert {part: names(split) for part, split in found.parts.items()} == {
-        "train": ["Train/images/0.png"],
+        "train": ["Training/images/0.png"],
         "val": ["valid/images/0.png"],
-        "test": ["test/images/0.png"],
+        "test": ["testing/images/0.png"],
     }
 
 

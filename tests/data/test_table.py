@@ -61,6 +61,12 @@ def test_a_tsv_is_divided_at_tabs_whatever_else_its_header_holds(folder):
     assert read_table(of_commas).classes == ("a", "b")
 
 
+def test_the_long_names_of_splits(folder):
+    parts = ("training", "Training", "validation", "holdout")
+    path = csv(folder, "image,label,split", *(f"img/{i:02}.png,{'ab'[i % 2]},{parts[i // 2 % 4]}" for i in range(12)))
+    assert {k: len(s) for k, s in open_dataset(path).splits.items()} == {"train": 8, "val": 2, "test": 2}
+
+
 def test_columns_are_found_by_name_however_written_and_in_any_order(folder):
     csv(folder, "id;Class;FileName;Split", *(f"{i};{'ab'[i % 2]};img/{i:02}.png;TRAIN" for i in range(10)),
         "10;a;./img/10.png;Valid", "11;b;img/11.png;test")  # fmt: skip

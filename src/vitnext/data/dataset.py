@@ -96,6 +96,7 @@ class Dataset(Generic[AnySplit]):
                  table
     unlisted:    images with masks that no split's list names; or images that a table has no row for
     strange:     JSON files of labelme's that name another image than the one beside them
+    nested:      folders in class folders that hold no image themselves
     """
 
     name: str
@@ -111,6 +112,7 @@ class Dataset(Generic[AnySplit]):
     unused: tuple[str, ...] = ()
     unlisted: tuple[str, ...] = ()
     strange: tuple[str, ...] = ()
+    nested: tuple[str, ...] = ()
 
     @property
     def has_instances(self) -> bool:
@@ -254,7 +256,7 @@ def _folder(path: Path) -> _Found:
     }
     fractions = TREE_FRACTIONS if "all" in parts else {"val": CARVED_VAL}
     name = path.resolve().name
-    left_out = {key: getattr(images, key) for key in ("ignored", "ignored_examples", "loose", "unused")}
+    left_out = {key: getattr(images, key) for key in ("ignored", "ignored_examples", "loose", "unused", "nested")}
     return _Found(name, "image_folder", images.classes, parts, fractions, "class folders", left_out=left_out)
 
 

@@ -4,7 +4,8 @@ errors    files that cannot be read, rows of a table without a file, classes wit
 warnings  the same image, or nearly the same, in two splits (measured numbers will be too good), with two labels, or
           twice in one split; images much smaller or longer than the others, or of one grey value;
           classes missing from val or test; classes of very unequal size; very few images of a class; files, loose
-          images, folders, columns and images without a row that are passed over
+          images, folders, columns and images without a row that are passed over; folders in class folders that hold no
+          image themselves
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 
 from vitnext.data.dataset import Dataset, Split
 from vitnext.data.survey import Survey, look
-from vitnext.wording import counted
+from vitnext.wording import counted, shortened
 
 FEW_IMAGES = 5  # fewer training images of a class than this, and what is learnt is those images
 IMBALANCE = 50  # largest class / smallest class; ImageNet-LT (Liu et al. 2019) calls 256 extreme, CIFAR-LT 10 to 100
@@ -189,6 +190,10 @@ def _classes(dataset: Dataset) -> Iterator[Finding]:
 
 
 def _ignored(dataset: Dataset) -> Iterator[Finding]:
+    if dataset.nested:
+        what = f"no image lies in a class folder itself, but in {counted(dataset.nested, 'folder')} below"
+        what += f" (classes are {shortened(dataset.classes)}; give one of these folders if those below it are meant)"
+        yield finding("warning", "nested_folders", what, list(dataset.nested))
     if dataset.ignored:
         what = f"{counted(dataset.ignored, 'file')} passed over: not an image file"
         yield finding("warning", "ignored_files", what, list(dataset.ignored_examples), dataset.ignored)

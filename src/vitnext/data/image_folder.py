@@ -8,6 +8,7 @@ is the name that an artifact stores.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,11 @@ from vitnext.errors import InputError
 from vitnext.files import IMAGE_EXTENSIONS, files_below, is_image
 from vitnext.wording import counted, shortened
 
-SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_FOLDERS = {  # in the order train, val, test
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "holdout"), "test"),
+}
 LAYOUTS = "give train/CLASS/*.jpg with val/ and test/ beside train/, or one folder per class: CLASS/*.jpg"
 
 
@@ -43,6 +48,7 @@ class ImageFolder:
     ignored: how many files in class folders are not images, and up to three of them
     loose:   images beside the class folders: they have no class
     unused:  folders beside train/, val/ and test/
+    nested:  folders in the class folders, if no image lies in a class folder itself: perhaps they were meant as classes
     """
 
     classes: tuple[str, ...]
@@ -51,13 +57,14 @@ class ImageFolder:
     ignored_examples: tuple[str, ...]
     loose: tuple[str, ...]
     unused: tuple[str, ...]
+    nested: tuple[str, ...]
 
 
 def read_image_folder(root: Path) -> ImageFolder:
     """Recognise the layout of ``root`` and list its images; no file is opened.
 
-    train/ with val/ (or valid/, validation/) or test/ beside it, or with no other folder, holds class folders;
-    otherwise every folder in ``root`` is a class ("train" too, next to "bus" and "car").
+    train/ with val/ or test/ beside it, under any of the names in SPLIT_FOLDERS, or with no other folder, holds class
+    folders; otherwise every folder in ``root`` is a class ("train" too, next to "bus" and "car").
 
     Raises InputError, with the layouts that are accepted, for a folder that has neither.
     """
@@ -74,7 +81,8 @@ def read_image_folder(root: Path) -> ImageFolder:
         raise InputError(f"{root}: has {only}/ but no train/; add train/, or give {root / only} itself")
     ignored: list[str] = []
     loose, unused = _loose_images(root, ""), []
-    if "train" in splits and (len(splits) > 1 or len(folders) == 1):
+    divided = "train" in splits and (len(splits) > 1 or len(folders) == 1)
+    if divided:
         classes = _class_names(root / splits["train"])
         for folder in splits.values():
             unknown = [name for name in _class_names(root / folder) if name not in classes]
@@ -93,10 +101,11 @@ def read_image_folder(root: Path) -> ImageFolder:
         parts = {"all": _list(root, "", classes, ignored)}
     if len(classes) < 2:
         inner = root / (classes[0] if "all" in parts else splits["train"])
-        nested = "all" in parts and bool(_subfolders(inner))
-        hint = f"did you mean {inner}?" if nested else "a classifier needs at least two"
+        deeper = "all" in parts and bool(_subfolders(inner))
+        hint = f"did you mean {inner}?" if deeper else "a classifier needs at least two"
         raise InputError(f"{root}: only one class folder, '{classes[0]}': {hint}")
-    return ImageFolder(classes, parts, len(ignored), tuple(sorted(ignored)[:3]), tuple(loose), tuple(unused))
+    nested = _nested(parts, depth=2 if divided else 1)
+    return ImageFolder(classes, parts, len(ignored), tuple(sorted(ignored)[:3]), tuple(loose), tuple(unused), nested)
 
 
 def _subfolders(folder: Path) -> list[str]:
@@ -137,6 +146,14 @@ def _list(root: Path, folder: str, classes: tuple[str, ...], ignored: list[str])
         wanted = ", ".join(IMAGE_EXTENSIONS)
         raise InputError(f"{root / folder}: no image in any of its {len(classes)} class folders (wanted: {wanted})")
     return Files(np.concatenate(names), np.concatenate(sizes), np.concatenate(labels))
+
+
+def _nested(parts: Mapping[str, Files], depth: int) -> tuple[str, ...]:
+    """As in ``ImageFolder``. depth: how many folders an image in a class folder lies in below the root."""
+    if any((np.char.count(files.names, b"/") <= depth).any() for files in parts.values()):
+        return ()
+    names = (name for files in parts.values() for name in files.names.tolist())
+    return tuple(sorted({os.fsdecode(b"/".join(name.split(b"/")[: depth + 1])) for name in names}))
 
 
 def _images(root: Path, folder: str, ignored: list[str]) -> list[tuple[bytes, int]]:
