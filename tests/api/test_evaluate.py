@@ -42,6 +42,22 @@ def test_another_tree_is_measured_whole(trained, tmp_path):
     assert metrics["top1"] == 1.0
 
 
+@pytest.mark.parametrize("split", [None, "test"])
+def test_images_that_are_not_the_trainings_are_warned_of_whatever_their_name(
+    trained, tree, given, tmp_path, heard, split
+):
+    more = shutil.copytree(tree, tmp_path / "another name")
+    shutil.copy(more / "red" / "00.png", more / "red" / "new.png")
+    metrics = api.evaluate(trained.artifact, more, out=tmp_path / "out", split=split, console=heard)
+    assert (metrics["split"], metrics["n"]) == (("test", 3) if split else ("all", 40))
+    assert metrics["warning"].startswith("these are not the very images of the training")
+    assert f"warning: {metrics['warning']}" in heard.file.getvalue()
+    for name in ("metrics.json", "report.html"):
+        assert metrics["warning"] in (tmp_path / "out" / name).read_text()
+    for data in (tree, given):  # held out; or a test split of its own
+        assert "warning" not in api.evaluate(trained.artifact, data, split=split)
+
+
 def test_a_tree_too_small_to_be_divided_is_measured_whole(trained, tmp_path):
     other = plant(tmp_path / "other", {"blue": 1, "green": 2, "red": 1}, seed=3)
     metrics = api.evaluate(trained.artifact, other)

@@ -18,6 +18,10 @@ from vitnext.wording import counted
 if TYPE_CHECKING:
     from rich.console import Console
 
+OTHER_IMAGES = (
+    "these are not the very images of the training; where some of them were trained on, the numbers are too good"
+)
+
 
 def evaluate(
     model: Predictor | str | Path,
@@ -36,12 +40,14 @@ def evaluate(
     ``engine`` and ``tta`` say how a file is loaded, as of `load`.
 
     Of data with splits the test images are used, else val, unless ``split`` names another. Of one class-folder tree
-    the images that training held out, if the model was trained on this very tree, else all.
+    the images that training held out, if the model was trained on this very tree, else all, with a warning, here and in
+    what is written, that images of the training may be among them.
 
     Raises InputError for wrong input, such as a class that the model does not know.
     """
     predictor = model if isinstance(model, Predictor) else load(model, engine=engine, tta=tta)
-    dataset = _as_trained(data, predictor.card) or open_dataset(data, whole=split is None)
+    same = _as_trained(data, predictor.card)
+    dataset = same or open_dataset(data, whole=split is None)
     if split is not None and split not in dataset.splits:
         raise InputError(f"{data} has no {split} split; there are {', '.join(dataset.splits)}")
     name = split or ("all" if "all" in dataset.splits else held_out(dataset)[0])
@@ -51,14 +57,17 @@ def evaluate(
     images = dataset.splits[name]
     say = speaker(console)
     say(f"{dataset.name}: {name} split, {counted(images, 'image')}")
-    if name == "all" and dataset.name == predictor.card.data.get("name"):
-        say("warning: the images are not those of the training, which had the same name; some may have been trained on")
+    given = name != "all" and name not in dataset.split_rule["fractions"]
+    warning = "" if same or given else OTHER_IMAGES
+    if warning:
+        say(f"warning: {warning}")
     return evaluation.evaluate(
         predictor,
         images,
         out=Path(out) if out is not None else None,
         name=dataset.name,
         split_name=name,
+        warning=warning,
         skip_unreadable=skip_unreadable,
         progress=progress,
     )

@@ -60,6 +60,7 @@ def evaluate(
     out: Path | None = None,
     name: str,
     split_name: str,
+    warning: str = "",
     skip_unreadable: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
@@ -67,7 +68,8 @@ def evaluate(
 
     The keys are those of the ``result`` of the model's task (`ClassificationCounts`, `MultiLabelCounts`,
     `SemanticCounts`, `PanopticCounts`) and: data, split, model, architecture, date, seconds, images_per_second
-    (decoding included), skipped (file, error). Classes are matched by name: the data may list them in another order
+    (decoding included), skipped (file, error), and warning, if one is given: what a reader of the numbers has to know.
+    Classes are matched by name: the data may list them in another order
     than the model, or lack some. ``progress(done, total)`` is called after every image.
 
     Raises InputError when the data's truth is not for the model's task or has a class that the model lacks, ``out``
@@ -90,6 +92,7 @@ def evaluate(
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "seconds": round(seconds, 3),
         "images_per_second": round((len(split) - len(skipped)) / max(seconds, 1e-9), 1),
+        **({"warning": warning} if warning else {}),
         **measured,
         "skipped": skipped,
     }
