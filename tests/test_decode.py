@@ -83,6 +83,12 @@ def palette_image():
     return image
 
 
+@pytest.mark.parametrize("file_format", ["AVIF", "JPEG2000"])
+def test_formats_of_phones_and_scanners(file_format):
+    data = encode(Image.new("RGB", (8, 6), GREEN), file_format)
+    np.testing.assert_allclose(open_image(data), np.full((6, 8, 3), GREEN), atol=3)
+
+
 @pytest.mark.parametrize("file_format", ["PNG", "GIF", "BMP", "TIFF"])
 def test_palette_becomes_its_colours(file_format):
     np.testing.assert_array_equal(open_image(encode(palette_image(), file_format))[0], [RED, GREEN, BLUE])
@@ -309,6 +315,7 @@ def test_every_refusal_names_the_file(tmp_path):
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "link.jpg").symlink_to(tmp_path / "nowhere")
     os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "IMG_1.HEIC").write_bytes(b"\0\0\0\x24ftypheic\0\0\0\0mif1heic")
     (tmp_path / "drawing.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n")
     expected = {
         "missing.jpg": "no such file",
@@ -318,6 +325,7 @@ def test_every_refusal_names_the_file(tmp_path):
         "link.jpg": "no such file",
         "pipe.jpg": "not a file",
         "drawing.png": "not a JPEG",
+        "IMG_1.HEIC": "HEIC is not read: convert it to JPEG",
         "a\0b.jpg": "null",
     }
     for name, says in expected.items():

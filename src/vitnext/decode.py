@@ -24,12 +24,22 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from vitnext.errors import ImageError
+from vitnext.files import CONVERT_HEIC, is_heic
 
 Source = str | os.PathLike[str] | bytes | np.ndarray | Image.Image
 
 MAX_PIXELS: int = 178_956_970  # where Pillow itself refuses; checked here so that its global setting plays no part
 STRIP = 1 << 22  # pixels that are copied at a time
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")  # Pillow's others include interpreters such as PostScript
+FORMATS = (
+    "JPEG",
+    "PNG",
+    "GIF",
+    "BMP",
+    "WEBP",
+    "TIFF",
+    "AVIF",
+    "JPEG2000",
+)  # Pillow's others include interpreters such as PostScript
 
 EXIF_ORIENTATION = 0x0112
 UPRIGHT = {  # EXIF 2.3, table 6: what turns each stored orientation upright
@@ -86,7 +96,9 @@ def decode(
     except Image.DecompressionBombError:
         reason = f"more than {MAX_PIXELS:,} pixels: make it smaller"
     except UnidentifiedImageError:
-        reason = "not a JPEG, PNG, WebP, BMP, TIFF or GIF image, or its header is damaged"
+        reason = "not a JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF or JPEG 2000 image, or its header is damaged"
+        if is_heic(name_of(source)):
+            reason = CONVERT_HEIC
     except MemoryError:
         reason = "not enough memory to decode it"
     except Exception as error:  # a damaged file makes Pillow raise nearly anything, and none of it may pass

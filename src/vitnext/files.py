@@ -4,20 +4,36 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import AnyStr
 
 from vitnext.errors import InputError, WorkError
+from vitnext.wording import counted
 
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+IMAGE_EXTENSIONS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp"),
+    *(".tif", ".tiff", ".gif", ".avif", ".jp2"),
+)
+HEIC = (".heic", ".heif")  # what phones write, and Pillow does not read
+CONVERT_HEIC = "HEIC is not read: convert it to JPEG, as with heif-convert or `magick mogrify -format jpg *.HEIC`"
 
 
 def is_image(name: str | bytes) -> bool:
     """Whether a file of this name is taken for an image; hidden files are not."""
     name = os.fsdecode(name)
     return name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith(".")
+
+
+def is_heic(name: str | bytes) -> bool:
+    return os.fsdecode(name).lower().endswith(HEIC)
+
+
+def passed_over(count: int, examples: Sequence[str]) -> str:
+    """That so many files are not images, and how to convert HEIC if any of ``examples`` is."""
+    heic = f"; {CONVERT_HEIC}" if any(map(is_heic, examples)) else ""
+    return f"{counted(count, 'file')} passed over: not an image file{heic}"
 
 
 def files_below(folder: AnyStr) -> Iterator[os.DirEntry[AnyStr]]:

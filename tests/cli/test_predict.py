@@ -28,6 +28,15 @@ def test_a_table_in_the_order_given(capsys, onnx, images):
     assert err == "4 images, 1 unreadable\n"
 
 
+def test_what_is_passed_over_is_said(capsys, onnx, images):
+    (images / "b" / "IMG_6.HEIC").touch()
+    (images / "a" / "notes").touch()
+    assert main(["predict", str(onnx), str(images)]) == 0
+    line, _ = capsys.readouterr().err.splitlines()
+    assert line.startswith("2 files passed over: not an image file; HEIC is not read: convert it to JPEG")
+    assert line.endswith(f": {images / 'b' / 'IMG_6.HEIC'}, {images / 'a' / 'notes'}")
+
+
 @pytest.mark.parametrize("model", ["onnx", "artifact"])
 def test_a_file_in_a_new_folder(capsys, request, images, tmp_path, model):
     out = tmp_path / "new" / "labels.csv"

@@ -184,7 +184,8 @@ def test_ignored_files(data):
         (data / "train/a" / name).touch()
     finding = one(check(open_dataset(data)), "ignored_files")
     assert finding.severity == "warning"
-    assert finding.message.startswith("4 files passed over: ") and finding.message.endswith("train/a/3.txt, ...")
+    assert finding.message.startswith("4 files passed over: not an image file; HEIC is not read: convert it to JPEG")
+    assert finding.message.endswith("train/a/3.txt, ...")
 
 
 def test_loose_images_and_unused_folders_are_named(data):

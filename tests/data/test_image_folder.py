@@ -90,7 +90,9 @@ def test_images_beside_the_class_folders_are_named(tmp_path):
 
 
 def test_images_at_any_depth_and_every_extension(tmp_path):
-    inner = [f"a/x/y/{i}.{e}" for i, e in enumerate(("jpg", "jpeg", "PNG", "webp", "BMP", "tif", "Tiff", "gif"))]
+    inner = [
+        f"a/x/y/{i}.{e}" for i, e in enumerate(("jpg", "jpeg", "PNG", "webp", "BMP", "tif", "Tiff", "gif", "JFIF"))
+    ]
     folder = read_image_folder(touch(tmp_path, *inner, "b/1.jpg"))
     assert names(folder.parts["all"]) == [*inner, "b/1.jpg"]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from vitnext.errors import InputError
-from vitnext.inference.sources import find_images, images_and_results
+from vitnext.inference.sources import find_images, images_and_results, other_files
 
 
 @pytest.fixture
@@ -21,6 +21,21 @@ def test_folder_is_searched_at_every_depth_in_order_without_hidden_files(photos)
     expected = ["photos/a.jpg", "photos/b/1.jpeg", "photos/b/2.PNG", "photos/b/c/3.tif"]
     assert find_images(photos) == expected
     assert find_images([photos]) == expected
+
+
+def test_what_else_lies_in_folders_is_told_heic_first(photos):
+    for name in ("b/IMG_1.HEIC", "b/scan", "c.jfif", "d.avif"):
+        (Path(photos) / name).touch()
+    assert other_files([photos], None) == ["photos/b/IMG_1.HEIC", "photos/b/scan", "photos/notes.txt"]
+    assert other_files(["ph*s/[b]", "photos/notes.txt"], None) == ["photos/b/IMG_1.HEIC", "photos/b/scan"]
+    assert other_files([photos], "photos/b") == ["photos/notes.txt"]
+    assert {"photos/c.jfif", "photos/d.avif"} < set(find_images(photos))
+
+
+def test_a_folder_of_heic_alone(tmp_path):
+    (tmp_path / "IMG_1.HEIC").touch()
+    with pytest.raises(InputError, match="no images found .*; 1 file passed over: .*convert it to JPEG"):
+        find_images(tmp_path)
 
 
 def test_named_file_is_kept_whatever_its_extension(photos):

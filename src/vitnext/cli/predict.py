@@ -11,8 +11,8 @@ import typer
 
 from vitnext.cli.terminal import progress_bar, progress_console
 from vitnext.errors import InputError
-from vitnext.files import existing_file, writable_file, writable_folder
-from vitnext.wording import counted
+from vitnext.files import existing_file, passed_over, writable_file, writable_folder
+from vitnext.wording import counted, shortened
 
 if TYPE_CHECKING:
     from vitnext.types import PanopticSegmentation, Prediction
@@ -56,12 +56,14 @@ def predict(
     if out:
         writable_file(out)
     from vitnext.inference.predictor import load
-    from vitnext.inference.sources import images_and_results
+    from vitnext.inference.sources import images_and_results, other_files
     from vitnext.inference.writers import write_predictions
 
     files, results = images_and_results(paths, masks)
     if results:
         print(f"{counted(results, 'file')} left out: masks of an earlier run", file=sys.stderr)
+    if others := other_files(paths, masks):
+        print(f"{passed_over(len(others), others)}: {shortened(others, 3)}", file=sys.stderr)
     predictor = load(model, engine=engine, tta=tta)
     card = predictor.card
     predictions = predictor.predict_many(files, batch=batch)

@@ -18,6 +18,7 @@ import numpy as np
 
 from vitnext.data.dataset import Dataset, Split
 from vitnext.data.survey import Survey, look
+from vitnext.files import passed_over
 from vitnext.wording import counted, shortened
 
 FEW_IMAGES = 5  # fewer training images of a class than this, and what is learnt is those images
@@ -195,7 +196,7 @@ def _ignored(dataset: Dataset) -> Iterator[Finding]:
         what += f" (classes are {shortened(dataset.classes)}; give one of these folders if those below it are meant)"
         yield finding("warning", "nested_folders", what, list(dataset.nested))
     if dataset.ignored:
-        what = f"{counted(dataset.ignored, 'file')} passed over: not an image file"
+        what = passed_over(dataset.ignored, dataset.ignored_examples)
         yield finding("warning", "ignored_files", what, list(dataset.ignored_examples), dataset.ignored)
     if dataset.loose:
         what = f"{counted(len(dataset.loose), 'image')} passed over: not in a class folder"

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from vitnext.errors import InputError
-from vitnext.files import IMAGE_EXTENSIONS, files_below, is_image
+from vitnext.files import IMAGE_EXTENSIONS, files_below, is_heic, is_image, passed_over
 from vitnext.wording import counted, shortened
 
 SPLIT_FOLDERS = {  # in the order train, val, test
@@ -45,7 +45,7 @@ class ImageFolder:
     """What a folder holds.
 
     parts:   its images; the keys are train, val, test as they exist, or only "all" for one tree
-    ignored: how many files in class folders are not images, and up to three of them
+    ignored: how many files in class folders are not images, and up to three of them, HEIC first
     loose:   images beside the class folders: they have no class
     unused:  folders beside train/, val/ and test/
     nested:  folders in the class folders, if no image lies in a class folder itself: perhaps they were meant as classes
@@ -104,8 +104,9 @@ def read_image_folder(root: Path) -> ImageFolder:
         deeper = "all" in parts and bool(_subfolders(inner))
         hint = f"did you mean {inner}?" if deeper else "a classifier needs at least two"
         raise InputError(f"{root}: only one class folder, '{classes[0]}': {hint}")
+    examples = tuple(sorted(ignored, key=lambda name: (not is_heic(name), name))[:3])
     nested = _nested(parts, depth=2 if divided else 1)
-    return ImageFolder(classes, parts, len(ignored), tuple(sorted(ignored)[:3]), tuple(loose), tuple(unused), nested)
+    return ImageFolder(classes, parts, len(ignored), examples, tuple(loose), tuple(unused), nested)
 
 
 def _subfolders(folder: Path) -> list[str]:
@@ -143,8 +144,11 @@ def _list(root: Path, folder: str, classes: tuple[str, ...], ignored: list[str])
         sizes.append(np.array([size for _, size in found], dtype=np.int64))
         labels.append(np.full(len(found), label, dtype=np.int64))
     if not any(map(len, names)):
-        wanted = ", ".join(IMAGE_EXTENSIONS)
-        raise InputError(f"{root / folder}: no image in any of its {len(classes)} class folders (wanted: {wanted})")
+        others = f"; {passed_over(len(ignored), ignored)}" if ignored else ""
+        raise InputError(
+            f"{root / folder}: no image in any of its {len(classes)} class folders "
+            f"(wanted: {', '.join(IMAGE_EXTENSIONS)}){others}"
+        )
     return Files(np.concatenate(names), np.concatenate(sizes), np.concatenate(labels))
 
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 
 from vitnext.errors import InputError
-from vitnext.files import IMAGE_EXTENSIONS, files_below, is_image
+from vitnext.files import IMAGE_EXTENSIONS, files_below, is_heic, is_image, passed_over
 from vitnext.inference.mask_files import CLASSES, CONFIDENCE
 
 
@@ -42,7 +42,9 @@ def images_and_results(
         path = os.fspath(path)
         files = list(_expand(path))
         if not files:
-            raise InputError(f"{path}: no images found (a folder is searched for {' '.join(IMAGE_EXTENSIONS)})")
+            others = other_files([path], None)
+            more = f"; {passed_over(len(others), others)}" if others else ""
+            raise InputError(f"{path}: no images found (a folder is searched for {' '.join(IMAGE_EXTENSIONS)}){more}")
         written: set[str] = set()  # folders
         if below is not None and not _inside(_searched(path), below):
             written = {folder for folder in {*map(os.path.dirname, files)} if _inside(folder, below)}
@@ -55,6 +57,21 @@ def images_and_results(
     if not found:
         raise InputError("no images were named: give files, folders or globs")
     return list(found.values()), [file for place, file in passed.items() if place not in found]
+
+
+def other_files(paths: Iterable[str | os.PathLike[str]], results: str | os.PathLike[str] | None) -> list[str]:
+    """The files in the folders that ``paths`` stand for which are not images, HEIC first; without those below
+    ``results``, as of ``images_and_results``."""
+    below = None if results is None else os.path.realpath(results)
+    found = {
+        file.path
+        for path in [os.fspath(path) for path in paths]
+        for place in ([path] if os.path.exists(path) else glob.glob(path, recursive=True))
+        if os.path.isdir(place)
+        for file in files_below(place)
+        if not is_image(file.name) and (below is None or not _inside(os.path.dirname(file.path), below))
+    }
+    return sorted(found, key=lambda name: (not is_heic(name), name))
 
 
 def _searched(path: str) -> str:
