@@ -208,6 +208,12 @@ def test_classes_that_hold_folders_alone_are_remarked(tmp_path):
     )
 
 
+def test_classes_that_differ_in_case_or_spaces_are_remarked(tmp_path):
+    images(tmp_path, **{"Hat": 7, "hat ": 7, "rain_coat": 7, "Rain coat": 7, "cap": 7})
+    found = one(check(open_dataset(tmp_path)), "alike_classes")
+    assert (found.severity, found.items) == ("warning", ["Hat = hat ", "Rain coat = rain_coat"])
+
+
 def test_errors_come_first(data):
     (data / "train/a/1.txt").touch()
     (data / "train/a/000.png").write_text("text")

@@ -3,13 +3,14 @@
 errors    files that cannot be read, rows of a table without a file, classes without a training image
 warnings  the same image, or nearly the same, in two splits (measured numbers will be too good), with two labels, or
           twice in one split; images much smaller or longer than the others, or of one grey value;
-          classes missing from val or test; classes of very unequal size; very few images of a class; files, loose
-          images, folders, columns and images without a row that are passed over; folders in class folders that hold no
-          image themselves
+          classes missing from val or test; classes of very unequal size; very few images of a class; class names that
+          differ in case or spaces alone; files, loose images, folders, columns and images without a row that are passed
+          over; folders in class folders that hold no image themselves
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
@@ -85,7 +86,7 @@ def check(dataset: Dataset, *, decode: bool = True, limit: int | None = None) ->
 
 def findings(dataset: Dataset, survey: Survey | None) -> Report:
     """What is wrong with the classes and counts and, if the images were looked at, with them; errors first."""
-    found = [*_classes(dataset), *_ignored(dataset)]
+    found = [*_classes(dataset), *alike_classes(dataset, "give them one name"), *_ignored(dataset)]
     if survey is None:
         return Report(sorted(found, key=lambda finding: finding.severity))
     unreadable: dict[str, list[int]] = {}
@@ -188,6 +189,17 @@ def _classes(dataset: Dataset) -> Iterator[Finding]:
             items = [f"{dataset.classes[i]} ({train[i]:,})" for i in (largest, smallest)]
             what = f"the largest class has {train[largest] // train[smallest]:,} times the images of the smallest"
             yield finding("warning", "imbalance", what, items)
+
+
+def alike_classes(dataset: Dataset[Any], remedy: str) -> Iterator[Finding]:
+    """Names that somebody typed in two ways: they differ in case, spaces, hyphens or underscores alone."""
+    groups: dict[str, list[str]] = {}
+    for name in dataset.classes:
+        groups.setdefault(re.sub(r"[\s_-]+", " ", name).strip().casefold(), []).append(name)
+    alike = [" = ".join(names) for names in groups.values() if len(names) > 1]
+    if alike:
+        what = f"classes whose names differ in case or spaces alone (if they are one, {remedy})"
+        yield finding("warning", "alike_classes", what, alike)
 
 
 def _ignored(dataset: Dataset) -> Iterator[Finding]:

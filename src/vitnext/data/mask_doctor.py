@@ -25,7 +25,7 @@ from PIL import Image
 
 from vitnext.data import object_doctor, survey_cache
 from vitnext.data.dataset import Dataset
-from vitnext.data.doctor import Finding, Report, finding
+from vitnext.data.doctor import Finding, Report, alike_classes, finding
 from vitnext.data.mask_split import MaskSplit
 from vitnext.data.mask_values import UNKNOWN, VOID, indices_of, is_usual, open_mask, pack_colors
 from vitnext.data.object_doctor import Objects
@@ -134,7 +134,8 @@ def findings(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> Rep
             unreadable.setdefault(split, []).append(index)
             problems.setdefault(found.problem[0], []).append(found.problem[1])
     every = [*_unreadable(problems), *_unknown(dataset, looked), *_classes(dataset, looked)]
-    every += [*_void_like(dataset, looked), *_alike(dataset), *_left_out(dataset)]
+    every += [*_void_like(dataset, looked), *alike_classes(dataset, "rename them, or set data.merge")]
+    every += _left_out(dataset)
     every += [*_palettes(dataset, looked), *_turned(dataset, looked), *_repeated(dataset, looked)]
     objects = [(dataset.splits[split].name(i), found.objects) for (split, i), found in looked.items() if found.objects]
     every += object_doctor.findings(objects)
@@ -426,17 +427,6 @@ def _void_like(dataset: Dataset[MaskSplit], looked: Mapping[Place, Looked]) -> I
             f"is the class {last.name}: if it is not labelled, write '255 ignore' into classes.txt"
         )
         yield Finding("warning", "void_like", what, [last.name])
-
-
-def _alike(dataset: Dataset[MaskSplit]) -> Iterator[Finding]:
-    """Names that somebody typed in two ways: they differ in case, spaces, hyphens or underscores alone."""
-    groups: dict[str, list[str]] = {}
-    for name in dataset.classes:
-        groups.setdefault(re.sub(r"[\s_-]+", " ", name).strip().casefold(), []).append(name)
-    alike = [" = ".join(names) for names in groups.values() if len(names) > 1]
-    if alike:
-        what = "classes whose names differ in case or spaces alone (if they are one, rename them, or set data.merge)"
-        yield finding("warning", "alike_classes", what, alike)
 
 
 def _left_out(dataset: Dataset[MaskSplit]) -> Iterator[Finding]:
