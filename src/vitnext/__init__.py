@@ -48,6 +48,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("vitnext")
     if name not in _HOME:
         raise AttributeError(f"module 'vitnext' has no attribute '{name}'")
     return getattr(importlib.import_module(_HOME[name]), name)

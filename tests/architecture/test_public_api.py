@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import pkgutil
 import subprocess
 import sys
@@ -51,6 +52,10 @@ def python(script: str) -> str:
 def test_every_public_name_resolves(name):
     assert getattr(vitnext, name) is not None
     assert name in dir(vitnext)
+
+
+def test_the_version_is_that_of_the_package():
+    assert vitnext.__version__ == importlib.metadata.version("vitnext")
 
 
 def test_an_unknown_name_is_an_attribute_error():

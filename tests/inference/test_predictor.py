@@ -1,4 +1,5 @@
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,6 +125,13 @@ def test_interrupt_in_the_middle_leaves_no_file(predictor, files, tmp_path):
         write_predictions(out, predictor.predict_many(sources(), batch=4), predictor.card.classes)
     assert not list(out.parent.iterdir())
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("one", ["photos", Path("photos"), b"JPEG"])
+def test_one_path_is_no_stream_of_characters(predictor, one):
+    with pytest.raises(InputError, match="takes several images, not (photos|bytes): give a list"):
+        predictor.predict_many(one)
+    assert predictor.classes == predictor.card.classes
 
 
 def test_wrong_batch_is_refused_at_the_call(predictor):

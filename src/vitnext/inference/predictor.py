@@ -94,6 +94,11 @@ class Predictor:
     def card(self) -> Card:
         return self.engine.card
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of scores and of the values of masks."""
+        return self.card.classes
+
     def __repr__(self) -> str:
         card, kind = self.card, type(self.engine)
         engine = next((name for name, known in ENGINES.items() if known is kind), kind.__name__)
@@ -121,9 +126,14 @@ class Predictor:
         ``batch`` windows of one at once.
 
         Raises:
-            InputError: ``batch`` is below 1.
+            InputError: ``batch`` is below 1, or ``sources`` is one path or one file's bytes.
             WorkError: the network gave something else than one finite logit for each class.
         """
+        if isinstance(sources, str | os.PathLike | bytes):  # a str would be taken for its characters
+            raise InputError(
+                f"predict_many takes several images, not {_name(sources)}: give a list, of a folder "
+                "vitnext.inference.sources.find_images(folder), or predict one image with predict"
+            )
         if batch < 1:
             raise InputError(f"batch is {batch}; it must be 1 or more")
         if self.card.task in SEGMENTING:
