@@ -147,8 +147,21 @@ def test_val_fraction(tmp_path):
 
 
 def test_too_few_images_to_split(tmp_path):
-    with pytest.raises(InputError, match=r"2 classes with fewer than 3 images.*: b \(2\), c \(0\)"):
-        open_dataset(tree(tmp_path, a=5, b=2, c=0))
+    with pytest.raises(InputError, match=r"no class has 3 images, too few to split into train, val and test: add"):
+        open_dataset(tree(tmp_path, a=2, b=2, c=0))
+
+
+def test_a_class_too_small_to_split_is_all_in_train_and_the_others_are_divided_as_without_it(tmp_path):
+    sound = members(open_dataset(tree(tmp_path / "sound", a=10, b=10)))
+    with_small = members(open_dataset(tree(tmp_path / "small", a=10, b=10, c=2, d=1, e=0)))
+    assert with_small.pop("train") == sound.pop("train") | {"c/000.jpg", "c/001.jpg", "d/000.jpg"}
+    assert with_small == sound
+
+
+def test_a_known_fingerprint_never_changes(tmp_path):
+    """Golden: by it a model's data are known again."""
+    fingerprint = open_dataset(tree(tmp_path / "t", a=10, b=10)).fingerprint
+    assert fingerprint == "9e3ac890bc44afc3348358b909afd6a4b0045f586f0470991ef84db62130deb1"
 
 
 def test_whole_divides_nothing(tmp_path):

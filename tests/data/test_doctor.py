@@ -214,6 +214,15 @@ def test_classes_that_differ_in_case_or_spaces_are_remarked(tmp_path):
     assert (found.severity, found.items) == ("warning", ["Hat = hat ", "Rain coat = rain_coat"])
 
 
+def test_small_and_empty_classes_of_one_tree_hide_nothing(tmp_path):
+    images(tmp_path, a=10, b=10, c=2, d=0)
+    (tmp_path / "a" / "000.png").write_text("text")
+    kinds = [(f.severity, f.kind, f.items) for f in check(open_dataset(tmp_path)).findings]
+    assert ("error", "empty_class", ["d"]) in kinds and ("warning", "few_images", ["c (2)"]) in kinds
+    assert [items for _, kind, items in kinds if kind == "missing_class"] == [["c"], ["c"]]  # in val and in test
+    assert "unreadable" in [kind for _, kind, _ in kinds]
+
+
 def test_errors_come_first(data):
     (data / "train/a/1.txt").touch()
     (data / "train/a/000.png").write_text("text")

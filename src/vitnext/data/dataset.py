@@ -143,7 +143,7 @@ def open_dataset(
 
     What comes undivided is split per class (stratified): one class-folder tree, a table, or images with masks, into
     train, val and test 80/10/10, digits 72/8/20; a train/ with test/ but no val/ gives 10% to val, Fashion-MNIST's
-    train 5%.
+    train 5%. A class of fewer images than there are splits is all in train.
     ``val_fraction`` replaces that share of val; 0 means no val split. ``seed`` decides who goes where.
     ``whole`` divides nothing: the splits are those that were given, or the only one is "all".
 
@@ -324,14 +324,11 @@ def _divide(found: _Found, fractions: dict[str, float], seed: int) -> tuple[dict
             f"{whole.root}: {counted(whole, 'image')} {what}, too few to split into train, {' and '.join(shares)}: "
             f"add some, or name those of each split in {where}"
         )
-    if source == "all" and not several:
-        counts = np.bincount(whole.strata, minlength=len(found.classes))
-        few = [f"{found.classes[i]} ({counts[i]})" for i in np.flatnonzero(counts <= len(shares))]
-        if few:
-            raise InputError(
-                f"{whole.root}: {counted(few, 'class')} with fewer than {len(shares) + 1} images, too few to split "
-                f"into train, {' and '.join(shares)}: {shortened(few)}; add images, or give train/ and val/"
-            )
+    if source == "all" and not several and np.bincount(whole.strata).max() <= len(shares):
+        raise InputError(
+            f"{whole.root}: no class has {len(shares) + 1} images, too few to split into train, "
+            f"{' and '.join(shares)}: add images, or give train/ and val/"
+        )
     parts |= _stratified(whole, shares, seed)
     shares = {"train": round(1 - sum(shares.values()), 6), **shares}
     per = "" if masks else " per class"
