@@ -232,17 +232,23 @@ def test_the_doctor_shows_doubted_labels(probed, tmp_path, capsys, monkeypatch):
 
     def first(features, labels):
         one = np.array([0])
-        return label_noise.Doubts(one, labels[one], labels[one] + 1, np.array([0.1]), np.array([0.9]), len(labels))
+        return label_noise.Doubts(
+            one, labels[one], labels[one] + 1, np.array([0.1]), np.array([0.9]), len(labels), 0.875
+        )
 
     monkeypatch.setattr(label_noise, "doubtful", first)
     folder = plant(tmp_path / "photos", dict.fromkeys(COLORS, 4))
     name, model = open_dataset(folder).splits["train"].name(0), str(probed["linear"].artifact)
     assert main(["check", str(folder), "--model", model, "--out", str(tmp_path / "check")]) == 0
-    assert f"1 label that features contradict: {name} (blue, perhaps green)" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"1 label that features contradict: {name} (blue, perhaps green)" in out
+    assert "probe of the model's features: 87.5% right, cross-validated" in out
     page = (tmp_path / "check" / "check.html").read_text(encoding="utf-8")
-    assert "Labels that features contradict" in page and "blue, perhaps green" in page
+    assert "Labels that features contradict" in page and "blue, perhaps green" in page and "87.5%" in page
     assert main(["check", str(folder), "--model", model, "--json"]) == 0
-    [doubt] = json.loads(capsys.readouterr().out)["facts"]["doubtful_labels"]
+    facts = json.loads(capsys.readouterr().out)["facts"]
+    [doubt] = facts["doubtful_labels"]
+    assert facts["probe_accuracy"] == 0.875
     assert (doubt["file"], doubt["probability"], doubt["other_probability"]) == (name, 0.1, 0.9)
     assert main(["check", str(mask_set(tmp_path / "masks", count=1)), "--model", model]) == 2
     assert "--model is for images with one label each" in capsys.readouterr().err

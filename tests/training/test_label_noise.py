@@ -47,6 +47,7 @@ def test_the_rule_is_the_papers(monkeypatch):
         if p[i, labels[i]] < t[labels[i]] and confident:
             expected[i] = max(confident, key=lambda j: p[i, j])
     found = doubtful(features, labels)
+    assert found.accuracy == (p.argmax(1) == labels).mean() < 1
     assert dict(zip(found.images.tolist(), found.other.tolist(), strict=True)) == expected and len(expected) > 4
 
 

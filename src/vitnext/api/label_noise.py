@@ -23,9 +23,10 @@ def doubtful_labels(
     *,
     progress: Callable[[int, int], None] | None = None,
     console: Console | None = None,
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], float | None]:
     """Images whose labels are likely wrong, the surest first: {place, file, label, probability, other,
-    other_probability}, place numbering the images over the splits in their order.
+    other_probability}, place numbering the images over the splits in their order. And the share of the labels that the
+    probe, cross-validated, names itself, by which to judge the list; None if no class has images enough for a probe.
 
     model: the artifact of a classifier, whose frozen features a linear probe judges. unreadable: of each split the
     images to pass over. Raises InputError for other models and data.
@@ -64,7 +65,7 @@ def doubtful_labels(
         start, done = start + len(split), done + len(good)
     found = doubtful(np.concatenate(rows), np.concatenate(labels))
     place = np.concatenate(places)
-    return [
+    doubts = [
         {
             "place": int(place[image]),
             "file": names[image],
@@ -77,3 +78,4 @@ def doubtful_labels(
             found.images, found.given, found.other, found.p_given, found.p_other, strict=True
         )
     ]
+    return doubts, found.accuracy

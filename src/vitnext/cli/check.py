@@ -41,7 +41,7 @@ def check(
     outside the image, and objects that overlap. Errors would stop training (exit code 2); warnings would not.
 
     With --model, labels that are likely wrong: those that a cross-validated linear probe of the model's features
-    contradicts with confidence (confident learning).
+    contradicts with confidence (confident learning). How often that probe is right says how far to trust the list.
 
     \b
     Examples:
@@ -74,8 +74,8 @@ def check(
             if model is not None:
                 from vitnext import api
 
-                doubts = api.doubtful_labels(model, dataset, report.unreadable, progress=progress)
-                report = doctor.with_doubts(report, doubts)
+                doubts, accuracy = api.doubtful_labels(model, dataset, report.unreadable, progress=progress)
+                report = doctor.with_doubts(report, doubts, accuracy)
     if out is not None:
         from vitnext.evaluation import data_report, mask_report
         from vitnext.evaluation.evaluate import write
@@ -93,6 +93,8 @@ def check(
             print_pixels(report.facts)
         else:
             print_facts(report.facts)
+            if report.facts.get("probe_accuracy") is not None:
+                print(f"probe of the model's features: {report.facts['probe_accuracy']:.1%} right, cross-validated")
             if doubts:
                 print_doubts(doubts)
         for finding in report.findings:

@@ -114,9 +114,10 @@ def findings(dataset: Dataset, survey: Survey | None) -> Report:
     return Report(found, unreadable, facts(dataset, survey), survey.unseen)
 
 
-def with_doubts(report: Report, doubts: Sequence[Mapping[str, Any]]) -> Report:
-    """The report with a warning, and facts, of labels that features contradict: what ``api.doubtful_labels`` found."""
-    facts = {**report.facts, "doubtful_labels": [dict(doubt) for doubt in doubts]}
+def with_doubts(report: Report, doubts: Sequence[Mapping[str, Any]], accuracy: float | None) -> Report:
+    """The report with a warning, and facts, of labels that features contradict, and with the accuracy of the probe that
+    does: what ``api.doubtful_labels`` found."""
+    facts = {**report.facts, "doubtful_labels": [dict(doubt) for doubt in doubts], "probe_accuracy": accuracy}
     if not doubts:
         return replace(report, facts=facts)
     items = [f"{doubt['file']} ({doubt['label']}, perhaps {doubt['other']})" for doubt in doubts]

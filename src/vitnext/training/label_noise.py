@@ -24,7 +24,8 @@ class Doubts:
     """Doubted images, those of the largest difference between the two probabilities first.
 
     images: int64 (n,), rows of the features; given, other: int64 (n,), classes; p_given, p_other: their probabilities,
-    by a probe that did not see the image; looked: how many images were looked at.
+    by a probe that did not see the image; looked: how many images were looked at; accuracy: of how many of these, as a
+    share, that probe names the given label, or None if none was looked at.
     """
 
     images: np.ndarray
@@ -33,6 +34,7 @@ class Doubts:
     p_given: np.ndarray
     p_other: np.ndarray
     looked: int
+    accuracy: float | None = None
 
 
 def doubtful(features: np.ndarray, labels: np.ndarray, *, seed: int = 0) -> Doubts:
@@ -62,7 +64,13 @@ def doubtful(features: np.ndarray, labels: np.ndarray, *, seed: int = 0) -> Doub
     p_given, p_other = p[found, given], p[found, other]
     order = np.argsort(p_given - p_other, kind="stable")
     return Doubts(
-        rows[found][order], large[given][order], large[other][order], p_given[order], p_other[order], len(rows)
+        rows[found][order],
+        large[given][order],
+        large[other][order],
+        p_given[order],
+        p_other[order],
+        len(rows),
+        float((p.argmax(1) == y).mean()),
     )
 
 
