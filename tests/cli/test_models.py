@@ -94,6 +94,12 @@ def test_the_heads_are_those_that_there_are():
     assert {*segmenter.SIZES} == {*SEGFORMERS}
 
 
+@pytest.mark.parametrize(("typed", "meant"), [("convnxt", "convnext"), ("convnext_tinny", "convnext_tiny")])
+def test_a_slip_is_answered_with_what_was_meant(capsys, typed, meant):
+    assert main(["models", typed]) == 2
+    assert capsys.readouterr().err == f"vitnext: no model matches {typed}: did you mean {meant}?\n"
+
+
 def test_no_match(capsys):
     assert main(["models", "alexnet"]) == 2
     assert capsys.readouterr().err == "vitnext: no model matches alexnet: `vitnext models` lists all of them\n"

@@ -32,6 +32,15 @@ def test_what_else_lies_in_folders_is_told_heic_first(photos):
     assert {"photos/c.jfif", "photos/d.avif"} < set(find_images(photos))
 
 
+@pytest.mark.parametrize(
+    ("path", "what"),
+    [("-", "standard input is not read"), ("https://a.org/b.jpg?c=1", "URLs are not read: download it")],
+)
+def test_what_is_no_path(photos, path, what):
+    with pytest.raises(InputError, match=what):
+        find_images([path])
+
+
 def test_a_folder_of_heic_alone(tmp_path):
     (tmp_path / "IMG_1.HEIC").touch()
     with pytest.raises(InputError, match="no images found .*; 1 file passed over: .*convert it to JPEG"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import fnmatch
 import json
 import re
@@ -57,7 +58,10 @@ def models(
             f"{', or segformer_b0 to segformer_b5' * ('segformer' in of_heads)}"
         )
     if not rows:
-        raise InputError(f"no model matches {pattern}: `vitnext models` lists all of them")
+        known = list(dict.fromkeys(row[key] for row in listing.rows() for key in ("family", "name")))
+        close = difflib.get_close_matches(pattern.lower(), known, n=1, cutoff=0.7) if pattern.isidentifier() else []
+        hint = f"did you mean {close[0]}?" if close else "`vitnext models` lists all of them"
+        raise InputError(f"no model matches {pattern}: {hint}")
     if as_json:
         print(json.dumps(rows, indent=2))
     else:

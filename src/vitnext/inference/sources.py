@@ -102,6 +102,10 @@ def _expand(path: str) -> Iterator[str]:
         yield from _images_below(path)
     elif os.path.exists(path):
         yield path
+    elif path == "-":
+        raise InputError("-: standard input is not read: give files, folders or globs")
+    elif "://" in path:
+        raise InputError(f"{path}: URLs are not read: download it and give the file")
     elif glob.has_magic(path):
         for match in sorted(glob.glob(path, recursive=True)):
             yield from _images_below(match) if os.path.isdir(match) else [match]
