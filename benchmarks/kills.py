@@ -46,9 +46,10 @@ PLACES = {  # and the most passes before the kill
     "a worker": 12,  # the worker alone; the run then ends with a line
     "a worker's parent": 12,
     "half of a checkpoint": 3,
-    "a checkpoint not yet renamed": 3,
+    "a file not yet renamed": 5,
     "half of a model file": 2,
-    "between model file and checkpoint": 2,
+    "between an epoch's model and its checkpoint": 2,
+    "between a checkpoint and its model's name": 2,
     "validation": 2,
     "the final evaluation": 1,
     "any moment": 1,
@@ -256,12 +257,14 @@ def child(place: str, passes: int, delay: float, arguments: list[str]) -> int:
             on_pass(images, read, lambda *_: kill(parent))
     elif place == "half of a checkpoint":
         on_pass(torch, "save", half)
-    elif place == "a checkpoint not yet renamed":
+    elif place == "a file not yet renamed":
         on_pass(os, "fsync", lambda *_: kill())
     elif place == "half of a model file":
         on_pass(artifact, "save_file", half_of_model)
-    elif place == "between model file and checkpoint":
+    elif place == "between an epoch's model and its checkpoint":
         on_pass(ConsoleWatcher, "epoch", lambda *_: kill())
+    elif place == "between a checkpoint and its model's name":
+        on_pass(api_run, "settle", lambda *_: kill())
     elif place == "validation":
         for validator in (Validator, MaskValidator):
             on_pass(validator, "__call__", lambda *_: soon())

@@ -30,16 +30,8 @@ Source = str | os.PathLike[str] | bytes | np.ndarray | Image.Image
 
 MAX_PIXELS: int = 178_956_970  # where Pillow itself refuses; checked here so that its global setting plays no part
 STRIP = 1 << 22  # pixels that are copied at a time
-FORMATS = (
-    "JPEG",
-    "PNG",
-    "GIF",
-    "BMP",
-    "WEBP",
-    "TIFF",
-    "AVIF",
-    "JPEG2000",
-)  # Pillow's others include interpreters such as PostScript
+# Pillow's others include interpreters such as PostScript.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "JPEG2000")
 
 EXIF_ORIENTATION = 0x0112
 UPRIGHT = {  # EXIF 2.3, table 6: what turns each stored orientation upright
