@@ -200,7 +200,7 @@ def test_the_page_lists_every_field_with_its_default():
 
 
 def test_the_page_lists_every_builtin_recipe():
-    kinds = "convnext|resnet|vit|finetune|scenes|panoptic|queries|deit|swin|segformer|eomt"
+    kinds = "convnext|resnet|vit|finetune|probe|scenes|panoptic|queries|deit|swin|segformer|eomt"
     assert set(re.findall(rf"`(\w+_(?:{kinds}))`", PAGE)) == set(builtin_names())
 
 

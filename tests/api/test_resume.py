@@ -133,6 +133,14 @@ def test_a_refused_change_leaves_the_run_as_it_was(tree, tmp_path, monkeypatch):
     assert same_weights(resumed.artifact, train(tree, tmp_path / "whole").artifact)
 
 
+def test_more_epochs_lift_the_steps_that_ended_a_run(tree, tmp_path):
+    train(tree, tmp_path / "run", epochs=None, steps=4)
+    end = api.train(tree, out=tmp_path / "run", resume=True, epochs=3)
+    assert [line["step"] for line in journal(end.out) if line["event"] == "epoch"] == [3, 4, 6, 9]
+    schedule = read_card(end.artifact).recipe["schedule"]
+    assert (schedule["epochs"], schedule["steps"], schedule["minutes"]) == (3, 0, 0)
+
+
 def test_what_was_said_the_first_time_may_be_said_again(trained, tree, tmp_path):
     copy = shutil.copytree(trained.out, tmp_path / "copy")
     assert same_weights(train(tree, copy, epochs=15, resume=True).artifact, trained.artifact)

@@ -162,7 +162,7 @@ def test_torch_and_torchvision_that_do_not_fit():
 )
 def test_a_full_gpu_is_one_line_that_says_what_to_set(capsys, monkeypatch, error):
     fail_with(monkeypatch, error)
-    code, out, err = run(capsys, "train", "digits")
+    code, out, err = run(capsys, "check", "digits")
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert "the GPU's memory is full" in err and "batch_size" in err and "accumulate" in err
 

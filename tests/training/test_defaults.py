@@ -381,5 +381,16 @@ def test_an_artifact_of_a_family_keeps_its_own_network():
     assert choose(facts(200), model="convnext", pretrained=True).recipe.augment.horizontal_flip == 0.5
 
 
+@pytest.mark.parametrize(("blocks", "times"), [("null", 1), ("2", 1), ("0", 50)])
+def test_a_head_alone_learns_at_a_rate_of_its_own(blocks, times):
+    given = {"model": "convnext_atto", "pretrained": True}
+    said = [f"optimizer.train_blocks={blocks}"]
+    choice, usual = choose(facts(200), **given, overrides=said), choose(facts(200), **given)
+    assert choice.recipe.optimizer.learning_rate == pytest.approx(times * usual.recipe.optimizer.learning_rate)
+    assert any("the head alone" in reason for reason in choice.reasons) == (times > 1)
+    asked = choose(facts(200), **given, overrides=[*said, "optimizer.learning_rate=0.25"])
+    assert asked.recipe.optimizer.learning_rate == 0.25 and not any("alone" in reason for reason in asked.reasons)
+
+
 def test_dinov3_gets_the_patches_of_a_vit():
     assert choose(facts(224), model="dinov3", gpu=True).recipe.model.config["patch_size"] == 16

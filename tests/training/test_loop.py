@@ -71,6 +71,18 @@ def test_seconds_of_an_epoch_that_was_stopped_are_counted(run, tmp_path):
     assert run(resume=True).progress.seconds > before
 
 
+def test_the_clock_saves_at_whatever_step_it_is_time(run, monkeypatch):
+    clock, saved = [0.0], []
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(loop, "save_checkpoint", lambda path, state: saved.append(state["progress"]["step"]))
+
+    def on(event, step):
+        clock[0] += 61 * (event == "step" and step % 3 == 1)
+
+    run("run", "schedule.epochs=4", "save_minutes=1", on=on)
+    assert saved == [2, 3, 5, 6, 8, 9, 11, 12]  # when more than a minute has passed, and after each epoch
+
+
 @pytest.mark.parametrize(("every", "epochs"), [(1, [1, 2]), (5, [1, 2, 3])])
 def test_the_time_runs_out_while_an_epoch_is_saved(run, journal, monkeypatch, every, epochs):
     """What has been validated is not validated again, and an epoch without a step has no loss of training."""

@@ -85,7 +85,7 @@ def test_what_is_for_one_label_an_image_is_refused_where_there_are_several(field
         ({"accumulate": 5}, "accumulate is 5, more parts than the 4 images of batch_size"),
         ({"augment": {"mixup": 1.0}, "batch_size": 1}, "need two different images in a batch"),
         ({"augment": {"cutmix": 1.0, "repeats": 4}}, "need two different images in a batch"),
-        ({"augment": {"trivial_augment": True, "rand_augment": [9, 0]}}, "set one of them"),
+        ({"augment": {"trivial_augment": True, "rand_augment": [9, 0]}}, "set augment.trivial_augment=false or"),
         ({"loss": {"dice": 1.0}}, "loss.dice is for segmentation"),
         ({"augment": {"aspect": (0.5, 2.0)}}, "augment.aspect is for segmentation"),
         ({"augment": {"rotation": 30.0}}, "augment.rotation is for segmentation"),
@@ -95,3 +95,9 @@ def test_what_does_not_go_together_is_one_line(fields, message):
     with pytest.raises(InputError) as caught:
         require_suitable(from_dict(BASE | fields), dataset())
     assert message in str(caught.value)
+
+
+def test_classes_are_not_balanced_twice():
+    sets = {"loss": {"balanced": True}, "data": {**BASE["data"], "class_sampling": 0.5}}
+    with pytest.raises(InputError, match="loss.balanced and data.class_sampling both make up for unequal classes"):
+        require_suitable(from_dict(BASE | sets), dataset())

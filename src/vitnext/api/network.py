@@ -56,6 +56,8 @@ def build(recipe: Recipe, dataset: Dataset[Any], known: Facts | Card, say: Say) 
     create.require_fit(network, name, preprocess.channels, preprocess.image_size, (recipe.data.image_size,) * 2)
     require_statistics(network, recipe, len(dataset.splits["train"]))
     if recipe.optimizer.train_blocks is not None:
+        if recipe.model.pretrained == "none":
+            say("warning: optimizer.train_blocks freezes blocks that nothing has trained: give --pretrained")
         freeze(network, recipe.optimizer.train_blocks)
     if catalog.FAMILIES[create.family_of(name)].channels_last:
         network = network.to(memory_format=torch.channels_last)

@@ -69,8 +69,8 @@ def train(
     """
     folder, said = _folder(data, out), _said(overrides, seed, skip_unreadable)
     if probe is None:
-        said += _length(epochs, steps, minutes, overrides)
-    _require_sense(data, folder, model, recipe, said, resume)
+        said += _length(epochs, steps, minutes, overrides, resume)
+        _require_sense(data, folder, model, recipe, said, resume)
     require("torch", "train")
     from vitnext.api import probe as probes
     from vitnext.api import run
@@ -152,10 +152,14 @@ def _require_sense(
         open_dataset(data)
 
 
-def _length(epochs: int | None, steps: int | None, minutes: float | None, overrides: Sequence[str]) -> list[str]:
+def _length(
+    epochs: int | None, steps: int | None, minutes: float | None, overrides: Sequence[str], resume: bool
+) -> list[str]:
     """What the lengths that are asked for change in the recipe. Raises InputError for epochs beside another one."""
     if steps is None and minutes is None:
-        return [f"schedule.epochs={epochs}"] if epochs is not None else []
+        other = ("schedule.steps", "schedule.minutes") if resume else ()  # which may have ended the run before
+        gone = [f"{field}=0" for field in other if not any(said.startswith(f"{field}=") for said in overrides)]
+        return [f"schedule.epochs={epochs}", *gone] if epochs is not None else []
     if epochs is not None or any(assignment.startswith("schedule.epochs=") for assignment in overrides):
         raise InputError("--epochs and --steps or --time both say how long to train: leave one of them out")
     said = [f"schedule.epochs={ENDLESS}"]

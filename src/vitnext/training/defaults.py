@@ -20,6 +20,7 @@ REGULARISERS = ("dropout", "attention_dropout", "stochastic_depth", "layer_scale
 MEASURED_WITH = {"digits": 1_295, "fashion_mnist": 60_000, "photos": 3_000}  # training images: with fewer, more epochs
 EPOCHS = {"digits": 200, "fashion_mnist": 200, "photos": 80}  # at most; at least 5
 GPU_EPOCHS = 4  # times as many of photographs
+HEAD_ALONE = 50  # times the learning rate of fine-tuning, which spares the backbone, where a head is trained alone
 PHOTO_SIZE = {"cpu": 96, "gpu": 224}
 
 
@@ -173,6 +174,10 @@ def choose(
         scale = batch / chosen.batch_size
         optimizer = replace(chosen.optimizer, learning_rate=chosen.optimizer.learning_rate * scale**0.5)
         chosen = replace(chosen, batch_size=batch, optimizer=optimizer)
+    alone = pretrained and override(chosen, overrides).optimizer.train_blocks == 0
+    if alone:
+        optimizer = replace(chosen.optimizer, learning_rate=chosen.optimizer.learning_rate * HEAD_ALONE)
+        chosen = replace(chosen, optimizer=optimizer)
     size = override(chosen, overrides).data.image_size  # what is asked for decides what follows from it
     grain = {} if pretrained else _grain(chosen.model, size)
     config = {**chosen.model.config, **grain}
@@ -188,6 +193,8 @@ def choose(
         reasons.append(
             f"batches of {batch}: {counted(facts.count, 'training image')} {'is' if facts.count == 1 else 'are'} few"
         )
+    if alone and not _says("optimizer.learning_rate", overrides):
+        reasons.append(f"learning rate {chosen.optimizer.learning_rate:.1e}: the head alone is trained")
     if grain.items() <= chosen.model.config.items():  # not those who asked for something else
         reasons += [_why(grain, size)] if grain else []
     return Choice(chosen, reasons)

@@ -247,6 +247,7 @@ def fit(
                 looked, stop = None, tick()  # asked once: what is saved has been looked at
                 ended = over()
                 due = recipe.save_steps > 0 and progress.step % recipe.save_steps == 0
+                due = due or progress.seconds - last_save > recipe.save_minutes * 60
                 if len(window) == CHECK_EVERY or progress.step % per_epoch == 0 or stop or ended or due:
                     losses = _finite(distributed.average(torch.stack(window)).tolist(), progress.step, rate)
                     epoch_losses, window, looked = epoch_losses + losses, [], sum(losses) / len(losses)
@@ -255,7 +256,7 @@ def fit(
                 if stop:
                     save()
                     raise Interrupted(stop)
-                if due or (looked is not None and progress.seconds - last_save > recipe.save_minutes * 60):
+                if due:
                     save()
                 if ended:
                     break

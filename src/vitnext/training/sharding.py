@@ -182,7 +182,8 @@ def restore(
             i: {key: _divided_as(parameters[i], value) for key, value in of_parameter.items()}
             for i, of_parameter in of_optimizer["state"].items()
         }
-        groups = optimizer.state_dict()["param_groups"]  # the recipe's own values, as far as it could change
+        own = optimizer.state_dict()["param_groups"]  # with the recipe's values, which may have been changed
+        groups = [group | {"lr": before["lr"]} for group, before in zip(own, of_optimizer["param_groups"], strict=True)]
         optimizer.load_state_dict({"state": values, "param_groups": groups})
 
 

@@ -173,7 +173,14 @@ def _require_batches(recipe: Recipe) -> None:
     if size != AUTO and (augment.mixup or augment.cutmix) and -(-size // augment.repeats) < 2:
         raise InputError("augment.mixup and augment.cutmix need two different images in a batch: set batch_size higher")
     if augment.trivial_augment and augment.rand_augment[0]:
-        raise InputError("augment.trivial_augment and augment.rand_augment do the same kind of thing: set one of them")
+        raise InputError(
+            "augment.trivial_augment and augment.rand_augment do the same kind of thing: set "
+            "augment.trivial_augment=false or augment.rand_augment=[0,0]"
+        )
+    if recipe.loss.balanced and recipe.data.class_sampling < 1:
+        raise InputError(
+            "loss.balanced and data.class_sampling both make up for unequal classes, together twice: set one of them"
+        )
 
 
 def _require_useful(recipe: Recipe, task: str) -> None:
