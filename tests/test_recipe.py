@@ -73,6 +73,7 @@ OTHER = {
     "batch_size": "64",
     "accumulate": "4",
     "precision": "bf16",
+    "compile": "on",
     "parallel": "fsdp",
     "device": "cuda:1",
     "workers": "0",
@@ -137,6 +138,7 @@ WRONG = {
     "accumulate": ["0", "1.5", "true"],
     "batch_size": ["0", "-1", "1.5", "true", "''"],
     "precision": ["fp16", "32"],
+    "compile": ["1", "null", "always"],
     "parallel": ["pipeline", "null"],
     "device": ["3", "null"],
     "workers": ["-2", "0.5", "true"],
@@ -318,6 +320,16 @@ def test_set_changes_that_field_and_no_other(path):
     assert from_dict(after.to_dict()) == after
     # A file says the same. (YAML 1.1 takes 2e-3 for a text; a number is meant.)
     assert from_dict(nested(path, yaml.safe_load(OTHER[path]))) == after
+
+
+@pytest.mark.parametrize(("text", "value"), [("on", "on"), ("off", "off"), ("'on'", "on"), ("True", "on")])
+def test_on_and_off_may_be_written_bare(text, value, tmp_path):
+    """YAML 1.1 takes them for booleans."""
+    (tmp_path / "given.yaml").write_text(f"compile: {text}\n", encoding="utf-8")
+    recipe = read(tmp_path / "given.yaml")
+    assert recipe.compile == value == override(Recipe(), [f"compile={text}"]).compile
+    (tmp_path / "written.yaml").write_text(yaml.safe_dump(recipe.to_dict()), encoding="utf-8")
+    assert read(tmp_path / "written.yaml") == recipe
 
 
 def test_all_fields_at_once_survive_the_round_trip():

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from colours import mistake, same_weights, train
 from vitnext import api, roadmap
-from vitnext.api import plan
+from vitnext.api import plan, run
+from vitnext.api.training import _prepared
 from vitnext.cli.main import main
 from vitnext.errors import InputError
 from vitnext.recipe import read
-from vitnext.training import distributed
+from vitnext.training import compilation, distributed
 
 TINY = ("model.config.patch_size=4", "model.config.dim=16", "model.config.depth=1", "model.config.heads=2")
 AUTO = "optimizer.learning_rate=auto"
@@ -98,3 +101,31 @@ def test_a_batch_size_that_is_decided_is_written_down_and_trained_with(tree, tmp
     assert "leave auto out" in mistake(
         api.train, tree, out=tmp_path / "auto", resume=True, overrides=["batch_size=auto"]
     )
+
+
+def test_compilation_is_off_on_the_cpu_and_may_be_changed_when_the_run_goes_on(tree, tmp_path, monkeypatch):
+    train(tree, tmp_path / "run", epochs=1)
+    assert read(tmp_path / "run" / "recipe.yaml").compile == "off"
+    monkeypatch.setattr(compilation, "BACKEND", "eager")
+    api.train(tree, out=tmp_path / "run", resume=True, epochs=2, overrides=["compile=on"])
+    assert read(tmp_path / "run" / "recipe.yaml").compile == "on"
+
+
+def test_compilation_is_decided_by_steps_on_a_copy(tree, tmp_path, monkeypatch):
+    ready = _prepared(tree, tmp_path, "vit", "none", None, [*TINY, "precision=fp32"], False, lambda line: None)
+    monkeypatch.setattr(compilation, "BACKEND", "eager")
+    assert "too short for it to pay" in run._measured_compilation(ready)[1]
+    monkeypatch.setattr(compilation, "COMPILING", 0.0)
+    choice, reason = run._measured_compilation(ready)
+    assert choice in ("on", "off") and "x the speed of eager" in reason
+
+    cpu = run.with_compilation(ready, lambda line: None)
+    assert cpu.recipe.compile == cpu.card.recipe["compile"] == "off"
+
+    # What several processes cut to pieces is not measured.
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    monkeypatch.setattr(run, "choose_compilation", lambda *_: pytest.fail("measured"))
+    divided = replace(ready, recipe=replace(ready.recipe, parallel="fsdp"))
+    normed = replace(ready, network=nn.Sequential(ready.network, nn.BatchNorm2d(3)))
+    for cut in (divided, normed):
+        assert run._measured_compilation(cut)[0] == "off"

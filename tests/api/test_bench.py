@@ -7,10 +7,12 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
+from torch._dynamo.utils import counters
 
 from vitnext.api import bench as measured
 from vitnext.api.bench import bench
 from vitnext.errors import InputError
+from vitnext.training import compilation
 
 TINY = ["model.config.dim=16", "model.config.depth=1", "model.config.heads=2", "batch_size=4", "precision=fp32"]
 
@@ -50,6 +52,14 @@ def test_a_model_alone():
     # 4 patches and the class token: embedding, q k v and output, two products of attention, mlp, 1,000 classes
     expected = 4 * 8 * 8 * 3 * 16 + 5 * 16 * 16 * 4 + 2 * 5 * 5 * 16 + 2 * 5 * 16 * 64 + 16 * 1000
     assert found["model"]["macs"] == expected and found["model"]["batch_size"] == 4
+
+
+def test_compiled_steps(monkeypatch):
+    monkeypatch.setattr(compilation, "BACKEND", "eager")
+    counters.clear()
+    sets = [*TINY, "data.image_size=16", "model.config.patch_size=8", "compile=on"]
+    found = bench("vit", overrides=sets, seconds=0.01)
+    assert consistent(found) and found["model"]["compiled"] and counters["stats"]["unique_graphs"] == 1
 
 
 def test_a_model_on_images_in_memory():

@@ -16,6 +16,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from colours import TINY, journal, mistake, on_step, press_at, same_weights, train, weights
 from vitnext import api
@@ -23,7 +24,7 @@ from vitnext.card import read_card
 from vitnext.cli.main import main
 from vitnext.data import facts
 from vitnext.errors import WorkError
-from vitnext.training import loop
+from vitnext.training import compilation, loop
 from vitnext.weights.artifact import load_artifact, save_artifact
 
 # Of torch on a machine with one core, and of Python 3.12 and later wherever worker processes are forked.
@@ -53,6 +54,23 @@ def test_ctrl_c_says_how_to_go_on_and_that_is_how(tree, tmp_path, monkeypatch, c
     for card in (of_whole, of_resumed):
         card.metrics.pop("seconds")
     assert of_whole == of_resumed
+
+
+def test_a_compiled_run_goes_on_as_if_it_had_not_been_stopped(tree, tmp_path, monkeypatch):
+    monkeypatch.setattr(compilation, "BACKEND", "aot_eager")
+    sets = ("compile=on", "accumulate=3", "augment.mixup=0.2", "ema=0.9")  # parts of 4, 3 and 3 images
+    sets += ("model.config.dropout=0.1", "model.config.stochastic_depth=0.2")
+    whole = train(tree, tmp_path / "whole", *sets)
+    with monkeypatch.context() as patched:
+        on_step(patched, press_at(4))
+        with pytest.raises(KeyboardInterrupt):
+            train(tree, tmp_path / "stopped", *sets)
+    counters.clear()
+    resumed = api.train(tree, out=tmp_path / "stopped", resume=True)
+    assert counters["stats"]["unique_graphs"] == 2
+    assert same_weights(resumed.artifact, whole.artifact)
+    assert read_card(resumed.artifact).recipe["compile"] == "on"
+    assert same_weights(train(tree, tmp_path / "eager", "compile=off", *sets[1:]).artifact, whole.artifact)
 
 
 KILLED = """

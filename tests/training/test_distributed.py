@@ -28,8 +28,9 @@ from vitnext.evaluation.panoptic import PanopticQuality
 from vitnext.models import create
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import Recipe, from_dict, override
-from vitnext.training import distributed, sharding
+from vitnext.training import compilation, distributed, sharding
 from vitnext.training.checkpoint import load_run, trained_on
+from vitnext.training.compilation import compiled
 from vitnext.training.defaults import model_config
 from vitnext.training.hardware import Precision
 from vitnext.training.loop import Interrupted, fit
@@ -136,7 +137,7 @@ def train(data: Dataset[Any], recipe: Recipe, folder: Path, *, resume: bool = Fa
     fit(
         model,
         task.batches,
-        task.objective,
+        compiled(task.objective) if recipe.compile == "on" else task.objective,
         task.validate,
         recipe,
         preprocess,
@@ -208,6 +209,19 @@ def test_two_processes_train_what_one_does(name, parallel, request, tmp_path):
         assert two.get("miou") == pytest.approx(one.get("miou"), abs=1e-4)  # a pixel between two classes
     away = max(np.abs(first[1][key] - value).max() for key, value in weights.items())
     assert first[1].keys() == weights.keys() and away < 1e-3  # Adam makes much of gradients that are all but 0
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # which torch itself looks at
+@pytest.mark.parametrize(("name", "parallel"), [("digits", "fsdp"), ("digit_scenes", "ddp")])  # these have batch norms
+def test_compiled_they_train_the_same(name, parallel, request, tmp_path, monkeypatch):
+    monkeypatch.setattr(compilation, "BACKEND", "eager")
+    data, recipe = request.getfixturevalue(name), DIGITS if name == "digits" else SCENES
+    recipe = override(recipe, [f"parallel={parallel}", "schedule.epochs=1"])
+    eager, _ = together(2, train, data, recipe, tmp_path / "eager")
+    fast, _ = together(2, train, data, override(recipe, ["compile=on"]), tmp_path / "fast")
+    assert not isinstance(fast, BaseException), fast
+    assert losses(tmp_path / "fast") == pytest.approx(losses(tmp_path / "eager"), rel=2e-5)
+    assert max(np.abs(fast[1][key] - value).max() for key, value in eager[1].items()) < 1e-3
 
 
 def stopped(data, recipe, folder, *, resume=False, kill=0, by=signal.SIGTERM):

@@ -26,6 +26,7 @@ from vitnext.models import catalog, create
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import AUTO, Model, Recipe, override
 from vitnext.training import defaults
+from vitnext.training.compilation import compiled
 from vitnext.training.hardware import Precision, choose_device, choose_precision, keep_heap, suitable_threads
 from vitnext.training.loop import Mix, Normalize, Objective
 from vitnext.training.losses import LabelLoss
@@ -71,7 +72,7 @@ def bench(
     device, size = sample[0].device, recipe.data.image_size
     macs = catalog.count_macs(built, size)
     found: dict[str, Any] = {"machine": {**_machine(device), "peak": peaks(device)}}
-    step = _step(built, objective, precision, recipe)
+    step = _step(built, compiled(objective) if recipe.compile == "on" else objective, precision, recipe)
     with suitable_threads(macs * recipe.batch_size):
         times = {
             "inference": _seconds(lambda: _infer(built, sample[0], precision), device, seconds),
@@ -83,6 +84,7 @@ def bench(
             "image_size": size,
             "batch_size": len(sample[0]),
             "precision": precision.name,
+            "compiled": recipe.compile == "on",
             "parameters": sum(p.numel() for p in built.parameters()),
             "macs": macs,
         }

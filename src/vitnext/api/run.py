@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -35,11 +35,13 @@ from vitnext.recipe import AUTO, ENDLESS, Recipe
 from vitnext.training import distributed, loop, sharding
 from vitnext.training.batch_size import choose_batch_size
 from vitnext.training.checkpoint import load_run, trained_on
+from vitnext.training.compilation import choose_compilation, compiled
 from vitnext.training.console import SCORES, ConsoleWatcher
 from vitnext.training.curves import draw
 from vitnext.training.hardware import Precision, choose_precision, suitable_threads
 from vitnext.training.loop import Interrupted, Metrics, Normalize, Progress
 from vitnext.training.range_test import STEPS, range_test
+from vitnext.training.schedules import total_steps
 from vitnext.training.task import Task, require_statistics, task_name, task_of, things_of
 from vitnext.training.trial import Trial
 from vitnext.weights.artifact import load_artifact, save_artifact
@@ -162,6 +164,37 @@ def _with_batch_size(
     return replace(recipe, batch_size=size * processes)
 
 
+def with_compilation(run: Run, say: Say) -> Run:
+    """``run``, whose recipe says whether the network is compiled. "auto" is decided by steps on a copy of it on a GPU.
+    On the CPU it is off: there small networks gain a tenth, others lose, and it takes minutes (docs/recipe.md)."""
+    recipe, device = run.recipe, next(run.network.parameters()).device
+    if recipe.compile != "auto":
+        return run
+    choice: Literal["on", "off"] = "off"
+    if device.type == "cuda":
+        choice, reason = _measured_compilation(run)
+        say(f"compile {choice}: {reason}")
+    recipe = replace(recipe, compile=choice)
+    return replace(run, recipe=recipe, card=replace(run.card, recipe=recipe.to_dict()))
+
+
+def _measured_compilation(run: Run) -> tuple[Literal["on", "off"], str]:
+    """On or off, and why. The first process measures alone, which tells nothing of a network that is cut to pieces."""
+    recipe, batches = run.recipe, run.task.batches
+    normed = any(isinstance(module, nn.BatchNorm2d) for module in run.network.modules())
+    if distributed.world() > 1 and (recipe.parallel == "fsdp" or normed):
+        return "off", "what several processes exchange within this network would cut it into many pieces"
+    with workers_may_die(run.folder, run.again):
+        sample = next(batches.epoch(0, part=distributed.part()))
+
+    def choose() -> tuple[Literal["on", "off"], str]:
+        trial = Trial(run.network, run.task, recipe, run.card.preprocess, run.precision)
+        return choose_compilation(trial, sample, total_steps(recipe.schedule, batches.steps_per_epoch))
+
+    with suitable_threads(run.macs):
+        return distributed.from_first(choose)
+
+
 def card_of(recipe: Recipe, dataset: Dataset[Any], network: nn.Module, preprocess: Preprocess, licence: str) -> Card:
     """The card of what a network learns of the data, without metrics."""
     learnt = task_name(dataset, recipe.model.name)
@@ -234,6 +267,7 @@ def _write_down(run: Run, resume: bool) -> None:
 def fit(run: Run, state: dict[str, Any] | None, console: Console | None, say: Say) -> Progress:
     """Train, and leave the kept epoch as the run's artifact. Raises KeyboardInterrupt or Terminated after a stop."""
     schedule, score = run.recipe.schedule, run.task.validate.score
+    objective = compiled(run.task.objective) if run.recipe.compile == "on" else run.task.objective
 
     def keep(network: nn.Module, progress: Progress, metrics: Metrics) -> Callable[[], None]:
         values = {run.watched: metrics, "epoch": progress.epoch}
@@ -247,7 +281,7 @@ def fit(run: Run, state: dict[str, Any] | None, console: Console | None, say: Sa
             end = loop.fit(
                 run.network,
                 run.task.batches,
-                run.task.objective,
+                objective,
                 run.task.validate,
                 run.recipe,
                 run.card.preprocess,

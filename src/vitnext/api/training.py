@@ -97,6 +97,7 @@ def train(
             said = said if resume else _settled(said)
             resume, model, recipe, pretrained = True, None, None, "auto"
         ready = _prepared(data, folder, model, str(pretrained), recipe, said, resume, say)
+        ready = run.with_compilation(ready, say)
 
         # Fit, and measure what is left.
         with run.claimed(ready, resume, accept_changes, say) as state:

@@ -35,7 +35,7 @@ def bench(
       vitnext bench convnext_tiny
       vitnext bench --data photos
       vitnext bench vit_small --data photos --set batch_size=64 --set workers=4
-      vitnext bench vit_base --set precision=bf16 --json
+      vitnext bench vit_base --set precision=bf16 --set compile=on --json
     """
     from vitnext.api.bench import bench as measure
 
@@ -60,9 +60,10 @@ def show(found: dict[str, Any]) -> None:
     peaks = ", ".join(f"{name} {_flops(value)}" for name, value in machine["peak"].items())
     print(f"machine  {machine['device']}{threads}, {machine['cores']} cores, torch {machine['torch']}")
     print(f"peak     of products of matrices: {peaks}")
+    compiled = ", training compiled" if model["compiled"] else ""
     print(
         f"model    {model['name']}: {model['parameters']:,} parameters, {model['macs'] / 1e9:.3g} G multiply-adds, "
-        f"{model['image_size']} px, batch {model['batch_size']}, {model['precision']}"
+        f"{model['image_size']} px, batch {model['batch_size']}, {model['precision']}{compiled}"
     )
     print()
     rows = [[name, model[name]["rate"], model[name]["flops"], model[name]["share_of_peak"]] for name in NAMES]

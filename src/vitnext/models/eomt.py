@@ -96,7 +96,7 @@ class EoMT(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         return self.predictions(images)[-1]
 
-    def predictions(self, images: Tensor, masked: Sequence[float] = ()) -> list[tuple[Tensor, Tensor]]:
+    def predictions(self, images: Tensor, masked: Sequence[float] | Tensor = ()) -> list[tuple[Tensor, Tensor]]:
         """(masks, classes) before each of the last blocks, if ``masked`` is given, and after them.
 
         masked: for each of these blocks the probability with which a query's attention is masked (1: of every query).
@@ -109,7 +109,7 @@ class EoMT(nn.Module):
             if i == first:
                 z = torch.cat([self.queries.expand(z.shape[0], -1, -1), z], dim=1)
                 positions = [_before(position, self.config.queries) for position in positions]
-            if i >= first and masked:
+            if i >= first and len(masked):
                 found.append(self._predict(z, height, width))
                 mask = self._may_attend(found[-1][0], z.shape[1], height, width, masked[i - first])
             z = block(z, *positions, mask=mask)
@@ -117,7 +117,8 @@ class EoMT(nn.Module):
 
     def training_predictions(self, images: Tensor, done: float) -> list[tuple[Tensor, Tensor]]:
         """As `QuerySegmenter` wants them: attention is masked with probabilities that fall during the run."""
-        return self.predictions(images, annealed(done, self.config.blocks))
+        # As a tensor: torch.compile would compile anew for each number.
+        return self.predictions(images, torch.tensor(annealed(done, self.config.blocks), device=images.device))
 
     def semantic(self, images: Tensor) -> Tensor:
         """Scores of each class at each pixel (B, classes, H, W)."""
@@ -141,7 +142,7 @@ class EoMT(nn.Module):
         maps = self.upscale(patches.transpose(1, 2).unflatten(2, (height, width)))  # (B, D, H_m, W_m)
         return torch.einsum("bqd,bdhw->bqhw", self.mask(queries), maps), self.head(queries)
 
-    def _may_attend(self, masks: Tensor, tokens: int, height: int, width: int, probability: float) -> Tensor:
+    def _may_attend(self, masks: Tensor, tokens: int, height: int, width: int, probability: float | Tensor) -> Tensor:
         """(B, tokens, tokens): everyone sees everyone, but a masked query only those patches that are in its mask."""
         inside = F.interpolate(masks.detach(), size=(height, width), mode="bilinear", align_corners=False) > 0
         free = torch.rand(masks.shape[:2], device=masks.device) >= probability  # (B, K)

@@ -93,7 +93,7 @@ def shift_mask(windows: Windows) -> np.ndarray:
 
 def constant(make: Callable[..., np.ndarray], *arguments: Hashable, like: Tensor) -> Tensor:
     """``make(*arguments)`` on the device of ``like``, computed once (while a graph is traced: each time)."""
-    traced = type(like) not in (Tensor, nn.Parameter)
+    traced = torch.compiler.is_compiling() or type(like) not in (Tensor, nn.Parameter)
     tensor: Tensor = (_constant.__wrapped__ if traced else _constant)(make, arguments, like.device)
     return tensor
 

@@ -30,7 +30,7 @@ ANEW = "start anew with another --out"
 ACCEPT = "add --accept-changes to go on all the same"
 CHANGEABLE = (  # when a run goes on: where it ends, where it runs, and what it leaves beside the weights
     *("schedule.epochs", "schedule.steps", "schedule.minutes", "schedule.patience"),
-    *("device", "parallel", "precision", "workers", "save_minutes", "save_steps", "track"),
+    *("device", "parallel", "precision", "compile", "workers", "save_minutes", "save_steps", "track"),
 )
 ACCEPTABLE = (  # with --accept-changes, too: fields, and sections, of which weights and optimizer keep their shapes
     *("augment.", "schedule.", "loss.", "label_smoothing", "batch_size", "accumulate", "seed"),

@@ -313,16 +313,24 @@ class BatchNorm2d(nn.BatchNorm2d):
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
 
+class SyncBatchNorm(nn.SyncBatchNorm):
+    """torch's, kept from torch.compile, which cannot look into it (pytorch/pytorch#161302)."""
+
+    @torch.compiler.disable
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
 def synchronize_batch_norms(model: nn.Module) -> None:
     """Let the batch norms of ``model`` see the whole batch; their weights stay the same tensors."""
     if world() == 1:
         return
-    if next(model.parameters()).device.type == "cuda":
+    on_gpu = next(model.parameters()).device.type == "cuda"
+    if on_gpu:
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        return
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.__class__ = BatchNorm2d
+        if isinstance(module, nn.SyncBatchNorm if on_gpu else nn.BatchNorm2d):
+            module.__class__ = SyncBatchNorm if on_gpu else BatchNorm2d
 
 
 class Pass(nn.Module):

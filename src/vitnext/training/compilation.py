@@ -1,0 +1,112 @@
+"""The passes of a network compiled by torch.compile (Ansel et al. 2024, PyTorch 2), and whether that pays.
+
+The network itself stays as it is: what an objective is given is a view of it, with the same parameters and buffers,
+whose passes are compiled. Each size of a part of a batch, two at most, is compiled by itself (``dynamic=False``), so
+that the code depends on the size alone, not on what came before, and a run that is resumed computes what it would have.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
+from torch._inductor.exc import InvalidCxxCompiler
+
+from vitnext.errors import WorkError
+from vitnext.training.loop import Objective
+from vitnext.training.trial import Trial
+
+BACKEND = "inductor"
+PASSES = ("forward", "forward_with_auxiliary", "predictions")  # of images, where a model has them
+COMPILING = 60.0  # seconds that it takes on a GPU, as far as one can say before: half a minute to some minutes
+SAVING = 0.2  # of a step's time, as far as one can say: 0.24 of ViT-B's on an H200 (benchmarks/README.md)
+GAIN = 1.05  # compiled steps must be this much faster: a tie goes to eager, so that noise does not decide
+LIMIT = 256  # compilations of one function: FSDP's blocks are compiled one by one, and each has its own rates
+ROUNDS = 5  # in which the two take turns
+
+
+def compiled(objective: Objective) -> Objective:
+    """``objective``, which is given its model's compiled passes in training. The first call compiles, again for each
+    size of a part, and raises WorkError if that fails. What an earlier run in this process compiled is forgotten.
+
+    Torch's graphs end where processes talk to each other: at the blocks of a model that FSDP has divided, and at batch
+    norms of the whole batch.
+    """
+    torch.compiler.reset()
+    torch._dynamo.config.cache_size_limit = LIMIT  # as torch 2.6 calls what is recompile_limit later
+    views: dict[nn.Module, nn.Module] = {}
+
+    def of_compiled(model: nn.Module, images: Tensor, truth: Any, done: float) -> Tensor:
+        if not model.training:  # DDP looks once for what is not used
+            return objective(model, images, truth, done)
+        if model not in views:
+            views[model] = _view(model)
+        try:
+            return objective(views[model], images, truth, done)
+        except TorchDynamoException as error:
+            raise WorkError(f"torch cannot compile the network here ({_reason(error)}): set compile=off") from error
+
+    return of_compiled
+
+
+def _view(model: nn.Module) -> nn.Module:
+    view = copy.copy(model)  # its parameters, buffers and modules are the same
+    for name in PASSES:
+        if hasattr(model, name):
+            setattr(view, name, torch.compile(getattr(model, name), backend=BACKEND, dynamic=False))
+    return view
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what torch's compiler stumbled over."""
+    cause = getattr(error, "inner_exception", error)
+    if isinstance(cause, InvalidCxxCompiler):
+        return "there is no C++ compiler: install g++, or name one in CXX"
+    return f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}"
+
+
+def choose_compilation(trial: Trial, sample: tuple[Tensor, Any], steps: int) -> tuple[Literal["on", "off"], str]:
+    """Whether a run of ``steps`` steps, or of the recipe's minutes, gains by compilation, and why.
+
+    If it takes long enough, so that ``SAVING`` of it is more than compiling the trial's network and then the run's own,
+    steps of ``trial`` are timed in both ways. It is on if they are faster by ``GAIN``, and save more than the time that
+    they took to compile. Off where a step fails.
+
+    sample: a batch of uint8 (B, C, H, W) and their truth.
+    """
+    eager = trial.task.objective
+    try:
+        times = [_seconds(trial, eager, sample) for _ in range(ROUNDS)]
+        left = steps * statistics.median(times[1:])  # the first sets up
+        if minutes := trial.recipe.schedule.minutes:
+            left = min(left, 60 * minutes)
+        if SAVING * left < 2 * COMPILING:
+            return "off", f"training takes about {left:,.0f} s, too short for it to pay"
+        faster = compiled(eager)
+        compiling = _seconds(trial, faster, sample)
+        turns = [(_seconds(trial, eager, sample), _seconds(trial, faster, sample)) for _ in range(ROUNDS)]
+    except Exception as error:  # torch raises many kinds
+        return "off", f"it was tried and failed ({_reason(error.__cause__ or error)})"
+    ratio = statistics.median(one for one, _ in turns) / statistics.median(other for _, other in turns)
+    measured = f"measured {ratio:.2f}x the speed of eager, {compiling:.0f} s to compile"
+    if ratio < GAIN:
+        return "off", measured
+    if left * (1 - 1 / ratio) < compiling:
+        return "off", f"{measured}: more than it saves"
+    return "on", measured
+
+
+def _seconds(trial: Trial, objective: Objective, sample: tuple[Tensor, Any]) -> float:
+    """Of a step, whose rate of 0 leaves the weights as they are."""
+    trial.task = replace(trial.task, objective=objective)
+    start = time.perf_counter()
+    trial.step(*sample, rate=0.0)
+    if trial.device.type == "cuda":  # the optimizer's part
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
