@@ -1,11 +1,12 @@
 """Whole epochs of training from JPEG files: ``vitnext.train`` beside a plain PyTorch script on timm's model and loader.
 
-Three processes take turns, an epoch each:
+Processes take turns, an epoch each:
 
-- vitnext: ``vitnext.train`` with what it chooses itself (number format, memory, workers).
-- plain:   timm's model and loader at their defaults (one worker process), fp32, AdamW, eager.
-- tuned:   the same script with the number format that a measurement finds faster, channels-last memory for ConvNeXt,
-           and of 0 workers, 1, half of the cores and all of them the count whose first steps were fastest.
+- vitnext:  ``vitnext.train`` with what it chooses itself (number format, memory, workers, on a GPU compilation).
+- compiled: with ``--compiled``, the same with ``compile=on``.
+- plain:    timm's model and loader at their defaults (one worker process), fp32, AdamW, eager.
+- tuned:    the same script with the number format that a measurement finds faster, channels-last memory for ConvNeXt,
+            and of 0 workers, 1, half of the cores and all of them the count whose first steps were fastest.
 
 All train on the same files, with the same batch, random resized crops of 8% to 100% and flips (``fashion_mnist_vit``:
 its own shifts by a pixel and flips, on grey 28 px JPEGs made of the same files), AdamW, and write a checkpoint after
@@ -14,7 +15,7 @@ decodes what it then keeps in memory. The ratios are those of the medians of the
 one thread, seconds are those of the CPU, of a process and its workers, which other work changes little; else of time.
 
     python benchmarks/training.py --data clothing10 [--only vit_small convnext_tiny fashion_mnist_vit] [--batch 64]
-        [--images 256] [--rounds 3] [--dtype auto] [--json training.json]
+        [--images 256] [--rounds 3] [--dtype auto] [--compiled] [--json training.json]
 
 ``--data`` has train/ with a folder of JPEGs for each class; ``--images`` takes so many of them, of all classes alike.
 The share of the peak is 6 operations for a multiply-add of the forward pass, over what products of matrices reach in
@@ -99,7 +100,9 @@ def main() -> None:
     flags.add_argument("--images", type=int, help="train on so many; default: all")
     flags.add_argument("--rounds", type=int, default=3, help="epochs of each side after its first")
     flags.add_argument("--dtype", choices=("auto", "fp32", "bf16"), default="auto", help="of vitnext and of tuned")
+    flags.add_argument("--compiled", action="store_true", help="vitnext with compile=on, too")
     arguments = flags.parse_args()
+    sides = [name for name in SIDES if arguments.compiled or name != "compiled"]
     reached = peaks(choose_device("auto"))
     print(
         f"{platform.machine()}, {torch.get_num_threads()} threads, {usable_cores()} cores, torch {torch.__version__}, "
@@ -110,7 +113,7 @@ def main() -> None:
     rows = []
     for name in arguments.only:
         with tempfile.TemporaryDirectory() as work:
-            row = compared(job_of(name, arguments, Path(work)), arguments.rounds, reached)
+            row = compared(job_of(name, arguments, Path(work)), sides, arguments.rounds, reached)
         rows.append(row)
         show(row)
     if arguments.json is not None:
@@ -156,12 +159,12 @@ def laid_out(source: Path, folder: Path, count: int | None, side: int | None) ->
 # ---- turns
 
 
-def compared(job: Job, rounds: int, reached: dict[str, float]) -> dict[str, Any]:
+def compared(job: Job, names: list[str], rounds: int, reached: dict[str, float]) -> dict[str, Any]:
     context = get_context("spawn")
     sides: dict[str, tuple[Any, Connection]] = {}
-    epochs: dict[str, list[float]] = {name: [] for name in SIDES}
+    epochs: dict[str, list[float]] = {name: [] for name in names}
     facts: dict[str, dict[str, Any]] = {}
-    for name in SIDES:  # one after the other is made ready
+    for name in names:  # one after the other is made ready
         ours, theirs = context.Pipe()
         process = context.Process(target=child, args=(name, job, theirs))
         process.start()
@@ -176,7 +179,7 @@ def compared(job: Job, rounds: int, reached: dict[str, float]) -> dict[str, Any]
         pipe.send(False)
         process.join()
     row: dict[str, Any] = {"model": job.name, "batch": job.recipe.batch_size, "macs": job.macs}
-    for name in SIDES:
+    for name in names:
         images = facts[name]["images"]
         rates = [images / seconds for seconds in epochs[name]]
         rate = statistics.median(rates[1:])
@@ -187,7 +190,8 @@ def compared(job: Job, rounds: int, reached: dict[str, float]) -> dict[str, Any]
 
 def show(row: dict[str, Any]) -> None:
     print(f"{row['model']}, batch {row['batch']}, {row['macs'] / 1e9:.3g} G multiply-adds", flush=True)
-    for name in SIDES:
+    sides = [name for name in SIDES if name in row]
+    for name in sides:
         side = row[name]
         print(
             f"  {name:8} {side['rate']:8.2f} images/s (first epoch {side['first']:.2f}), {side['share_of_peak']:.1%} "
@@ -195,7 +199,7 @@ def show(row: dict[str, Any]) -> None:
             flush=True,
         )
     ours = row["vitnext"]
-    for name in ("plain", "tuned"):
+    for name in sides[1:]:
         later, first = (ours[rate] / row[name][rate] for rate in ("rate", "first"))
         print(f"  vitnext over {name}: {later:.2f} (first epoch {first:.2f})", flush=True)
 
@@ -238,10 +242,11 @@ def child(side: str, job: Job, pipe: Connection) -> None:
 # ---- the sides
 
 
-def by_vitnext(job: Job, turns: Turns) -> None:
+def by_vitnext(job: Job, turns: Turns, *sets: str) -> None:
     """``vitnext.train``, stopped where it tells the console that it begins, and that an epoch has ended."""
-    recipe, run, console = job.work / "recipe.yaml", job.work / "run", Console(file=io.StringIO(), width=200)
-    recipe.write_text(yaml.safe_dump(job.recipe.to_dict()), encoding="utf-8")
+    run, console = job.work / "-".join(("run", *sets)), Console(file=io.StringIO(), width=200)
+    recipe = run.with_suffix(".yaml")
+    recipe.write_text(yaml.safe_dump(override(job.recipe, sets).to_dict()), encoding="utf-8")
     began, ended = ConsoleWatcher.start, ConsoleWatcher.epoch
 
     def start(watcher: ConsoleWatcher, state: Progress, steps: int | None) -> None:
@@ -257,6 +262,10 @@ def by_vitnext(job: Job, turns: Turns) -> None:
 
     ConsoleWatcher.start, ConsoleWatcher.epoch = start, epoch  # type: ignore[method-assign]
     vitnext.train(job.folder, recipe=str(recipe), out=run, console=console)
+
+
+def compiled(job: Job, turns: Turns) -> None:
+    by_vitnext(job, turns, "compile=on")
 
 
 def plain(job: Job, turns: Turns) -> None:
@@ -355,7 +364,12 @@ def timm_loader(job: Job, workers: int = 1) -> PrefetchLoader:
     return loader
 
 
-SIDES: dict[str, Callable[[Job, Turns], None]] = {"vitnext": by_vitnext, "plain": plain, "tuned": tuned}
+SIDES: dict[str, Callable[[Job, Turns], None]] = {
+    "vitnext": by_vitnext,
+    "compiled": compiled,
+    "plain": plain,
+    "tuned": tuned,
+}
 
 
 if __name__ == "__main__":
