@@ -329,6 +329,20 @@ def test_changed_images_are_accepted_if_asked(tree, tmp_path, monkeypatch, heard
     assert "add --resume" in mistake(api.train, data, out=tmp_path / "other", accept_changes=True)
 
 
+def test_other_contents_of_the_same_size_are_a_change(tree, tmp_path):
+    data = shutil.copytree(tree, tmp_path / "data")
+    train(data, tmp_path / "run", epochs=1)
+    red, blue = ((data / name / "01.png").read_bytes() for name in ("red", "blue"))
+    size = max(len(red), len(blue))
+    for path, content in ((data / "red" / "01.png", red), (data / "blue" / "01.png", blue)):
+        path.write_bytes(content.ljust(size, b"\0"))
+    train(data, tmp_path / "other", epochs=1)
+    assert api.train(data, out=tmp_path / "other", resume=True, epochs=2).metrics["n"]
+    (data / "red" / "01.png").write_bytes(blue.ljust(size, b"\0"))
+    message = mistake(api.train, data, out=tmp_path / "other", resume=True, epochs=3)
+    assert "the images or labels have changed since the run was stopped (as many as before)" in message
+
+
 def test_images_that_become_readable_are_a_change(damaged, tree, tmp_path):
     """Of the same size as before, so that the files alone do not tell."""
     train(damaged, tmp_path / "run", skip_unreadable=True, epochs=1)

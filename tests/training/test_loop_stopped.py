@@ -227,7 +227,7 @@ def test_an_accepted_batch_size_leaves_the_run_as_far_in_its_epoch(run):
 
 def test_other_data_are_refused_with_the_difference(run):
     run()
-    few = {"fingerprint": "other", "classes": ["up", "down"], "counts": {"train": 20, "val": 10}}
+    few = {"fingerprint": "other", "contents": "", "classes": ["up", "down"], "counts": {"train": 20, "val": 10}}
     message = r"the images or labels have changed since the run was stopped \(train had 24 images, has 20\): add --acc"
     with pytest.raises(InputError, match=message):
         run(resume=True, data=few)
@@ -240,7 +240,7 @@ def test_other_data_are_refused_with_the_difference(run):
 def test_with_other_data_what_was_best_before_does_not_count(run):
     with pytest.raises(Interrupted):
         run(press=("step", 4), validate=validation((0.99, 0.1)))
-    other = {"fingerprint": "other", "classes": ["up", "down"], "counts": {"train": 24, "val": 10}}
+    other = {"fingerprint": "other", "contents": "", "classes": ["up", "down"], "counts": {"train": 24, "val": 10}}
     end = run(resume=True, accept=True, data=other, validate=validation((0.5, 1.0)))
     assert [epoch for epoch, _ in end.kept] == [2] and end.progress.best_score == 0.5
 

@@ -18,7 +18,8 @@ UNREADABLE = ("unreadable", "unreadable_mask", "size", "no_file")  # findings th
 
 
 def checked(dataset: Dataset[Any], skip_unreadable: bool, say: Say) -> Dataset[Any]:
-    """Let the doctor look before training: warnings are said, errors stop unless they can be skipped.
+    """Let the doctor look before training: warnings are said, errors stop unless they can be skipped. The data set
+    that it gives knows its ``contents``.
 
     Of more than ``LOOKED_AT`` labelled images some are not looked at, unless those that cannot be read are to be
     skipped, or `vitnext check` has looked at them before.
@@ -44,6 +45,7 @@ def checked(dataset: Dataset[Any], skip_unreadable: bool, say: Say) -> Dataset[A
             )
         else:
             raise InputError(finding.message)
+    dataset = dataclasses.replace(dataset, contents=report.contents)
     if not report.unreadable:
         return dataset
     splits: dict[str, Split] = {}

@@ -97,6 +97,7 @@ class Dataset(Generic[AnySplit]):
     unlisted:    images with masks that no split's list names; or images that a table has no row for
     strange:     JSON files of labelme's that name another image than the one beside them
     nested:      folders in class folders that hold no image themselves
+    contents:    sha256 of the contents of all images, if all were looked at (``doctor.check``), else ""
     """
 
     name: str
@@ -113,6 +114,7 @@ class Dataset(Generic[AnySplit]):
     unlisted: tuple[str, ...] = ()
     strange: tuple[str, ...] = ()
     nested: tuple[str, ...] = ()
+    contents: str = ""
 
     @property
     def has_instances(self) -> bool:

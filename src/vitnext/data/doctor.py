@@ -10,6 +10,7 @@ warnings  the same image, or nearly the same, in two splits (measured numbers wi
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -56,12 +57,13 @@ class Finding:
 @dataclass(frozen=True)
 class Report:
     """Findings, errors first; the indices of the images that cannot be read, for each split that has any; what the
-    images are (``facts``); and how many of them were not looked at."""
+    images are (``facts``); how many of them were not looked at; and, if none, the sha256 of all their contents."""
 
     findings: list[Finding] = field(default_factory=list)
     unreadable: dict[str, list[int]] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     unseen: int = 0
+    contents: str = ""
 
     @property
     def errors(self) -> list[Finding]:
@@ -111,7 +113,8 @@ def findings(dataset: Dataset, survey: Survey | None) -> Report:
         if items:
             found.append(finding("warning", kind, f"{counted(items, 'image')} {what.format(short=short)}", items))
     found.sort(key=lambda finding: finding.severity)
-    return Report(found, unreadable, facts(dataset, survey), survey.unseen)
+    contents = hashlib.sha256(survey.digests.tobytes()).hexdigest() if not survey.unseen else ""
+    return Report(found, unreadable, facts(dataset, survey), survey.unseen, contents)
 
 
 def with_doubts(report: Report, doubts: Sequence[Mapping[str, Any]], accuracy: float | None) -> Report:

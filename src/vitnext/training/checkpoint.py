@@ -78,7 +78,7 @@ def load_run(
     if set(saved) != STATE:
         raise InputError(f"the checkpoint {path} is not one of this version of vitnext: {ANEW}")
     since, progress, changes = "changed since the run was stopped", saved["progress"], []
-    if data != saved["data"]:
+    if any(old and new and old != new for old, new in ((saved["data"].get(key), data[key]) for key in data)):
         what = f"the images or labels have {since} ({'; '.join(_other_data(saved['data'], data))})"
         if data["classes"] != saved["data"]["classes"]:
             raise InputError(f"{what}: {ANEW}")
@@ -108,7 +108,8 @@ def trained_on(dataset: Dataset[Any]) -> dict[str, Any]:
     for name, split in dataset.splits.items():  # without those that are skipped
         digest.update(b"\n".join([b"", name.encode(), *split.names.tolist()]))
     counts = {name: len(split) for name, split in dataset.splits.items()}
-    return {"fingerprint": digest.hexdigest(), "classes": list(dataset.classes), "counts": counts}
+    known = {"fingerprint": digest.hexdigest(), "contents": dataset.contents}  # the latter if all were looked at
+    return {**known, "classes": list(dataset.classes), "counts": counts}
 
 
 def _other_data(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
