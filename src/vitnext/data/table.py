@@ -22,7 +22,7 @@ import numpy as np
 from vitnext.data.image_folder import SPLIT_FOLDERS, Files
 from vitnext.errors import InputError, require
 from vitnext.files import is_image
-from vitnext.wording import shortened
+from vitnext.wording import counted, shortened
 
 EXTENSIONS = (".csv", ".tsv", ".parquet")
 IMAGE_COLUMNS = ("image", "file", "filename", "file_name", "path", "image_path")
@@ -159,15 +159,19 @@ def _there(columns: Columns) -> str:
 
 def _paths(path: Path, cells: list[str]) -> list[str]:
     rows: dict[str, int] = {}
+    repeated: list[str] = []
     for row, cell in enumerate(cells, start=1):
         if not cell:
             raise InputError(f"{path}: row {row} names no image")
         name = os.path.normpath(cell)
         if name in rows:
-            raise InputError(
-                f"{path}: rows {rows[name]} and {row} are both of {cell}: give an image one row, several labels as a;b"
-            )
-        rows[name] = row
+            repeated.append(f"rows {rows[name]} and {row} are both of {cell}")
+        rows.setdefault(name, row)
+    if repeated:
+        raise InputError(
+            f"{path}: {counted(repeated, 'row')} too many, {shortened(repeated, NAMED)}: leave one row for each image; "
+            "if images have several labels each, write them into it as a;b"
+        )
     return list(rows)
 
 
