@@ -15,6 +15,7 @@ from vitnext.data.dataset import BUILTIN, open_dataset
 from vitnext.errors import InputError, require
 from vitnext.evaluation.evaluate import headline
 from vitnext.recipe import ENDLESS, Recipe, override, read
+from vitnext.training.trackers import require_tracker
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -145,9 +146,10 @@ def _require_sense(
     data: str | Path, folder: Path, model: str | None, recipe: str | None, said: Sequence[str], resume: bool
 ) -> None:
     """Raises InputError for mistakes that can be seen without torch, which takes seconds to import."""
-    override(read(recipe) if recipe is not None else Recipe(), said)
+    asked = override(read(recipe) if recipe is not None else Recipe(), said)
     if resume:
         require_run(folder)
+    require_tracker(asked.track)
     there = str(data) in BUILTIN or os.path.exists(os.path.expanduser(data))
     if not there and model is None:  # whether there is such a model is said first, and needs torch
         open_dataset(data)
@@ -195,14 +197,13 @@ def _prepared(
 ) -> Run:
     """All that a run needs to begin or to go on; ``keeps`` says whether it is to be kept."""
     from vitnext.api import network, plan, run
-    from vitnext.training.trackers import require_tracker
 
     # Choose the recipe, open and check the data.
     choose = plan.go_on if resume else partial(plan.begin, keeps=keeps)
     chosen, dataset, known = choose(
         data, folder, model=model, pretrained=pretrained, recipe=recipe, overrides=overrides, say=say
     )
-    require_tracker(chosen.track)
+    require_tracker(chosen.track)  # of a run that goes on
 
     # Build the network, and all that it trains with.
     built = network.build(chosen, dataset, known, say)
