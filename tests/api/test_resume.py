@@ -20,10 +20,12 @@ from torch._dynamo.utils import counters
 
 from colours import TINY, journal, mistake, on_step, press_at, same_weights, train, weights
 from vitnext import api
+from vitnext.api.training import _length
 from vitnext.card import read_card
 from vitnext.cli.main import main
 from vitnext.data import facts
 from vitnext.errors import WorkError
+from vitnext.recipe import ENDLESS
 from vitnext.training import compilation, loop
 from vitnext.weights.artifact import load_artifact, save_artifact
 
@@ -76,6 +78,7 @@ def test_a_compiled_run_goes_on_as_if_it_had_not_been_stopped(tree, tmp_path, mo
 KILLED = """
 import os, signal, sys
 from vitnext import api
+from vitnext.api.training import _length
 from vitnext.training.console import ConsoleWatcher
 ConsoleWatcher.step = lambda self, state, *_: os.kill(os.getpid(), signal.SIGKILL) if state.step == 5 else None
 api.train(sys.argv[1], model="vit", out=sys.argv[2], epochs=3, overrides=sys.argv[3:])
@@ -149,6 +152,15 @@ def test_a_refused_change_leaves_the_run_as_it_was(tree, tmp_path, monkeypatch):
     assert (tmp_path / "run" / "recipe.yaml").read_bytes() == recipe
     resumed = api.train(tree, out=tmp_path / "run", resume=True)  # without it, all is well
     assert same_weights(resumed.artifact, train(tree, tmp_path / "whole").artifact)
+
+
+def test_each_length_of_a_run_that_goes_on_lifts_the_others():
+    assert set(_length(3, None, None, (), True)) == {"schedule.epochs=3", "schedule.steps=0", "schedule.minutes=0"}
+    endless = f"schedule.epochs={ENDLESS}"
+    assert set(_length(None, 9, None, (), True)) == {endless, "schedule.steps=9", "schedule.minutes=0"}
+    assert set(_length(None, None, 2.0, (), True)) == {endless, "schedule.minutes=2.0", "schedule.steps=0"}
+    assert set(_length(3, None, None, ("schedule.minutes=5",), True)) == {"schedule.epochs=3", "schedule.steps=0"}
+    assert _length(None, None, None, (), True) == [] and _length(3, None, None, (), False) == ["schedule.epochs=3"]
 
 
 def test_more_epochs_lift_the_steps_that_ended_a_run(tree, tmp_path):
@@ -324,6 +336,7 @@ def test_changed_images_are_accepted_if_asked(tree, tmp_path, monkeypatch, heard
     assert re.search(difference, mistake(api.train, data, out=tmp_path / "run", resume=True))
     end = api.train(data, out=tmp_path / "run", resume=True, accept_changes=True, console=heard)
     assert "warning: the images or labels have changed since the run was stopped (train had" in heard.file.getvalue()
+    assert "some that are held out now may have been trained on" in heard.file.getvalue()
     counts = read_card(end.artifact).data["counts"]
     assert sum(counts.values()) == 49 and end.metrics["n"] == counts["test"]
     assert "add --resume" in mistake(api.train, data, out=tmp_path / "other", accept_changes=True)

@@ -52,6 +52,13 @@ def test_given_splits(tmp_path, val):
     assert folder.parts["val"].labels.tolist() == [1]  # of the whole list of classes, not of what val happens to hold
 
 
+@pytest.mark.parametrize(("usual", "seldom", "split"), [("val", "dev", "val"), ("test", "holdout", "test")])
+def test_a_seldom_name_is_passed_over_beside_the_usual_one(tmp_path, usual, seldom, split):
+    paths = [f"{folder}/{name}/1.jpg" for folder in ("train", seldom, usual) for name in "ab"]
+    folder = read_image_folder(touch(tmp_path, *paths))
+    assert names(folder.parts[split]) == [f"{usual}/a/1.jpg", f"{usual}/b/1.jpg"] and folder.unused == (seldom,)
+
+
 def test_the_long_names_of_splits(tmp_path):
     folder = read_image_folder(touch(tmp_path, "Training/a/1.jpg", "Training/b/1.jpg", "Testing/a/2.jpg", "holdouts/1"))
     assert (folder.classes, list(folder.parts), folder.unused) == (("a", "b"), ["test", "train"], ("holdouts",))

@@ -225,6 +225,13 @@ def test_an_accepted_batch_size_leaves_the_run_as_far_in_its_epoch(run):
     assert (end.progress.step, end.progress.epoch) == (12, 2)
 
 
+def test_steps_of_another_batch_size_are_no_end(run):
+    with pytest.raises(Interrupted):
+        run("run", "schedule.steps=6", press=("step", 4))
+    with pytest.raises(InputError, match="an epoch had 3 steps and has 6, but the run ends after a number of steps"):
+        run("run", "schedule.steps=6", "batch_size=4", resume=True, accept=True)
+
+
 def test_other_data_are_refused_with_the_difference(run):
     run()
     few = {"fingerprint": "other", "contents": "", "classes": ["up", "down"], "counts": {"train": 20, "val": 10}}

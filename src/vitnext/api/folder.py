@@ -83,8 +83,10 @@ def workers_may_die(folder: Path, again: str) -> Iterator[None]:
     try:
         yield
     except ImageError as error:
-        mended = f"mend it, then go on with: {again} --accept-changes" if (folder / STATE).exists() else "mend it"
-        raise ImageError(f"{error}; {mended}, or start anew with --skip-unreadable") from None
+        if not (folder / STATE).exists():
+            raise ImageError(f"{error}; mend or remove it, or add --skip-unreadable") from None
+        on = f"{again} --accept-changes" if "--accept-changes" not in again else again
+        raise ImageError(f"{error}; mend it, or add --skip-unreadable, and go on with: {on}") from None
     except (RuntimeError, ConnectionError, EOFError) as error:  # the last two where it died in handing a batch over
         if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise

@@ -89,7 +89,7 @@ def begin(
     assert choice is not None
     for reason in (*start.reasons, *choice.reasons):
         say(reason)
-    if divided and choice.recipe.optimizer.name == "adamw":
+    if divided and not any(said.startswith("optimizer.name=") for said in overrides):
         say("optimizer adamw: muon needs whole matrices, which parallel=fsdp divides")
     return choice.recipe, dataset, facts
 

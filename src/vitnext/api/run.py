@@ -246,6 +246,8 @@ def claimed(run: Run, resume: bool, accept: bool, say: Say) -> Iterator[dict[str
             state, changes = load_run(folder / STATE, run.recipe, data, per_epoch, accept=accept)
             for change in changes:
                 say(f"warning: {change}")
+            if state["data"] != data and run.dataset.split_rule.get("rule") == "stratified":
+                say("warning: images were divided anew: some that are held out now may have been trained on")
             distributed.from_first(lambda: settle(run, state["progress"]["kept_epoch"]))
             if not run.artifact.exists():
                 require_weights(run.artifact, state["progress"], run.recipe, run.select)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,6 +98,8 @@ def train(
             said = said if resume else _settled(said)
             resume, model, recipe, pretrained = True, None, None, "auto"
         ready = _prepared(data, folder, model, str(pretrained), recipe, said, resume, say)
+        if accept_changes:  # until a state is saved that has them
+            ready = replace(ready, again=f"{ready.again} --accept-changes")
         ready = run.with_compilation(ready, say)
 
         # Fit, and measure what is left.
@@ -159,15 +161,18 @@ def _length(
     epochs: int | None, steps: int | None, minutes: float | None, overrides: Sequence[str], resume: bool
 ) -> list[str]:
     """What the lengths that are asked for change in the recipe. Raises InputError for epochs beside another one."""
-    if steps is None and minutes is None:
-        other = ("schedule.steps", "schedule.minutes") if resume else ()  # which may have ended the run before
-        gone = [f"{field}=0" for field in other if not any(said.startswith(f"{field}=") for said in overrides)]
-        return [f"schedule.epochs={epochs}", *gone] if epochs is not None else []
+    ends = {"steps": steps, "minutes": minutes}
+    fields = [f"schedule.{name}={value}" for name, value in ends.items() if value is not None]
+    if resume:  # what ended the run before gives way
+        gone = [f"schedule.{name}" for name, value in ends.items() if value is None]
+        none = [f"{field}=0" for field in gone if not any(said.startswith(f"{field}=") for said in overrides)]
+    else:
+        none = []
+    if not fields:
+        return [f"schedule.epochs={epochs}", *none] if epochs is not None else []
     if epochs is not None or any(assignment.startswith("schedule.epochs=") for assignment in overrides):
         raise InputError("--epochs and --steps or --time both say how long to train: leave one of them out")
-    said = [f"schedule.epochs={ENDLESS}"]
-    said += [f"schedule.steps={steps}"] if steps is not None else []
-    said += [f"schedule.minutes={minutes}"] if minutes is not None else []
+    said = [f"schedule.epochs={ENDLESS}", *fields, *none]
     return said
 
 

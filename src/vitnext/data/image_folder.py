@@ -23,6 +23,7 @@ SPLIT_FOLDERS = {  # in the order train, val, test
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing", "holdout"), "test"),
 }
+SELDOM = ("dev", "holdout")  # names that mean a split only where no other folder does
 LAYOUTS = "give train/CLASS/*.jpg with val/ and test/ beside train/, or one folder per class: CLASS/*.jpg"
 
 
@@ -72,10 +73,13 @@ def read_image_folder(root: Path) -> ImageFolder:
     splits: dict[str, str] = {}
     for folder in folders:
         split = SPLIT_FOLDERS.get(folder.lower())
-        if split is not None:
+        if split is not None and folder.lower() not in SELDOM:
             if split in splits:
                 raise InputError(f"{root}: both {splits[split]}/ and {folder}/ are a {split} split; keep one of them")
             splits[split] = folder
+    for folder in folders:  # beside test/ it is something else
+        if folder.lower() in SELDOM:
+            splits.setdefault(SPLIT_FOLDERS[folder.lower()], folder)
     if splits and "train" not in splits and len(splits) == len(folders):
         only = next(iter(splits.values()))
         raise InputError(f"{root}: has {only}/ but no train/; add train/, or give {root / only} itself")

@@ -33,7 +33,7 @@ CHANGEABLE = (  # when a run goes on: where it ends, where it runs, and what it 
     *("device", "parallel", "precision", "compile", "workers", "save_minutes", "save_steps", "track"),
 )
 ACCEPTABLE = (  # with --accept-changes, too: fields, and sections, of which weights and optimizer keep their shapes
-    *("augment.", "schedule.", "loss.", "label_smoothing", "batch_size", "accumulate", "seed"),
+    *("augment.", "schedule.", "loss.", "label_smoothing", "batch_size", "accumulate"),
     *("optimizer.learning_rate", "optimizer.weight_decay", "optimizer.betas", "optimizer.clip_norm"),
     *("data.class_sampling", "data.skip_unreadable"),
 )
@@ -85,7 +85,7 @@ def load_run(
         if not accept:
             raise InputError(f"{what}: {ACCEPT}, or {ANEW}")
         changes.append(what)
-        progress |= {"best_score": -1.0, "best_epoch": progress["epoch"], "kept_score": -1.0}
+        progress |= {"best_score": -1.0, "best_epoch": progress["epoch"]}
     before = from_dict(saved["recipe"]).to_dict()  # fields it did not know: defaults
     changed = {name: line for name, line in _differences(before, recipe.to_dict()) if name not in CHANGEABLE}
     if changed:
@@ -96,7 +96,12 @@ def load_run(
             fields = ", ".join(CHANGEABLE)
             raise InputError(f"{what}: {ACCEPT}, or {ANEW}; without that a run that goes on may change {fields}")
         changes.append(what)
-    progress["step"] = round(progress["step"] * steps_per_epoch / saved["steps_per_epoch"])  # as far in its epoch
+    if (per_epoch := saved["steps_per_epoch"]) != steps_per_epoch and recipe.schedule.steps:
+        raise InputError(
+            f"an epoch had {per_epoch:,} steps and has {steps_per_epoch:,}, but the run ends after a number of steps: "
+            "let it end by --epochs"
+        )
+    progress["step"] = round(progress["step"] * steps_per_epoch / per_epoch)  # as far in its epoch
     if (step := progress["step"]) > (steps := total_steps(recipe.schedule, steps_per_epoch)):
         raise InputError(f"the run has come to step {step:,}, and the schedule now ends at {steps:,}: let it end later")
     return saved, changes

@@ -26,7 +26,7 @@ AT_ONCE = (32, 256)  # images that pass the network at a time, at least and at m
 
 def images_at_once(recipe: Recipe) -> int:
     """How many images a process validates at a time: twice as many as it trains on, since nothing is kept for
-    gradients, so that what fits into memory in training does in validation."""
+    gradients, so that what fits into memory in training does in validation; of few, ``AT_ONCE[0]``."""
     trained = recipe.batch_size // recipe.accumulate // distributed.world()
     return max(AT_ONCE[0], min(AT_ONCE[1], 2 * trained))
 
