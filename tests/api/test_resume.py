@@ -58,23 +58,6 @@ def test_ctrl_c_says_how_to_go_on_and_that_is_how(tree, tmp_path, monkeypatch, c
     assert of_whole == of_resumed
 
 
-def test_a_compiled_run_goes_on_as_if_it_had_not_been_stopped(tree, tmp_path, monkeypatch):
-    monkeypatch.setattr(compilation, "BACKEND", "aot_eager")
-    sets = ("compile=on", "accumulate=3", "augment.mixup=0.2", "ema=0.9")  # parts of 4, 3 and 3 images
-    sets += ("model.config.dropout=0.1", "model.config.stochastic_depth=0.2")
-    whole = train(tree, tmp_path / "whole", *sets)
-    with monkeypatch.context() as patched:
-        on_step(patched, press_at(4))
-        with pytest.raises(KeyboardInterrupt):
-            train(tree, tmp_path / "stopped", *sets)
-    counters.clear()
-    resumed = api.train(tree, out=tmp_path / "stopped", resume=True)
-    assert counters["stats"]["unique_graphs"] == 2
-    assert same_weights(resumed.artifact, whole.artifact)
-    assert read_card(resumed.artifact).recipe["compile"] == "on"
-    assert same_weights(train(tree, tmp_path / "eager", "compile=off", *sets[1:]).artifact, whole.artifact)
-
-
 KILLED = """
 import os, signal, sys
 from vitnext import api
@@ -374,3 +357,20 @@ def test_an_image_that_is_damaged_meanwhile_is_said_with_the_way_on(tree, tmp_pa
     message = mistake(train, data, tmp_path / "run", *sets, epochs=2)
     assert ".png: " in message and f"--out {tmp_path / 'run'} --resume --accept-changes" in message
     assert len(message.splitlines()) == 1
+
+
+def test_a_compiled_run_goes_on_as_if_it_had_not_been_stopped(tree, tmp_path, monkeypatch):
+    monkeypatch.setattr(compilation, "BACKEND", "aot_eager")
+    sets = ("compile=on", "accumulate=3", "augment.mixup=0.2", "ema=0.9")  # parts of 4, 3 and 3 images
+    sets += ("model.config.dropout=0.1", "model.config.stochastic_depth=0.2")
+    whole = train(tree, tmp_path / "whole", *sets)
+    with monkeypatch.context() as patched:
+        on_step(patched, press_at(4))
+        with pytest.raises(KeyboardInterrupt):
+            train(tree, tmp_path / "stopped", *sets)
+    counters.clear()
+    resumed = api.train(tree, out=tmp_path / "stopped", resume=True)
+    assert counters["stats"]["unique_graphs"] == 2
+    assert same_weights(resumed.artifact, whole.artifact)
+    assert read_card(resumed.artifact).recipe["compile"] == "on"
+    assert same_weights(train(tree, tmp_path / "eager", "compile=off", *sets[1:]).artifact, whole.artifact)
