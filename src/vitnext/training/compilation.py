@@ -35,8 +35,8 @@ def compiled(objective: Objective) -> Objective:
     """``objective``, which is given its model's compiled passes in training. The first call compiles, again for each
     size of a part, and raises WorkError if that fails. What an earlier run in this process compiled is forgotten.
 
-    Torch's graphs end where processes talk to each other: at the blocks of a model that FSDP has divided, and at batch
-    norms of the whole batch.
+    Torch's graphs end where processes talk to each other: at the blocks of a model that FSDP has divided, and, on GPUs,
+    at batch norms of the whole batch.
     """
     torch.compiler.reset()
     torch._dynamo.config.cache_size_limit = LIMIT  # as torch 2.6 calls what is recompile_limit later
