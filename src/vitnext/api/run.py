@@ -8,6 +8,7 @@ import shlex
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,6 +77,11 @@ class Run:
     @property
     def artifact(self) -> Path:
         return self.folder / ARTIFACT
+
+    @cached_property
+    def data(self) -> dict[str, Any]:
+        """By what the run knows its data again."""
+        return trained_on(self.dataset)
 
     @property
     def pending(self) -> Path:
@@ -166,7 +172,7 @@ def _with_batch_size(
 
 def with_compilation(run: Run, say: Say) -> Run:
     """``run``, whose recipe says whether the network is compiled. "auto" is decided by steps on a copy of it on a GPU.
-    On the CPU it is off: there small networks gain a tenth, others lose, and it takes minutes (docs/recipe.md)."""
+    On the CPU it is off: there it takes minutes for little or nothing (docs/recipe.md)."""
     recipe, device = run.recipe, next(run.network.parameters()).device
     if recipe.compile != "auto":
         return run
@@ -242,11 +248,12 @@ def claimed(run: Run, resume: bool, accept: bool, say: Say) -> Iterator[dict[str
     with lock if distributed.main() else contextlib.nullcontext():
         state = None
         if resume:  # what was said with it may yet be refused; then the run stays as it is
-            data, per_epoch = trained_on(run.dataset), run.task.batches.steps_per_epoch
-            state, changes = load_run(folder / STATE, run.recipe, data, per_epoch, accept=accept)
+            per_epoch = run.task.batches.steps_per_epoch
+            state, changes = load_run(folder / STATE, run.recipe, run.data, per_epoch, accept=accept)
             for change in changes:
                 say(f"warning: {change}")
-            if state["data"] != data and run.dataset.split_rule.get("rule") == "stratified":
+            others = state["data"]["fingerprint"] != run.data["fingerprint"]
+            if others and run.dataset.split_rule.get("rule") == "stratified":
                 say("warning: images were divided anew: some that are held out now may have been trained on")
             distributed.from_first(lambda: settle(run, state["progress"]["kept_epoch"]))
             if not run.artifact.exists():
@@ -291,7 +298,7 @@ def fit(run: Run, state: dict[str, Any] | None, console: Console | None, say: Sa
                 folder=run.folder,
                 keep=keep,
                 watch=watcher,
-                data=trained_on(run.dataset),
+                data=run.data,
                 mix=run.task.mix,
                 select=run.select,
                 resume=state,

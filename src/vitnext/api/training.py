@@ -161,19 +161,15 @@ def _length(
     epochs: int | None, steps: int | None, minutes: float | None, overrides: Sequence[str], resume: bool
 ) -> list[str]:
     """What the lengths that are asked for change in the recipe. Raises InputError for epochs beside another one."""
-    ends = {"steps": steps, "minutes": minutes}
-    fields = [f"schedule.{name}={value}" for name, value in ends.items() if value is not None]
-    if resume:  # what ended the run before gives way
-        gone = [f"schedule.{name}" for name, value in ends.items() if value is None]
-        none = [f"{field}=0" for field in gone if not any(said.startswith(f"{field}=") for said in overrides)]
-    else:
-        none = []
-    if not fields:
-        return [f"schedule.epochs={epochs}", *none] if epochs is not None else []
-    if epochs is not None or any(assignment.startswith("schedule.epochs=") for assignment in overrides):
+    ends = {"schedule.steps": steps, "schedule.minutes": minutes}
+    said = [f"{field}={value}" for field, value in ends.items() if value is not None]
+    if said and (epochs is not None or any(assignment.startswith("schedule.epochs=") for assignment in overrides)):
         raise InputError("--epochs and --steps or --time both say how long to train: leave one of them out")
-    said = [f"schedule.epochs={ENDLESS}", *fields, *none]
-    return said
+    if not said and epochs is None:
+        return []
+    fields = {assignment.partition("=")[0] for assignment in (*overrides, *said)}
+    gone = [f"{field}=0" for field in ends if resume and field not in fields]  # what ended the run before gives way
+    return [f"schedule.epochs={ENDLESS if epochs is None else epochs}", *said, *gone]
 
 
 def _said(overrides: Sequence[str], seed: int | None, skip_unreadable: bool) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -151,19 +151,29 @@ def outlast_signals(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def by_workers(loader: DataLoader[Any]) -> Iterator[Any]:
-    """The loader's batches. However this ends, its worker processes have ended too: they ignore SIGTERM, so that Python
-    at its own end would wait for them forever.
+def by_workers(
+    images: Any, places: Iterable[Any], workers: int, *, pinned: bool, collate: Callable[..., Any] | None = None
+) -> Iterator[Any]:
+    """What ``images`` has at each of ``places``, a batch after the other, read by worker processes; 0: by this one.
 
-    Raises the ImageError of a worker without the traceback that torch adds to its message.
+    However this ends, they have ended too: they ignore SIGTERM, so that Python at its own end would wait for them
+    forever. Raises the ImageError of a worker without the traceback that torch adds to its message.
     """
+    loader: DataLoader[Any] = DataLoader(
+        images,
+        batch_sampler=places,
+        num_workers=workers,
+        pin_memory=pinned,
+        collate_fn=collate,
+        worker_init_fn=outlast_signals,
+    )
     batches = iter(loader)
     try:
         yield from batches
     except ImageError as error:
         raise ImageError(str(error).rpartition(f"{ImageError.__name__}: ")[2].strip()) from None
     finally:
-        if loader.num_workers:
+        if workers:
             batches._shutdown_workers()  # type: ignore[attr-defined]
 
 
@@ -287,15 +297,8 @@ class Photographs:
         return changed, torch.from_numpy(labels) if labels.ndim else int(labels)
 
     def epoch(self, epoch: int, start: int = 0, part: Part = WHOLE) -> Iterator[tuple[Tensor, Tensor]]:
-        loader: DataLoader[Any] = DataLoader(
-            self,  # type: ignore[arg-type]
-            batch_sampler=self._places(epoch, start, part),
-            num_workers=self.workers,
-            collate_fn=channels_last,
-            pin_memory=on_gpu(self.recipe),
-            worker_init_fn=outlast_signals,
-        )
-        yield from by_workers(loader)
+        places, pinned = self._places(epoch, start, part), on_gpu(self.recipe)
+        yield from by_workers(self, places, self.workers, pinned=pinned, collate=channels_last)
 
     def _places(self, epoch: int, start: int, part: Part) -> Iterator[list[tuple[int, ...]]]:
         """A batch after the other, made when it is asked for: all at once would take long with many images."""

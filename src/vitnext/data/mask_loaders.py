@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from vitnext.cores import usable_cores
 from vitnext.data.loaders import (
@@ -21,7 +20,6 @@ from vitnext.data.loaders import (
     by_workers,
     cache_limit,
     on_gpu,
-    outlast_signals,
     place_seed,
     spare_cores,
 )
@@ -110,15 +108,8 @@ class MaskedImages:
     def epoch(self, epoch: int, start: int = 0, part: Part = WHOLE) -> Iterator[tuple[Tensor, Any]]:
         batches = batch_indices(len(self.split), self.recipe.batch_size, self.recipe.seed, epoch)[start:]
         places = [[(epoch, int(i)) for i in indices[part.places(len(indices))]] for indices in batches]
-        loader: DataLoader[Any] = DataLoader(
-            self,  # type: ignore[arg-type]
-            batch_sampler=places,
-            num_workers=self.workers,
-            pin_memory=on_gpu(self.recipe),
-            collate_fn=_with_segments if self.objects else None,
-            worker_init_fn=outlast_signals,
-        )
-        yield from by_workers(loader)
+        collate = _with_segments if self.objects else None
+        yield from by_workers(self, places, self.workers, pinned=on_gpu(self.recipe), collate=collate)
 
     def _decode_all(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray | None]] | None:
         def size(i: int) -> int:
