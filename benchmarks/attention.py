@@ -1,9 +1,11 @@
 """Attention, forward and backward or forward alone: torch's fused kernel beside batched products, in turns.
 
-python benchmarks/attention.py [--json attention.json]
+python benchmarks/attention.py [--dtypes fp32 bf16] [--json attention.json]
 """
 
 from __future__ import annotations
+
+import itertools
 
 import torch
 from measure import interleaved, parser, report
@@ -12,6 +14,7 @@ from torch.nn import functional as F
 from vitnext.models.attention import batched_attention
 from vitnext.training.hardware import keep_heap
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # batch, heads, tokens, width of a head
 SHAPES = [
     (128, 4, 17, 16),
@@ -24,19 +27,24 @@ SHAPES = [
     (64, 3, 37, 64),
     (64, 3, 65, 64),
     (32, 3, 197, 64),
+    (16, 6, 197, 64),
     (8, 6, 257, 64),
+    (8, 6, 577, 64),
+    (2, 6, 1025, 64),
     (1, 6, 197, 64),
 ]
 
 
 def main() -> None:
-    arguments = parser(__doc__).parse_args()
+    flags = parser(__doc__)
+    flags.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
+    arguments = flags.parse_args()
     keep_heap()
     rows = []
-    for training in (True, False):
+    for dtype, training in itertools.product(arguments.dtypes, (True, False)):
         for batch, heads, tokens, width in SHAPES:
-            packed = torch.randn(batch, tokens, 3, heads, width, requires_grad=training)
-            gradient = torch.randn(batch, heads, tokens, width)
+            packed = torch.randn(batch, tokens, 3, heads, width, dtype=DTYPES[dtype], requires_grad=training)
+            gradient = torch.randn(batch, heads, tokens, width, dtype=DTYPES[dtype])
 
             def fused() -> None:
                 run(F.scaled_dot_product_attention, packed, gradient)  # noqa: B023
@@ -46,7 +54,7 @@ def main() -> None:
 
             what = "forward and backward" if training else "forward"
             times = interleaved({"fused": fused, "batched": batched})
-            rows.append({"shape": f"{what}, {batch} x {heads} x {tokens} x {width}", **times})
+            rows.append({"shape": f"{dtype}, {what}, {batch} x {heads} x {tokens} x {width}", **times})
     report(rows, baseline="fused", path=arguments.json)
 
 

@@ -166,7 +166,9 @@ def test_every_path_is_the_equation(path, tokens, width):
         (51, 32, torch.float32, True, False),
         (50, 36, torch.float32, True, False),
         (50, 32, torch.float32, False, False),
-        (50, 32, torch.bfloat16, True, False),
+        (197, 64, torch.bfloat16, True, True),
+        (601, 64, torch.bfloat16, True, False),
+        (50, 32, torch.bfloat16, False, False),
     ],
 )
 def test_matrices_are_multiplied_in_batches_where_that_is_faster(tokens, width, dtype, gradients, batched, monkeypatch):

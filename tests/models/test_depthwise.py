@@ -48,17 +48,25 @@ def test_it_trains_in_bfloat16(size):
 
 @pytest.mark.parametrize(
     ("size", "kernel", "batch", "taken"),
-    [(7, 7, 16, True), (8, 7, 16, False), (3, 7, 15, False), (5, 5, 16, True), (3, 3, 16, False), (2, 3, 16, True)],
+    [
+        (7, 7, 16, True),
+        (8, 7, 16, False),
+        (3, 7, 15, False),
+        (1, 7, 1, True),
+        (5, 5, 16, True),
+        (3, 3, 16, False),
+        (2, 3, 16, True),
+    ],
 )
 def test_products_are_for_training_on_maps_no_larger_than_the_kernel(monkeypatch, size, kernel, batch, taken):
     calls = []
 
     def spy(*arguments):
         calls.append(True)
-        return filter_gradient(*arguments)
+        return by_product(*arguments)
 
-    filter_gradient = depthwise.filter_gradient
-    monkeypatch.setattr(depthwise, "filter_gradient", spy)
+    by_product = depthwise.filters_by_product
+    monkeypatch.setattr(depthwise, "filters_by_product", spy)
     layer, x = DepthwiseConv2d(2, kernel), torch.randn(batch, 2, size, size)
     trained = layer(x)
     trained.sum().backward()

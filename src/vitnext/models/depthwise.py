@@ -1,10 +1,10 @@
 """Depthwise convolution: one k x k filter a channel (ConvNeXt, section 2.3).
 
-On the CPU, torch's backward pass of it is slow. The gradient of the map is the same convolution with the filter turned
-around, and that of the bias a sum; torch takes longer for all three gradients than for one by one. Its gradient of the
-filters takes 2 to 50 times as long as the convolution itself where the map is no larger than they are, as in the last
-stages of a network at low resolution; there it is taken from what it nearly is, a product of matrices for each channel.
-The results are the same (benchmarks/depthwise.py).
+On the CPU, torch's backward pass of it is slow: its gradient of the filters takes 2 to 50 times as long as the convolution.
+That gradient is a depthwise convolution itself, of the map with the gradient as its filter, and as such fast; where the
+map is no larger than the filters it is nearly a product of matrices for each channel, which is faster yet. The gradient
+of the map is the same convolution with the filter turned around, and that of the bias a sum. The results are the same
+(benchmarks/depthwise.py).
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.grad import conv2d_weight
 
 
 class DepthwiseConv2d(nn.Conv2d):
@@ -33,9 +32,9 @@ class DepthwiseConv2d(nn.Conv2d):
 
 
 def is_small(x: Tensor, kernel: int) -> bool:
-    """Whether ``filter_gradient`` is faster than torch: the map (B, C, H, W) is no larger than the filters."""
+    """Whether ``filters_by_product`` is faster: the map (B, C, H, W) is no larger than the filters."""
     size = max(x.shape[-2:])
-    return (size <= kernel if kernel > 3 else size < kernel) and x.shape[0] >= 16
+    return size == 1 or (size <= kernel if kernel > 3 else size < kernel) and x.shape[0] >= 16
 
 
 class DepthwiseConvolution(torch.autograd.Function):
@@ -53,11 +52,9 @@ class DepthwiseConvolution(torch.autograd.Function):
         of_bias = gradient.sum(dim=(0, 2, 3)) if ctx.needs_input_grad[2] else None
         of_weight = None
         if ctx.needs_input_grad[1]:
-            channels, _, kernel, _ = weight.shape
-            if is_small(x, kernel):
-                of_weight = filter_gradient(x, gradient, kernel)
-            else:
-                of_weight = conv2d_weight(x, weight.shape, gradient, padding=kernel // 2, groups=channels)
+            kernel = weight.shape[-1]
+            filters = filters_by_product if is_small(x, kernel) else filters_by_convolution
+            of_weight = filters(x, gradient, kernel)
         return of_x, of_weight, of_bias
 
 
@@ -69,8 +66,21 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.conv2d(x, weight, bias, padding=(y, z), groups=weight.shape[0])
 
 
-def filter_gradient(x: Tensor, gradient: Tensor, kernel: int) -> Tensor:
-    """(C, 1, k, k): for each offset o of the filter the sum of gradient[b, c, p] x[b, c, p + o] over b and p."""
+def filters_by_convolution(x: Tensor, gradient: Tensor, kernel: int) -> Tensor:
+    """(C, 1, k, k): for each offset o of the filter the sum of gradient[b, c, p] x[b, c, p + o] over b and p.
+
+    One map of B * C channels, each with a filter as large as the map: F.conv2d adds up over p, and B is left.
+    """
+    batch, channels = x.shape[:2]
+    x, gradient = (many.permute(2, 3, 0, 1).flatten(2) for many in (x, gradient))  # (H, W, B * C)
+    of_each = F.conv2d(
+        x.permute(2, 0, 1)[None], gradient.permute(2, 0, 1)[:, None], padding=kernel // 2, groups=batch * channels
+    )  # (1, B * C, k, k)
+    return of_each.view(batch, channels, 1, kernel, kernel).sum(0)
+
+
+def filters_by_product(x: Tensor, gradient: Tensor, kernel: int) -> Tensor:
+    """The same, from a product of matrices for each channel."""
     height, width = x.shape[-2:]
     products = by_channel(gradient).transpose(1, 2) @ by_channel(x)  # (C, HW, HW): every p with every q, over all b
     # Those with the same q - p are added up: F.fold adds where q + p' is the same, and p' counts backwards.
