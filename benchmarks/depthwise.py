@@ -1,9 +1,11 @@
 """Depthwise convolution in training, forward and backward: torch's beside ours, in turns.
 
-python benchmarks/depthwise.py [--json depthwise.json]
+python benchmarks/depthwise.py [--dtypes fp32 bf16] [--json depthwise.json]
 """
 
 from __future__ import annotations
+
+import itertools
 
 import torch
 from measure import interleaved, parser, report
@@ -13,21 +15,25 @@ from vitnext.models.depthwise import DepthwiseConvolution
 from vitnext.training.hardware import keep_heap
 
 # batch, channels, map, kernel
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SHAPES = [
-    *((64, 320, 3, 7), (128, 160, 3, 7), (64, 160, 6, 7), (128, 80, 7, 7), (32, 768, 7, 7), (16, 768, 7, 7)),
-    *((64, 80, 8, 7), (64, 80, 12, 7), (128, 40, 14, 7), (128, 160, 3, 3), (128, 160, 5, 5)),
-    *((16, 96, 56, 7), (16, 192, 28, 7), (16, 384, 14, 7), (4, 96, 56, 7), (4, 384, 14, 7), (8, 40, 56, 7)),
+    *((16, 96, 56, 7), (16, 192, 28, 7), (16, 384, 14, 7), (16, 768, 7, 7), (4, 96, 56, 7), (4, 384, 14, 7)),
+    *((2, 96, 128, 7), (128, 44, 14, 7), (128, 88, 7, 7), (128, 176, 3, 7), (64, 160, 6, 7), (64, 80, 12, 7)),
+    *((128, 160, 5, 5), (64, 240, 14, 5), (128, 160, 2, 3), (64, 80, 28, 31)),
 ]
 
 
 def main() -> None:
-    arguments = parser(__doc__).parse_args()
+    flags = parser(__doc__)
+    flags.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
+    arguments = flags.parse_args()
     keep_heap()
     rows = []
-    for batch, channels, size, kernel in SHAPES:
-        x = torch.randn(batch, channels, size, size).contiguous(memory_format=torch.channels_last).requires_grad_()
-        weight = torch.randn(channels, 1, kernel, kernel, requires_grad=True)
-        bias = torch.zeros(channels, requires_grad=True)
+    for dtype, (batch, channels, size, kernel) in itertools.product(arguments.dtypes, SHAPES):
+        x = torch.randn(batch, channels, size, size, dtype=DTYPES[dtype])
+        x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+        weight = torch.randn(channels, 1, kernel, kernel, dtype=DTYPES[dtype], requires_grad=True)
+        bias = torch.zeros(channels, dtype=DTYPES[dtype], requires_grad=True)
         gradient = torch.randn_like(x)
 
         def torchs() -> None:
@@ -37,7 +43,7 @@ def main() -> None:
             DepthwiseConvolution.apply(x, weight, bias).backward(gradient)  # noqa: B023
 
         times = interleaved({"torch": torchs, "ours": ours})
-        rows.append({"map": f"{batch} x {channels} x {size} x {size}, kernel {kernel}", **times})
+        rows.append({"map": f"{dtype}, {batch} x {channels} x {size} x {size}, kernel {kernel}", **times})
     report(rows, baseline="torch", path=arguments.json)
 
 

@@ -240,7 +240,6 @@ def test_training_takes_the_steps_and_prediction_the_fused_kernel(build):
     predicted = model(images())
     model.requires_grad_(True)
     assert all(swin.steps_are_faster(b.attention.bias_table) for stage in model.stages for b in stage.blocks)
-    assert not swin.steps_are_faster(model.stages[0].blocks[0].attention.bias_table.bfloat16())
     torch.testing.assert_close(model(images()), predicted)
 
 

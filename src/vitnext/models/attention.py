@@ -36,7 +36,7 @@ def fast_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, mask: 
     """
     if mask is not None:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None], dropout_p=dropout)
-    if q.requires_grad and q.device.type == "cpu" and batches_are_faster(*q.shape[-2:], q.dtype):
+    if q.requires_grad and q.device.type == "cpu" and batches_are_faster(q.shape[-2], q.shape[-1], q.dtype):
         return batched_attention(q, k, v, dropout)
     return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
 

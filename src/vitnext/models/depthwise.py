@@ -1,9 +1,8 @@
 """Depthwise convolution: one k x k filter a channel (ConvNeXt, section 2.3).
 
-On the CPU, torch's backward pass of it is slow: its gradient of the filters takes 2 to 50 times as long as the convolution.
-That gradient is a depthwise convolution itself, of the map with the gradient as its filter, and as such fast; where the
-map is no larger than the filters it is nearly a product of matrices for each channel, which is faster yet. The gradient
-of the map is the same convolution with the filter turned around, and that of the bias a sum. The results are the same
+On the CPU, torch's gradient of the filters takes 2 to 50 times as long as the convolution. That gradient is a depthwise
+convolution itself, of the map with the map's gradient as the filter, and as such fast. The gradient of the map is the
+convolution with the filter turned around, and that of the bias a sum. The results are the same
 (benchmarks/depthwise.py).
 """
 
@@ -24,17 +23,11 @@ class DepthwiseConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         kernel = self.kernel_size[0]
-        slow = kernel > 3 or is_small(x, kernel)  # torch's backward pass
+        slow = kernel > 3 or max(x.shape[-2:]) < kernel  # torch's backward pass
         if slow and x.device.type == "cpu" and self.training and torch.is_grad_enabled():
             out: Tensor = DepthwiseConvolution.apply(x, self.weight, self.bias)
             return out
         return super().forward(x)
-
-
-def is_small(x: Tensor, kernel: int) -> bool:
-    """Whether ``filters_by_product`` is faster: the map (B, C, H, W) is no larger than the filters."""
-    size = max(x.shape[-2:])
-    return size == 1 or (size <= kernel if kernel > 3 else size < kernel) and x.shape[0] >= 16
 
 
 class DepthwiseConvolution(torch.autograd.Function):
@@ -53,8 +46,8 @@ class DepthwiseConvolution(torch.autograd.Function):
         of_weight = None
         if ctx.needs_input_grad[1]:
             kernel = weight.shape[-1]
-            filters = filters_by_product if is_small(x, kernel) else filters_by_convolution
-            of_weight = filters(x, gradient, kernel)
+            small = max(x.shape[-2:]) <= kernel // 2
+            of_weight = (filters_by_product if small else filters_by_convolution)(x, gradient, kernel)
         return of_x, of_weight, of_bias
 
 
@@ -71,16 +64,15 @@ def filters_by_convolution(x: Tensor, gradient: Tensor, kernel: int) -> Tensor:
 
     One map of B * C channels, each with a filter as large as the map: F.conv2d adds up over p, and B is left.
     """
-    batch, channels = x.shape[:2]
-    x, gradient = (many.permute(2, 3, 0, 1).flatten(2) for many in (x, gradient))  # (H, W, B * C)
-    of_each = F.conv2d(
-        x.permute(2, 0, 1)[None], gradient.permute(2, 0, 1)[:, None], padding=kernel // 2, groups=batch * channels
-    )  # (1, B * C, k, k)
+    batch, channels, height, width = x.shape
+    x = x.contiguous().view(1, batch * channels, height, width)
+    filters = gradient.contiguous().view(batch * channels, 1, height, width)
+    of_each = F.conv2d(x, filters, padding=kernel // 2, groups=batch * channels)  # (1, B * C, k, k)
     return of_each.view(batch, channels, 1, kernel, kernel).sum(0)
 
 
 def filters_by_product(x: Tensor, gradient: Tensor, kernel: int) -> Tensor:
-    """The same, from a product of matrices for each channel."""
+    """The same from a product of matrices for each channel: torch is slow on maps smaller than their padding."""
     height, width = x.shape[-2:]
     products = by_channel(gradient).transpose(1, 2) @ by_channel(x)  # (C, HW, HW): every p with every q, over all b
     # Those with the same q - p are added up: F.fold adds where q + p' is the same, and p' counts backwards.
