@@ -21,6 +21,7 @@ def small_model(recipe: Recipe, classes: int) -> nn.Module:
         four = {"depths": (*depths, 1), "dims": (*widths, widths[-1])}  # timm's has four stages
         model = ConvNeXt(channels, classes, patch_size=config["stem_stride"], ls_init_value=None, **four)
         model.stages[len(depths)] = nn.Identity()
+        model.stages[0].downsample = nn.Identity()  # after a stem of stride 2 timm's halves the map once more
         return model
     return VisionTransformer(
         img_size=recipe.data.image_size,
