@@ -94,7 +94,7 @@ def by_timm(name: str) -> dict[str, Any]:
     model = small_model(recipe, classes=10)
     batches, loss = training_batches(splits["train"], preprocess, recipe), LabelLoss(recipe.label_smoothing)
     images, labels = next(batches.epoch(0))
-    precision = choose_precision("auto", model, loss, (Normalize(preprocess, images.device)(images), labels))
+    precision = choose_precision("auto", model, loss, (loop.Normalize(preprocess, images.device)(images), labels))
     print(f"{precision.name}: {precision.reason}", flush=True)
     watcher = Curve()
     with TemporaryDirectory() as folder:

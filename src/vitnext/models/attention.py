@@ -30,20 +30,22 @@ def scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float
 def fast_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, mask: Tensor | None = None) -> Tensor:
     """The same weighted sum, (B, h, N, d), without the weights: on torch's fused kernel, which never stores them.
 
-    On the CPU the backward pass of that kernel is slow for few tokens of little width, and in bfloat16 for all but very
-    many tokens: training there multiplies matrices in batches (benchmarks/attention.py), which keeps the weights,
-    2 B h N^2 bytes in bfloat16. ``mask`` (B, N, N): where False, a query does not see the key.
+    On the CPU the backward pass of that kernel is slow for few tokens of little width, and in bfloat16 for any number:
+    training there multiplies matrices in batches (benchmarks/attention.py), which keeps the weights, so that it stops
+    at 600 keys. ``mask`` (B, N, N): where False, a query does not see the key.
     """
     if mask is not None:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None], dropout_p=dropout)
-    if q.requires_grad and q.device.type == "cpu" and batches_are_faster(q.shape[-2], q.shape[-1], q.dtype):
+    if q.requires_grad and q.device.type == "cpu" and batches_are_faster(q, k):
         return batched_attention(q, k, v, dropout)
     return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
 
 
-def batches_are_faster(tokens: int, width: int, dtype: torch.dtype) -> bool:
+def batches_are_faster(q: Tensor, k: Tensor) -> bool:
     """Whether ``batched_attention`` trains faster on the CPU than the fused kernel, without a need of much memory."""
-    return tokens <= 600 if dtype == torch.bfloat16 else tokens <= 50 and width <= 32
+    if q.dtype == torch.bfloat16:
+        return k.shape[-2] <= 600
+    return q.shape[-2] <= 50 and q.shape[-1] <= 32
 
 
 def batched_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:

@@ -20,9 +20,8 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from vitnext.models.attention import scaled_dot_product_attention
+from vitnext.models.attention import fast_attention, scaled_dot_product_attention
 from vitnext.models.backbone import Stage
 from vitnext.models.depthwise import DepthwiseConv2d
 from vitnext.models.layers import StochasticDepth, check_at_least, check_rates, gelu, initialize, stochastic_depth_rates
@@ -120,7 +119,7 @@ class EfficientSelfAttention(nn.Module):
         if return_weights:
             heads, weights = scaled_dot_product_attention(q, k, v, dropout)
         else:
-            heads = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+            heads = fast_attention(q, k, v, dropout)
         out: Tensor = self.output(heads.transpose(1, 2).reshape(x.shape))  # (B, N, h * d) as a map
         return (out, weights) if return_weights else out
 
