@@ -176,3 +176,16 @@ def test_matrices_are_multiplied_in_batches_where_that_is_faster(tokens, width, 
     monkeypatch.setattr(attention_module, "batched_attention", lambda *x: calls.append(1) or batched_attention(*x))
     fast_attention(*(x.requires_grad_(gradients) for x in heads_of(tokens, width, dtype)))
     assert bool(calls) == batched
+
+
+def test_training_in_bfloat16_is_the_equation_but_for_rounding():
+    exact = [x.clone().requires_grad_() for x in heads_of(197, 64)]
+    rounded = [x.to(torch.bfloat16).requires_grad_() for x in heads_of(197, 64)]
+    weight = heads_of(197, 64)[0].flip(-1)
+    found = fast_attention(*rounded)
+    expected, _ = scaled_dot_product_attention(*exact)
+    (found * weight.to(found)).sum().backward()
+    (expected * weight).sum().backward()
+    for x, y in [(found, expected), *((x.grad, y.grad) for x, y in zip(rounded, exact, strict=True))]:
+        assert x.dtype is torch.bfloat16
+        assert (x.double() - y).norm() < 0.02 * y.norm()
