@@ -3,7 +3,7 @@
 Prints test top-1, parameters and time, and when test top-1 first reached 93% and 94% (the test images are watched
 after every epoch but choose nothing: the last epoch is the model).
 
-    python benchmarks/fashion_mnist.py [--only fashion_mnist_vit] [--timm] [--json fashion_mnist.json]
+    python benchmarks/fashion_mnist.py [--only fashion_mnist_vit] [--timm] [--epochs 8] [--json fashion_mnist.json]
 
 ``--timm``: timm's model of the same shape instead, in the same loop on the same batches for as many epochs, with
 what it does unless it is told otherwise (initialisation, memory layout), by AdamW at its usual 1e-3, in the number
@@ -30,7 +30,7 @@ from vitnext.data.dataset import open_dataset
 from vitnext.data.facts import look_at
 from vitnext.data.loaders import training_batches
 from vitnext.preprocess import Preprocess
-from vitnext.recipe import Optimizer, read
+from vitnext.recipe import Optimizer, override, read
 from vitnext.training import loop
 from vitnext.training.hardware import choose_precision, keep_heap
 from vitnext.training.loop import Metrics, Progress
@@ -45,10 +45,11 @@ def main() -> None:
     flags = parser(__doc__)
     flags.add_argument("--only", nargs="+", choices=RECIPES, default=RECIPES)
     flags.add_argument("--timm", action="store_true")
+    flags.add_argument("--epochs", type=int, help="instead of the recipe's")
     arguments = flags.parse_args()
     results = {}
     for recipe in arguments.only:
-        row = by_timm(recipe) if arguments.timm else by_vitnext(recipe)
+        row = (by_timm if arguments.timm else by_vitnext)(recipe, arguments.epochs)
         results[recipe] = row
         after = ", ".join(f"{share:.0%} after {first(row['curve'], share)}" for share in REACHED)
         print(
@@ -64,26 +65,33 @@ def first(curve: list[dict[str, Any]], share: float) -> str:
     return next((f"{row['seconds']:,} s" for row in curve if row["top1"] >= share), "never")
 
 
-def by_vitnext(recipe: str) -> dict[str, Any]:
+def by_vitnext(recipe: str, epochs: int | None) -> dict[str, Any]:
     """``vitnext.train``, which goes on where an earlier call was stopped. Seconds of the clock."""
     folder = Path("runs/benchmarks") / recipe
     resume = (folder / "last.pt").exists()
     result = vitnext.train(
-        "fashion-mnist", recipe=None if resume else recipe, out=folder, resume=resume, console=Console()
+        "fashion-mnist",
+        recipe=None if resume else recipe,
+        epochs=epochs,
+        out=folder,
+        resume=resume,
+        console=Console(),
     )
     journal = [json.loads(line) for line in (folder / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
-    epochs = [row for row in journal if row["event"] == "epoch"]
+    curve = [row for row in journal if row["event"] == "epoch"]
     return {
         "top1": result.metrics["top1"],
         "parameters": sum(p.numel() for p in vitnext.load(result.artifact).engine.model.parameters()),
         "seconds": round(read_card(result.artifact).metrics["seconds"]),
-        "curve": [{"epoch": row["epoch"], "seconds": round(row["seconds"]), "top1": row["top1"]} for row in epochs],
+        "curve": [{"epoch": row["epoch"], "seconds": round(row["seconds"]), "top1": row["top1"]} for row in curve],
     }
 
 
-def by_timm(name: str) -> dict[str, Any]:
+def by_timm(name: str, epochs: int | None) -> dict[str, Any]:
     """timm's model in ``loop.fit``. Seconds of the CPU with one thread, else of the clock."""
-    recipe = replace(read(name), optimizer=Optimizer(name="adamw", learning_rate=1e-3, weight_decay=0.05, clip_norm=0))
+    recipe = override(read(name), [f"schedule.epochs={epochs}"] if epochs else [])
+    adamw = Optimizer(name="adamw", learning_rate=1e-3, weight_decay=0.05, clip_norm=0)
+    recipe = replace(recipe, optimizer=adamw)
     splits = open_dataset("fashion-mnist", val_fraction=0.0).splits
     facts = look_at(splits["train"])
     preprocess = Preprocess(
