@@ -39,16 +39,30 @@ def test_a_column_that_is_not_there():
 @pytest.mark.parametrize(
     ("side", "stages", "stem"), [(8, 2, 1), (16, 2, 1), (17, 3, 2), (28, 3, 2), (64, 3, 2), (65, 4, 4), (500, 4, 4)]
 )
-def test_small_images_get_small_variants_of_every_step(side, stages, stem, monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+def test_small_images_get_small_variants_of_every_step(side, stages, stem):
     for step in STEPS["r50"]:
-        small = roadmap.variant(step.design, facts(side))
+        small = roadmap.variant(step.design, facts(side), gpu=False)
         assert (len(small.widths), len(small.depths), small.stem_stride) == (stages, stages, stem)
         assert small.widths[0] == step.design.widths[0] // 4
         assert small.stride <= side
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     published = STEPS["r50"][3].design
-    assert (roadmap.variant(published, facts(65)) == published) and roadmap.variant(published, facts(64)) != published
+    assert roadmap.variant(published, facts(65), gpu=True) == published
+    assert roadmap.variant(published, facts(64), gpu=True) != published
+
+
+@pytest.mark.parametrize(("device", "gpu"), [("auto", True), ("cuda:1", True), ("cpu", False)])
+def test_a_gpu_that_is_not_to_be_used_does_not_count(device, gpu, monkeypatch, tmp_path):
+    class Asked(Exception):
+        pass
+
+    def asked(design, facts, gpu):
+        raise Asked(gpu)
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr(roadmap, "variant", asked)
+    with pytest.raises(Asked) as caught:
+        roadmap.train("digits", out=tmp_path, overrides=[f"device={device}"])
+    assert caught.value.args == (gpu,)
 
 
 @pytest.fixture

@@ -83,7 +83,9 @@ def train(
     """
     from vitnext.data.dataset import open_dataset
     from vitnext.data.facts import look_at
+    from vitnext.data.loaders import on_gpu
     from vitnext.models.roadmap import STEPS
+    from vitnext.recipe import from_dict, override
     from vitnext.training import distributed
 
     points = steps(column)
@@ -103,9 +105,10 @@ def train(
             "set": sorted(overrides),
         },
     )
+    gpu = on_gpu(override(from_dict({"model": {"name": points[0].model}}), overrides))
     measured = []
     for point, step in zip(points, STEPS[column], strict=True):
-        design = variant(step.design, facts)
+        design = variant(step.design, facts, gpu)
         config = {key: getattr(design, key) for key in ("widths", "depths", "stem_stride")}
         sets = [f"model.config.{key}={_literal(value)}" for key, value in config.items()]
         # The paper's layer scale of 1e-6 is for hundreds of epochs; without it short runs learn in every block.
@@ -118,17 +121,15 @@ def train(
     return measured
 
 
-def variant(design: Design, facts: Facts) -> Design:
+def variant(design: Design, facts: Facts, gpu: bool) -> Design:
     """The step for these images: as published for photographs on a GPU, else narrower and shallower.
 
     The stages and the stem's stride follow the size of the images, as the default recipes do.
     """
-    import torch
-
     from vitnext.models.roadmap import scaled
     from vitnext.training.defaults import SMALL, TINY, stem_for
 
-    if facts.short_side > SMALL and torch.cuda.is_available():
+    if facts.short_side > SMALL and gpu:
         return design
     stages = 2 if facts.short_side <= TINY else 3 if facts.short_side <= SMALL else 4
     return scaled(design, width=0.25, depth=1 / 3, stages=stages, stem_stride=stem_for(facts.short_side))
