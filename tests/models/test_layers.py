@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from vitnext.models.layers import GELU, BatchNorm, StochasticDepth, add_scaled, stochastic_depth_rates
+from vitnext.models.layers import GELU, BatchNorm, LayerNorm, StochasticDepth, add_scaled, stochastic_depth_rates
 
 
 def filled_norms(dtype):
@@ -72,6 +72,21 @@ def test_rates_grow_linearly_to_the_last_block():
     assert stochastic_depth_rates(0.3, 4) == pytest.approx([0.0, 0.1, 0.2, 0.3])
     assert stochastic_depth_rates(0.3, 1) == [0.3]
     assert stochastic_depth_rates(0.3, 0) == []
+
+
+@pytest.mark.parametrize(("width", "weights"), [(40, torch.float32), (48, torch.float32), (40, torch.bfloat16)])
+def test_layer_norm_in_bfloat16_is_torchs_but_for_rounding(width, weights):
+    torch.manual_seed(0)
+    ours, exact = LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6).double()
+    x = torch.randn(5, 3, width).bfloat16().requires_grad_()
+    y = x.detach().double().requires_grad_()
+    found, expected = ours.to(weights)(x), exact(y)
+    assert found.dtype is torch.bfloat16
+    torch.testing.assert_close(found.double(), expected, rtol=0.01, atol=0.01)
+    slope = torch.randn(5, 3, width).bfloat16()
+    found.backward(slope)
+    expected.backward(slope.double())
+    assert (x.grad.double() - y.grad).norm() < 0.01 * y.grad.norm()
 
 
 def test_batch_norm_refuses_what_torch_refuses():

@@ -25,6 +25,7 @@ from vitnext.models.backbone import Stage
 from vitnext.models.depthwise import DepthwiseConv2d
 from vitnext.models.layers import (
     ChannelLayerNorm,
+    LayerNorm,
     StochasticDepth,
     add_scaled,
     check_at_least,
@@ -75,7 +76,7 @@ class ConvNeXtBlock(nn.Module):
         super().__init__()
         hidden = int(config.mlp_ratio * width)
         self.depthwise = DepthwiseConv2d(width, config.kernel_size)
-        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.norm = LayerNorm(width, eps=1e-6)
         self.expand = nn.Linear(width, hidden)
         self.project = nn.Linear(hidden, width)
         self.layer_scale = nn.Parameter(torch.empty(width)) if config.layer_scale else None

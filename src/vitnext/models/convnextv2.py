@@ -25,6 +25,7 @@ from vitnext.models.convnext import ConvNeXtStage, check_covers_stride
 from vitnext.models.depthwise import DepthwiseConv2d
 from vitnext.models.layers import (
     ChannelLayerNorm,
+    LayerNorm,
     StochasticDepth,
     check_at_least,
     check_rates,
@@ -97,7 +98,7 @@ class ConvNeXtV2Block(nn.Module):
         super().__init__()
         hidden = int(config.mlp_ratio * width)
         self.depthwise = DepthwiseConv2d(width, config.kernel_size)
-        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.norm = LayerNorm(width, eps=1e-6)
         self.expand = nn.Linear(width, hidden)
         self.response_norm = GlobalResponseNorm(hidden)
         self.project = nn.Linear(hidden, width)
