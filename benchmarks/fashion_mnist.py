@@ -35,7 +35,7 @@ from vitnext.training import loop
 from vitnext.training.hardware import choose_precision, keep_heap
 from vitnext.training.loop import Metrics, Progress
 from vitnext.training.losses import LabelLoss
-from vitnext.training.validation import Validator
+from vitnext.training.validation import Validator, images_at_once
 
 RECIPES = ("fashion_mnist_vit", "fashion_mnist_convnext")
 REACHED = (0.93, 0.94)
@@ -110,7 +110,7 @@ def by_timm(name: str, epochs: int | None) -> dict[str, Any]:
             model,
             batches,
             loss,
-            Validator(splits["test"], preprocess),
+            Validator(splits["test"], preprocess, images_at_once(recipe)),
             recipe,
             preprocess,
             precision,
