@@ -73,6 +73,20 @@ def test_forward_is_the_paper(build, config):
     torch.testing.assert_close(model(images()), feature @ model.head.weight.T + model.head.bias)
 
 
+def test_training_has_the_gradients_of_the_paper(build):
+    """There gamma scales W_2 and b_2 instead of what they give."""
+    block = build().train().requires_grad_().stages[1].blocks[0]
+    x = torch.randn(2, block.norm.normalized_shape[0], 5, 4, dtype=torch.float64, requires_grad=True)
+    inputs = [x, *block.parameters()]
+    out, expected = block(x), block_of_figure_4(block, x)
+    torch.testing.assert_close(out, expected)
+    slope = torch.randn_like(out)
+    for found, exact in zip(
+        torch.autograd.grad(out, inputs, slope), torch.autograd.grad(expected, inputs, slope), strict=True
+    ):
+        torch.testing.assert_close(found, exact)
+
+
 def test_head_pooled_pyramid_and_stages(build):
     model = build(stem_stride=2, depths=(1, 2, 1), widths=(8, 16, 12))
     maps = model.pyramid(images(26, 17))

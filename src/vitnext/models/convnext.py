@@ -20,6 +20,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vitnext.models.backbone import Stage
 from vitnext.models.depthwise import DepthwiseConv2d
@@ -84,11 +85,15 @@ class ConvNeXtBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         branch = self.depthwise(x).permute(0, 2, 3, 1)  # (B, H, W, C): free when the memory is channels-last
-        branch = self.project(gelu(self.expand(self.norm(branch))))
+        branch = gelu(self.expand(self.norm(branch)))
+        gamma = self.layer_scale
+        if gamma is not None and self.training:  # gamma W_2 and gamma b_2 are smaller than a map and its gradient
+            branch = F.linear(branch, gamma[:, None] * self.project.weight, gamma * self.project.bias)
+            gamma = None
+        else:
+            branch = self.project(branch)
         branch = self.stochastic_depth(branch.permute(0, 3, 1, 2))
-        if self.layer_scale is None:
-            return x + branch
-        return add_scaled(x, self.layer_scale.view(-1, 1, 1), branch)
+        return x + branch if gamma is None else add_scaled(x, gamma.view(-1, 1, 1), branch)
 
 
 class ConvNeXtStage(nn.Module):
