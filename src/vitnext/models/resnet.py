@@ -31,6 +31,7 @@ from vitnext.models.layers import (
     initialize,
     stochastic_depth_rates,
 )
+from vitnext.models.patches import PointwiseConv2d
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class ResNetConfig:
 
 def convolution(width_in: int, width: int, kernel: int, stride: int = 1) -> nn.Conv2d:
     """(B, C_in, H, W) -> (B, C, H / stride, W / stride), rounded up. No bias: the BN behind it would remove it."""
+    if kernel == 1 and stride > 1:
+        return PointwiseConv2d(width_in, width, stride, bias=False)
     return nn.Conv2d(width_in, width, kernel, stride=stride, padding=kernel // 2, bias=False)
 
 

@@ -42,6 +42,7 @@ from vitnext.models.layers import (
     initialize,
     stochastic_depth_rates,
 )
+from vitnext.models.patches import PointwiseConv2d
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,8 @@ def layer(
         convolution = DepthwiseConv2d(width, kernel)
         if not bias:
             convolution.register_parameter("bias", None)
+    elif kernel == 1 and stride > 1:
+        convolution = PointwiseConv2d(width_in, width, stride, bias=bias)
     else:
         groups = width if depthwise else 1
         convolution = nn.Conv2d(width_in, width, kernel, stride, padding, groups=groups, bias=bias)
