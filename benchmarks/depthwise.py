@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from vitnext.models.depthwise import DepthwiseConvolution
 from vitnext.training.hardware import keep_heap
 
-# batch, channels, map, kernel
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# batch, channels, map, kernel
 SHAPES = [
     *((16, 96, 56, 7), (16, 192, 28, 7), (16, 384, 14, 7), (16, 768, 7, 7), (4, 96, 56, 7), (4, 384, 14, 7)),
     *((2, 96, 128, 7), (128, 44, 14, 7), (128, 88, 7, 7), (128, 176, 3, 7), (64, 160, 6, 7), (64, 80, 12, 7)),
