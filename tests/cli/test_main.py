@@ -6,9 +6,11 @@ import os
 import subprocess
 import sys
 from importlib.metadata import version
+from typing import get_type_hints
 
 import pytest
 import torch
+from typer.models import OptionInfo
 
 from vitnext.cli.main import app, explain, main
 from vitnext.errors import ImageError, InputError, WorkError
@@ -48,6 +50,16 @@ def test_help_of_a_verb_has_examples_and_few_options(capsys, monkeypatch, verb):
     assert f"vitnext {verb} " in out.split("Examples:")[1]
     assert sum(line.startswith("  --") for line in out.splitlines()) <= 15  # --help is one
     assert max(map(len, out.splitlines())) <= 80
+
+
+def test_an_option_whose_value_is_called_as_it_is_says_its_own_name():
+    """typer 0.27 makes --TIME of an option "time" with the metavar TIME that does not."""
+    for command in app.registered_commands:
+        hints = get_type_hints(command.callback, include_extras=True)
+        for name, hint in hints.items():
+            for told in getattr(hint, "__metadata__", ()):
+                if isinstance(told, OptionInfo) and (told.metavar or "").lower() == name:
+                    assert f"--{name}" in (told.default, *(told.param_decls or ()))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ def bench(
         str | None, typer.Argument(metavar="[MODEL]", help="A name of `vitnext models`; else what suits the data.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option(metavar="DATA", help="What is trained on; without it, the model alone is measured.")
+        str | None,
+        typer.Option("--data", metavar="DATA", help="What is trained on; without it, the model alone is measured."),
     ] = None,
     seconds: Annotated[float, typer.Option(metavar="S", min=0.01, help="How long each figure is measured.")] = 3.0,
     overrides: Annotated[

@@ -27,7 +27,9 @@ def check(
     model: Annotated[
         Path | None,
         typer.Option(
-            metavar="MODEL", help="A classifier, such as a probe's: labels its features contradict are listed."
+            "--model",
+            metavar="MODEL",
+            help="A classifier, such as a probe's: labels its features contradict are listed.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything that was found as JSON.")] = False,

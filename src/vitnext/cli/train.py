@@ -38,7 +38,8 @@ def train(
     epochs: Annotated[int | None, typer.Option(metavar="N", min=1, help="Passes over the training images.")] = None,
     steps: Annotated[int | None, typer.Option(metavar="N", min=1, help="Optimizer steps, instead of epochs.")] = None,
     time: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Time to train for, instead of epochs: 90s, 15m or 2h.")
+        str | None,
+        typer.Option("--time", metavar="TIME", help="Time to train for, instead of epochs: 90s, 15m or 2h."),
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", min=0, help="Same seed, same machine: same model.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in DIR where it stopped.")] = False,
