@@ -190,16 +190,15 @@ class SmallImages:
         self.description = f"{counted(split, 'image')} in memory, augmented a batch at a time"
 
     def epoch(self, epoch: int, start: int = 0, part: Part = WHOLE) -> Iterator[tuple[Tensor, Tensor]]:
-        seed = self.recipe.seed
+        seed, pinned = self.recipe.seed, on_gpu(self.recipe)
         for step, indices in enumerate(label_batches(self.split.labels, self.recipe, epoch)):
             if step >= start:
                 self._decode(indices)
-                images = self.augment(self.images[indices], generator(seed, epoch, step))
-                if part == WHOLE:
-                    yield images, self.labels[indices]
-                else:  # a part draws what the whole does, which costs little
+                images, labels = self.augment(self.images[indices], generator(seed, epoch, step)), self.labels[indices]
+                if part != WHOLE:  # a part draws what the whole does, which costs little
                     places = part.places(len(indices))
-                    yield images[places], self.labels[indices[places]]
+                    images, labels = images[places], labels[places]
+                yield (images.pin_memory(), labels.pin_memory()) if pinned else (images, labels)
 
     def _decode(self, indices: np.ndarray) -> None:
         missing = np.unique(indices[~self.decoded[indices]])

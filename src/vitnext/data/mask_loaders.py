@@ -51,6 +51,11 @@ class SegmentTargets:
     def pin_memory(self) -> SegmentTargets:
         return SegmentTargets(self.ids.pin_memory(), self.labels.pin_memory())
 
+    def record_stream(self, stream: torch.Stream) -> None:
+        """As of a tensor: the memory is given to nobody else before what ``stream`` has been given to do is done."""
+        self.ids.record_stream(stream)
+        self.labels.record_stream(stream)
+
     def tensor_split(self, parts: int) -> list[SegmentTargets]:
         """The images divided as torch.tensor_split divides them."""
         pairs = zip(self.ids.tensor_split(parts), self.labels.tensor_split(parts), strict=True)

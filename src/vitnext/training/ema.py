@@ -22,7 +22,7 @@ class WeightAverage:
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         share = 1 - min(self.decay, (1 + step) / (10 + step))
-        for mean, parameter in zip(self.model.parameters(), model.parameters(), strict=True):
-            mean.lerp_(parameter, share)
+        # One call for all, which a GPU answers by few kernels.
+        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), share)
         for copied, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
             copied.copy_(buffer)

@@ -91,6 +91,27 @@ class Normalize:
         return images.float().mul_(self.scale).sub_(self.mean).div_(self.std)
 
 
+class Transfer:
+    """Batches to the device. To a GPU they are copied beside what it computes, from pinned memory and by a stream of
+    its own: the loop, which does not wait for a step, is ahead of it by then."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def __call__(self, images: Tensor, truth: Any) -> tuple[Tensor, Any]:
+        """uint8 (B, C, H, W) and their truth, on the device."""
+        if self.stream is None:
+            return images.to(self.device), truth.to(self.device)
+        with torch.cuda.stream(self.stream):
+            images, truth = (of.to(self.device, non_blocking=True) for of in (images, truth))
+        computing = torch.cuda.current_stream(self.device)
+        computing.wait_stream(self.stream)
+        for moved in (images, truth):  # their memory is the copying stream's
+            moved.record_stream(computing)
+        return images, truth
+
+
 def fit(
     model: nn.Module,
     batches: Batches,
@@ -132,7 +153,7 @@ def fit(
     Raises WorkError for a loss that is not finite, and Interrupted after Ctrl-C or SIGTERM.
     """
     device = next(model.parameters()).device
-    normalize = Normalize(preprocess, device)
+    transfer, normalize = Transfer(device), Normalize(preprocess, device)
     part = distributed.part(mixed=mix is not None)
     distributed.synchronize_batch_norms(model)
     average = WeightAverage(model, recipe.ema) if recipe.ema else None
@@ -219,7 +240,7 @@ def fit(
 
                 # Forward and backward.
                 torch.manual_seed(place_seed(recipe.seed, progress.step))
-                images, truth = images.to(device, non_blocking=True), truth.to(device, non_blocking=True)
+                images, truth = transfer(images, truth)
                 images, loss = normalize(images), torch.zeros((), device=device)
                 if mix is not None:
                     images, truth = mix(images, truth)

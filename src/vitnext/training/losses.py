@@ -107,11 +107,24 @@ def hardest_mean(pixels: Tensor, truth: Tensor, share: float, weights: Tensor | 
     labelled = truth != VOID
     counts = labelled.to(pixels) if weights is None else weights[torch.where(labelled, truth, 0)] * labelled
     losses = torch.where(labelled, pixels, 0)
-    if share < 1 and (number := int(labelled.sum())):  # waits for the device; of void, at -1, none is among them
-        losses, at = torch.where(labelled, pixels, -1).flatten().topk(max(1, round(share * number)), sorted=False)
-        counts = counts.flatten()[at]
+    if share < 1:
+        losses, at = highest(torch.where(labelled, pixels, -1).flatten(), share * labelled.sum().double())
+        counts = counts.flatten()[at] * (losses >= 0)  # of void, at -1, none is among them
+        losses = losses.clamp(min=0)
     amount = counts.sum()
     return batch_mean(losses.sum() / amount.clamp(min=torch.finfo(amount.dtype).tiny), amount)
+
+
+def highest(values: Tensor, number: Tensor) -> tuple[Tensor, Tensor]:
+    """The highest of ``values`` (N,), so many, rounded, at least one, and where they are.
+
+    A GPU does not tell the number, for which the step would wait: there all N stand in a row, -1 after the highest.
+    """
+    number = number.round().clamp(min=1)
+    if values.device.type == "cpu":
+        return values.topk(int(number), sorted=False)
+    values, at = values.sort(descending=True)
+    return torch.where(torch.arange(len(values), device=values.device) < number, values, -1), at
 
 
 def focal(logits: Tensor, truth: Tensor) -> Tensor:

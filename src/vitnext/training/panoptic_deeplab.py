@@ -46,17 +46,17 @@ class PanopticDeepLabLoss:
     def of(self, out: Tensor, targets: SegmentTargets, spread: float) -> Tensor:
         """Of the heads' answers (B, classes + 3, H, W); ``spread`` in pixels."""
         classes = targets.classes()
-        things = self.things.to(classes.device)
+        self.things = self.things.to(classes.device)  # and there they stay
         labelled = targets.ids > 0
-        heat, offsets, inside = center_targets(targets, things, spread)
-        off_heat = ((out[:, -3] - heat) ** 2)[labelled]
-        off_place = (UNIT * out[:, -2:] - offsets).abs().sum(1)[inside]
+        heat, offsets, inside = center_targets(targets, self.things, spread)
         loss = self.of_classes.of(out[:, :-3], classes)
-        return (
-            loss
-            + batch_mean(HEAT * off_heat.sum() / max(1, off_heat.numel()), off_heat.numel())
-            + batch_mean(OFFSET * off_place.sum() / max(1, off_place.numel()), off_place.numel())
-        )
+        for weight, off, where in (
+            (HEAT, (out[:, -3] - heat) ** 2, labelled),
+            (OFFSET, (UNIT * out[:, -2:] - offsets).abs().sum(1), inside),
+        ):
+            amount = where.sum()
+            loss = loss + batch_mean(weight * torch.where(where, off, 0).sum() / amount.clamp(min=1), amount)
+        return loss
 
 
 def center_targets(targets: SegmentTargets, things: Tensor, spread: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -79,7 +79,9 @@ def center_targets(targets: SegmentTargets, things: Tensor, spread: float) -> tu
     falls = [torch.exp(-((line - centers[..., i, None]) ** 2) / (2 * spread**2)) for i, line in enumerate((y, x))]
     heat = ids.new_zeros(ids.shape, dtype=torch.float32)
     for i in range(batch):
-        down, across = falls[0][i, there[i]], falls[1][i, there[i]]  # (things, H), (things, W)
+        # A GPU would have to be waited for to choose those that are there: it computes the others, too.
+        chosen = there[i] if ids.device.type == "cpu" else slice(None)
+        down, across = (fall[i, chosen] * there[i, chosen][:, None] for fall in falls)  # (things, H), (things, W)
         if len(down):
             heat[i] = (down[:, :, None] * across[:, None]).amax(0)
     own = centers.view(-1, 2)[slot.flatten()].view(batch, height * width, 2)
