@@ -17,8 +17,8 @@ from vitnext.data.mask_loaders import SegmentTargets
 from vitnext.errors import WorkError
 from vitnext.models import create
 from vitnext.recipe import Recipe
-from vitnext.training import compilation
-from vitnext.training.compilation import choose_compilation, compiled
+from vitnext.training import compilation, distributed
+from vitnext.training.compilation import choose_compilation, compiled, with_graphs
 from vitnext.training.distributed import SyncBatchNorm
 from vitnext.training.losses import LabelLoss, MaskLoss
 from vitnext.training.mask_classification import MaskClassificationLoss
@@ -130,6 +130,26 @@ def test_a_long_run_that_it_makes_shorter_is_compiled(steps, minutes, fast, comp
     monkeypatch.setattr(compilation, "_seconds", seconds)
     assert choose_compilation(trial, None, steps) == (choice, reason)
     assert (False in seen) == ("measured" in reason)  # a short run is not even tried
+
+
+@pytest.mark.parametrize(("steps", "choice"), [(600, "on"), (599, "off")])
+def test_graphs_pay_sooner(steps, choice, monkeypatch):
+    """Of 300 s, which is 600 steps, 0.4 are two minutes, what the trial and the run may take to compile."""
+    model, task, recipe, preprocess, precision = toy()
+    given = task.objective
+    monkeypatch.setattr(compilation, "with_graphs", lambda device, recipe: True)
+    monkeypatch.setattr(compilation, "_seconds", lambda _trial, objective, _sample: 0.5 if objective is given else 0.1)
+    trial = Trial(model, task, recipe, preprocess, precision)
+    assert choose_compilation(trial, None, steps)[0] == choice
+
+
+@pytest.mark.parametrize(
+    ("device", "accumulate", "processes", "expected"),
+    [("cuda", 1, False, True), ("cuda", 2, False, False), ("cuda", 1, True, False), ("cpu", 1, False, False)],
+)
+def test_graphs_are_for_a_gpu_alone_and_whole_batches(device, accumulate, processes, expected, monkeypatch):
+    monkeypatch.setattr(distributed, "active", lambda: processes)
+    assert with_graphs(torch.device(device), Recipe(accumulate=accumulate)) is expected
 
 
 def test_what_is_measured_leaves_the_weights_alone(monkeypatch):

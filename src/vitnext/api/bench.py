@@ -26,7 +26,7 @@ from vitnext.models import catalog, create
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import AUTO, Model, Recipe, override
 from vitnext.training import defaults
-from vitnext.training.compilation import compiled
+from vitnext.training.compilation import compiled, with_graphs
 from vitnext.training.hardware import Precision, choose_device, choose_precision, keep_heap, suitable_threads
 from vitnext.training.loop import Mix, Normalize, Objective
 from vitnext.training.losses import LabelLoss
@@ -72,7 +72,9 @@ def bench(
     device, size = sample[0].device, recipe.data.image_size
     macs = catalog.count_macs(built, size)
     found: dict[str, Any] = {"machine": {**_machine(device), "peak": peaks(device)}}
-    step = _step(built, compiled(objective) if recipe.compile == "on" else objective, precision, recipe)
+    if recipe.compile == "on":
+        objective = compiled(objective, graphs=with_graphs(device, recipe))
+    step = _step(built, objective, precision, recipe)
     with suitable_threads(macs * recipe.batch_size):
         times = {
             "inference": _seconds(lambda: _infer(built, sample[0], precision), device, seconds),

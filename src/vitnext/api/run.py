@@ -36,7 +36,7 @@ from vitnext.recipe import AUTO, ENDLESS, Recipe
 from vitnext.training import distributed, loop, sharding
 from vitnext.training.batch_size import choose_batch_size
 from vitnext.training.checkpoint import load_run, trained_on
-from vitnext.training.compilation import choose_compilation, compiled
+from vitnext.training.compilation import choose_compilation, compiled, with_graphs
 from vitnext.training.console import SCORES, ConsoleWatcher
 from vitnext.training.curves import draw
 from vitnext.training.hardware import Precision, choose_precision, suitable_threads
@@ -276,7 +276,9 @@ def _write_down(run: Run, resume: bool) -> None:
 def fit(run: Run, state: dict[str, Any] | None, console: Console | None, say: Say) -> Progress:
     """Train, and leave the kept epoch as the run's artifact. Raises KeyboardInterrupt or Terminated after a stop."""
     schedule, score = run.recipe.schedule, run.task.validate.score
-    objective = compiled(run.task.objective) if run.recipe.compile == "on" else run.task.objective
+    objective = run.task.objective
+    if run.recipe.compile == "on":
+        objective = compiled(objective, graphs=with_graphs(next(run.network.parameters()).device, run.recipe))
 
     def keep(network: nn.Module, progress: Progress, metrics: Metrics) -> Callable[[], None]:
         values = {run.watched: metrics, "epoch": progress.epoch}

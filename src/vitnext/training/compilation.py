@@ -19,21 +19,26 @@ from torch._dynamo.exc import TorchDynamoException
 from torch._inductor.exc import InvalidCxxCompiler
 
 from vitnext.errors import WorkError
+from vitnext.recipe import Recipe
+from vitnext.training import distributed
 from vitnext.training.loop import Objective
 from vitnext.training.trial import Trial
 
 BACKEND = "inductor"
 PASSES = ("forward", "forward_with_auxiliary", "predictions")  # of images, where a model has them
 COMPILING = 60.0  # seconds that it takes on a GPU, as far as one can say before: half a minute to some minutes
-SAVING = 0.2  # of a step's time, as far as one can say: 0.24 of ViT-B's on an H200 (benchmarks/README.md)
+SAVING = 0.2  # of a step's time, as far as one can say: 0.26 of ViT-B's on an H200 (benchmarks/README.md)
+SAVING_WITH_GRAPHS = 0.4  # 0.26 of ViT-B's, whose kernels are long, 0.38 to 0.7 of smaller networks'
 GAIN = 1.05  # compiled steps must be this much faster: a tie goes to eager, so that noise does not decide
 LIMIT = 256  # compilations of one function: FSDP's blocks are compiled one by one, and each has its own rates
 ROUNDS = 5  # in which the two take turns
 
 
-def compiled(objective: Objective) -> Objective:
+def compiled(objective: Objective, graphs: bool = False) -> Objective:
     """``objective``, which is given its model's compiled passes in training. The first call compiles, again for each
     size of a part, and raises WorkError if that fails. What an earlier run in this process compiled is forgotten.
+
+    graphs: whether a GPU is given each pass as one CUDA graph instead of kernel by kernel.
 
     Torch's graphs end where processes talk to each other: at the blocks of a model that FSDP has divided, and, on GPUs,
     at batch norms of the whole batch.
@@ -46,7 +51,9 @@ def compiled(objective: Objective) -> Objective:
         if not model.training:  # DDP looks once for what is not used
             return objective(model, images, truth, done)
         if model not in views:
-            views[model] = _view(model)
+            views[model] = _view(model, graphs)
+        if graphs:  # of the step before nothing is needed any more
+            torch.compiler.cudagraph_mark_step_begin()
         try:
             return objective(views[model], images, truth, done)
         except TorchDynamoException as error:
@@ -55,11 +62,20 @@ def compiled(objective: Objective) -> Objective:
     return of_compiled
 
 
-def _view(model: nn.Module) -> nn.Module:
+def with_graphs(device: torch.device, recipe: Recipe) -> bool:
+    """Whether compiled passes are CUDA graphs, by which a GPU does not wait for the process that hands it kernels. A
+    graph writes the gradients where it wrote them the last time: neither parts of a batch, whose gradients are added
+    up, nor DDP and FSDP, which keep theirs, can have that."""
+    return device.type == "cuda" and recipe.accumulate == 1 and not distributed.active()
+
+
+def _view(model: nn.Module, graphs: bool) -> nn.Module:
+    options: dict[str, Any] | None = {"triton.cudagraphs": True} if graphs else None
     view = copy.copy(model)  # its parameters, buffers and modules are the same
     for name in PASSES:
         if hasattr(model, name):
-            setattr(view, name, torch.compile(getattr(model, name), backend=BACKEND, dynamic=False))
+            passes = torch.compile(getattr(model, name), backend=BACKEND, dynamic=False, options=options)
+            setattr(view, name, passes)
     return view
 
 
@@ -86,9 +102,10 @@ def choose_compilation(trial: Trial, sample: tuple[Tensor, Any], steps: int) -> 
         left = steps * statistics.median(times[1:])  # the first sets up
         if minutes := trial.recipe.schedule.minutes:
             left = min(left, 60 * minutes)
-        if SAVING * left < 2 * COMPILING:
+        graphs = with_graphs(trial.device, trial.recipe)
+        if (SAVING_WITH_GRAPHS if graphs else SAVING) * left < 2 * COMPILING:
             return "off", f"training takes about {left:,.0f} s, too short for it to pay"
-        faster = compiled(eager)
+        faster = compiled(eager, graphs=graphs)
         compiling = _seconds(trial, faster, sample)
         turns = [(_seconds(trial, eager, sample), _seconds(trial, faster, sample)) for _ in range(ROUNDS)]
     except Exception as error:  # torch raises many kinds
