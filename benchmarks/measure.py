@@ -19,19 +19,23 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return flags
 
 
-def interleaved(variants: dict[str, Callable[[], object]], rounds: int = 11) -> dict[str, float]:
+def interleaved(variants: dict[str, Callable[[], object]], rounds: int = 11, device: str = "cpu") -> dict[str, float]:
     """Median seconds of each variant; the variants take turns, so that a busy moment hits all of them.
 
-    With one thread they are seconds of the CPU, which other work on the machine changes little; else of the clock.
+    With one thread they are seconds of the CPU, which other work on the machine changes little; else, and on a GPU, of
+    the clock.
     """
-    now = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    now = time.process_time if torch.get_num_threads() == 1 and device == "cpu" else time.perf_counter
+    finish = torch.cuda.synchronize if device == "cuda" else lambda: None
     for run in variants.values():
         run()
     times: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):
         for name, run in variants.items():
+            finish()
             start = now()
             run()
+            finish()
             times[name].append(now() - start)
     return {name: statistics.median(values) for name, values in times.items()}
 
