@@ -11,6 +11,7 @@ from torch._dynamo.utils import counters
 
 from vitnext.api import bench as measured
 from vitnext.api.bench import bench
+from vitnext.data.loaders import SmallImages
 from vitnext.errors import InputError
 from vitnext.training import compilation
 
@@ -80,15 +81,15 @@ def test_a_model_on_files(photos, tmp_path):
 
 @pytest.mark.parametrize(("slow", "bottleneck"), [("data", "data"), ("step", "training step")])
 def test_the_bottleneck_is_what_takes_longer(slow, bottleneck, monkeypatch):
-    epochs, seconds = measured._epochs, 0.1
+    stream, seconds = SmallImages.stream, 0.1
 
-    def slow_epochs(batches):
-        for batch in epochs(batches):
+    def slow_stream(*place):
+        for batch in stream(*place):
             time.sleep(seconds)
             yield batch
 
     if slow == "data":
-        monkeypatch.setattr(measured, "_epochs", slow_epochs)
+        monkeypatch.setattr(SmallImages, "stream", slow_stream)
     monkeypatch.setattr(measured, "_step", lambda *_: lambda *_: time.sleep(seconds if slow == "step" else 0))
     found = bench("vit", "digits", overrides=TINY, seconds=0.01)
     assert consistent(found) and found["bottleneck"] == bottleneck

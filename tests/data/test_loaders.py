@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from contextlib import closing
 from multiprocessing import active_children
 from pathlib import Path
 
@@ -253,6 +255,25 @@ def test_workers_memory_and_files_give_the_same_images(photographs, monkeypatch)
     assert same(held.epoch(2), expected)  # now from memory
     assert same(workers.epoch(2), expected)
     assert same(workers.epoch(2, start=1), expected[1:])
+
+
+@pytest.mark.parametrize("kind", ["small", "memory", "workers"])
+def test_a_stream_is_one_epoch_after_the_other(kind, photographs):
+    made = batches(in_memory(40), SMALL) if kind == "small" else batches(photographs, PHOTOS)
+    if kind == "workers":
+        made = batches(photographs, PHOTOS, workers=2)
+    steps = made.steps_per_epoch
+    expected = [batch for epoch in (2, 3, 4) for batch in made.epoch(epoch)]
+    for start in (0, 1, steps):
+        with closing(made.stream(2, start)) as stream:
+            processes = None
+            found = []
+            for batch in itertools.islice(stream, 3 * steps - start):
+                found.append(batch)
+                processes = processes or {process.pid for process in active_children()}
+                assert {process.pid for process in active_children()} == processes  # from the first to the last epoch
+        assert same(found, expected[start:])
+        assert len(processes) == (2 if kind == "workers" else 0) and not active_children()
 
 
 def test_a_photograph_is_augmented_by_its_epoch_and_index_alone(photographs):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from contextlib import closing
+
 import numpy as np
 import pytest
 import torch
@@ -58,6 +61,8 @@ def test_batches_depend_on_the_place_alone(split, monkeypatch):
     assert not same(batches(split, epoch=1), whole)
     assert not same(batches(split, seed=6), whole)
     assert same(batches(split, workers=1), whole)
+    with closing(MaskedImages(split, WINDOW, from_dict(RECIPE)).stream(0, 1)) as stream:
+        assert same(list(itertools.islice(stream, 3)), [whole[1], *batches(split, epoch=1)])
     third = MaskedImages(split, WINDOW, from_dict(RECIPE)).epoch(0, part=Part(1, 3))
     assert same(list(third), [tuple(values[1:2] for values in batch) for batch in whole])
     monkeypatch.setattr(mask_loaders, "cache_limit", lambda: 0)

@@ -7,6 +7,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -231,27 +232,21 @@ def _endless(places: range) -> Iterator[int]:
         yield from places
 
 
-def _epochs(batches: Batches) -> Iterator[tuple[Tensor, Any]]:
-    epoch = 1
-    while True:
-        yield from batches.epoch(epoch)
-        epoch += 1
-
-
 def _rate_of(batches: Batches, seconds: float) -> float:
     """Images a second of the batches alone, as the run makes them, once those that are kept have been decoded."""
     start = time.perf_counter()
     for _ in batches.epoch(0):
         if time.perf_counter() - start > 5 * seconds:
             break
-    endless, images, start = _epochs(batches), 0, 0.0
-    for number, (batch, _) in enumerate(endless):
-        if number == 0:  # workers have started
-            start = time.perf_counter()
-            continue
-        images += len(batch)
-        if time.perf_counter() - start > seconds and number > 2:
-            break
+    images, start = 0, 0.0
+    with closing(batches.stream(1)) as stream:
+        for number, (batch, _) in enumerate(stream):
+            if number == 0:  # workers have started
+                start = time.perf_counter()
+                continue
+            images += len(batch)
+            if time.perf_counter() - start > seconds and number > 2:
+                break
     return images / (time.perf_counter() - start)
 
 
@@ -259,19 +254,20 @@ def _together(
     batches: Batches, step: Callable[[Tensor, Any], None], mix: Mix | None, normalize: Normalize, seconds: float
 ) -> dict[str, float]:
     """Images a second of training on the data, and the share of the time in which the step waits for them."""
-    endless, device = _epochs(batches), normalize.mean.device
-    next(endless)
-    images, waited, start = 0, 0.0, time.perf_counter()
-    while images == 0 or time.perf_counter() - start < 2 * seconds:
-        asked = time.perf_counter()
-        batch = next(endless)
-        waited += time.perf_counter() - asked
-        inputs, truth = _on_device(batch, normalize)
-        if mix is not None:
-            inputs, truth = mix(inputs, truth)
-        step(inputs, truth)
-        if device.type != "cpu":
-            torch.accelerator.synchronize()
-        images += len(inputs)
-    spent = time.perf_counter() - start
+    device = normalize.mean.device
+    with closing(batches.stream(1)) as stream:
+        next(stream)
+        images, waited, start = 0, 0.0, time.perf_counter()
+        while images == 0 or time.perf_counter() - start < 2 * seconds:
+            asked = time.perf_counter()
+            batch = next(stream)
+            waited += time.perf_counter() - asked
+            inputs, truth = _on_device(batch, normalize)
+            if mix is not None:
+                inputs, truth = mix(inputs, truth)
+            step(inputs, truth)
+            if device.type != "cpu":
+                torch.accelerator.synchronize()
+            images += len(inputs)
+        spent = time.perf_counter() - start
     return {"rate": images / spent, "waiting": waited / spent}

@@ -6,13 +6,16 @@ is resumed in the middle of an epoch sees the batches that it would have seen.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,16 +59,23 @@ class Part:
 WHOLE = Part()
 
 
-class Batches(Protocol):
+class Batches(ABC):
     """What the loop trains on."""
 
     steps_per_epoch: int
     description: str  # how the images are held and read, for the user
 
+    @abstractmethod
+    def stream(self, epoch: int, start: int = 0, part: Part = WHOLE) -> Generator[tuple[Tensor, Any]]:
+        """uint8 (B, C, H, W) and their truth (of labels int64 (B,), or uint8 (B, classes)) of an epoch, from step
+        ``start`` on, and of all that follow it, without an end; of each batch ``part``, whose images are those that the
+        whole has at their places. Worker processes live until it is closed: they do not start anew for each epoch, and
+        make the first batches of one while the epoch before it is validated."""
+
     def epoch(self, epoch: int, start: int = 0, part: Part = WHOLE) -> Iterator[tuple[Tensor, Any]]:
-        """uint8 (B, C, H, W) and their truth (of labels int64 (B,), or uint8 (B, classes)) of one epoch, from step
-        ``start`` on; of each batch ``part``, whose images are those that the whole has at their places."""
-        ...
+        """The same of this epoch alone."""
+        with closing(self.stream(epoch, start, part)) as stream:
+            yield from itertools.islice(stream, self.steps_per_epoch - start)
 
 
 def training_batches(split: Split, preprocess: Preprocess, recipe: Recipe) -> Batches:
@@ -144,6 +154,13 @@ def label_batches(labels: np.ndarray, recipe: Recipe, epoch: int) -> list[np.nda
     return [np.tile(order[i * different : (i + 1) * different], repeats)[:size] for i in range(steps)]
 
 
+def from_step(epochs: Iterable[list[Any]], epoch: int, start: int) -> Iterator[tuple[int, int, Any]]:
+    """(epoch, step, what belongs to it) of lists for the epochs from ``epoch`` on, the first one from ``start`` on."""
+    for number, steps in enumerate(epochs, start=epoch):
+        for step in range(start if number == epoch else 0, len(steps)):
+            yield number, step, steps[step]
+
+
 def outlast_signals(worker: int) -> None:
     """In a worker process: let Ctrl-C and SIGTERM, which reach the whole group of processes, stop the training process
     alone. It still needs the workers to end its step and save; they end when it does."""
@@ -153,11 +170,11 @@ def outlast_signals(worker: int) -> None:
 
 def by_workers(
     images: Any, places: Iterable[Any], workers: int, *, pinned: bool, collate: Callable[..., Any] | None = None
-) -> Iterator[Any]:
+) -> Generator[Any]:
     """What ``images`` has at each of ``places``, a batch after the other, read by worker processes; 0: by this one.
 
-    However this ends, they have ended too: they ignore SIGTERM, so that Python at its own end would wait for them
-    forever. Raises the ImageError of a worker without the traceback that torch adds to its message.
+    However this ends, also if it is closed, they have ended too: they ignore SIGTERM, so that Python at its own end
+    would wait for them forever. Raises the ImageError of a worker without the traceback that torch adds to its message.
     """
     loader: DataLoader[Any] = DataLoader(
         images,
@@ -177,7 +194,7 @@ def by_workers(
             batches._shutdown_workers()  # type: ignore[attr-defined]
 
 
-class SmallImages:
+class SmallImages(Batches):
     """All images in one uint8 tensor, into which each is decoded when it is first used."""
 
     def __init__(self, split: Split, preprocess: Preprocess, recipe: Recipe) -> None:
@@ -189,16 +206,16 @@ class SmallImages:
         self.steps_per_epoch = max(1, len(split) // recipe.batch_size)
         self.description = f"{counted(split, 'image')} in memory, augmented a batch at a time"
 
-    def epoch(self, epoch: int, start: int = 0, part: Part = WHOLE) -> Iterator[tuple[Tensor, Tensor]]:
+    def stream(self, epoch: int, start: int = 0, part: Part = WHOLE) -> Generator[tuple[Tensor, Tensor]]:
         seed, pinned = self.recipe.seed, on_gpu(self.recipe)
-        for step, indices in enumerate(label_batches(self.split.labels, self.recipe, epoch)):
-            if step >= start:
-                self._decode(indices)
-                images, labels = self.augment(self.images[indices], generator(seed, epoch, step)), self.labels[indices]
-                if part != WHOLE:  # a part draws what the whole does, which costs little
-                    places = part.places(len(indices))
-                    images, labels = images[places], labels[places]
-                yield (images.pin_memory(), labels.pin_memory()) if pinned else (images, labels)
+        batches = (label_batches(self.split.labels, self.recipe, number) for number in itertools.count(epoch))
+        for at, step, indices in from_step(batches, epoch, start):
+            self._decode(indices)
+            images, labels = self.augment(self.images[indices], generator(seed, at, step)), self.labels[indices]
+            if part != WHOLE:  # a part draws what the whole does, which costs little
+                places = part.places(len(indices))
+                images, labels = images[places], labels[places]
+            yield (images.pin_memory(), labels.pin_memory()) if pinned else (images, labels)
 
     def _decode(self, indices: np.ndarray) -> None:
         missing = np.unique(indices[~self.decoded[indices]])
@@ -258,7 +275,7 @@ def channels_last(samples: Sequence[tuple[Tensor, int | Tensor]]) -> tuple[Tenso
     return images, default_collate([labels for _, labels in samples])
 
 
-class Photographs:
+class Photographs(Batches):
     """Images of any size, in memory or read from their files by worker processes, augmented one at a time.
 
     torch gives each worker one thread, and no object is kept for a file, so that workers share the names and labels of
@@ -295,14 +312,18 @@ class Photographs:
         labels = self.split.labels[index]
         return changed, torch.from_numpy(labels) if labels.ndim else int(labels)
 
-    def epoch(self, epoch: int, start: int = 0, part: Part = WHOLE) -> Iterator[tuple[Tensor, Tensor]]:
+    def stream(self, epoch: int, start: int = 0, part: Part = WHOLE) -> Generator[tuple[Tensor, Tensor]]:
         places, pinned = self._places(epoch, start, part), on_gpu(self.recipe)
-        yield from by_workers(self, places, self.workers, pinned=pinned, collate=channels_last)
+        return by_workers(self, places, self.workers, pinned=pinned, collate=channels_last)
 
     def _places(self, epoch: int, start: int, part: Part) -> Iterator[list[tuple[int, ...]]]:
         """A batch after the other, made when it is asked for: all at once would take long with many images."""
+        for at, _, (indices, counts) in from_step(map(self._of_epoch, itertools.count(epoch)), epoch, start):
+            batch = [(at, int(i), int(n)) if n else (at, int(i)) for i, n in zip(indices, counts, strict=True)]
+            yield [batch[place] for place in part.places(len(batch))]
+
+    def _of_epoch(self, epoch: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Of each batch the images, and how often each was in the epoch before."""
         batches = label_batches(self.split.labels, self.recipe, epoch)
         before = np.split(occurrences(np.concatenate(batches)), np.cumsum([len(batch) for batch in batches])[:-1])
-        for indices, counts in zip(batches[start:], before[start:], strict=True):
-            batch = [(epoch, int(i), int(n)) if n else (epoch, int(i)) for i, n in zip(indices, counts, strict=True)]
-            yield [batch[place] for place in part.places(len(batch))]
+        return list(zip(batches, before, strict=True))

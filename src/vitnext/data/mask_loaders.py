@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +16,12 @@ from torch import Tensor
 from vitnext.cores import usable_cores
 from vitnext.data.loaders import (
     WHOLE,
+    Batches,
     Part,
     batch_indices,
     by_workers,
     cache_limit,
+    from_step,
     on_gpu,
     place_seed,
     spare_cores,
@@ -67,7 +70,7 @@ class SegmentTargets:
         return table.gather(1, self.ids.flatten(1)).view_as(self.ids)
 
 
-class MaskedImages:
+class MaskedImages(Batches):
     """Images and masks of any size, decoded once into memory if they fit, augmented one pair at a time.
 
     Batches hold masks of classes, int64 (B, S, S), or with ``objects`` `SegmentTargets`.
@@ -110,11 +113,15 @@ class MaskedImages:
         place_of = torch.where(void, 0, (~void).cumsum(0))
         return pixels, place_of[numbers], labels[~void]
 
-    def epoch(self, epoch: int, start: int = 0, part: Part = WHOLE) -> Iterator[tuple[Tensor, Any]]:
-        batches = batch_indices(len(self.split), self.recipe.batch_size, self.recipe.seed, epoch)[start:]
-        places = [[(epoch, int(i)) for i in indices[part.places(len(indices))]] for indices in batches]
+    def stream(self, epoch: int, start: int = 0, part: Part = WHOLE) -> Generator[tuple[Tensor, Any]]:
+        count, size, seed = len(self.split), self.recipe.batch_size, self.recipe.seed
+        batches = (batch_indices(count, size, seed, number) for number in itertools.count(epoch))
+        places = (
+            [(at, int(i)) for i in indices[part.places(len(indices))]]
+            for at, _, indices in from_step(batches, epoch, start)
+        )
         collate = _with_segments if self.objects else None
-        yield from by_workers(self, places, self.workers, pinned=on_gpu(self.recipe), collate=collate)
+        return by_workers(self, places, self.workers, pinned=on_gpu(self.recipe), collate=collate)
 
     def _decode_all(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray | None]] | None:
         def size(i: int) -> int:

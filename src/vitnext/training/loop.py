@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -211,7 +212,8 @@ def fit(
         return progress.epoch * per_epoch >= progress.step  # the last epoch may be cut short
 
     measured = -1  # the step of the last validation
-    with closing(journal), deferred_interrupt() as interrupt, distributed.peers(), ExitStack() as reading:
+    stream = batches.stream(progress.epoch, progress.step - progress.epoch * per_epoch, part)
+    with closing(journal), deferred_interrupt() as interrupt, distributed.peers(), closing(stream):
         while not (validated() and _ended(progress, steps, recipe)):
             model.train()
             for module in frozen:
@@ -221,10 +223,8 @@ def fit(
             ended = over()  # what is left after a stop may be the validation alone
             if ended and measured == progress.step:  # not even that: the time ran out while the last epoch was saved
                 break
-            reading.close()  # worker processes end here, even if an exception keeps this frame
-            rest = batches.epoch(progress.epoch, progress.step - progress.epoch * per_epoch, part)
-            reading.callback(getattr(rest, "close", lambda: None))
-            for images, truth in () if ended else rest:
+            left = 0 if ended else (progress.epoch + 1) * per_epoch - progress.step
+            for images, truth in islice(stream, left):
                 spent = progress.seconds / (limit - progress.validation_seconds) if limit else 0.0
                 done = max((progress.step - warmup) / max(1, steps - warmup), spent)  # whatever comes first
                 rate = learning_rate(

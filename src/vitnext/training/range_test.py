@@ -9,15 +9,13 @@ this augmentation, no measurement of accuracy.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
-from vitnext.data.loaders import Batches
 from vitnext.errors import WorkError
 from vitnext.files import atomic_write
 from vitnext.preprocess import Preprocess
@@ -74,23 +72,17 @@ def range_test(
     losses: list[float] = []
     smoothed: list[float] = []
     mean = 0.0
-    for step, (rate, (images, truth)) in enumerate(zip(rates, _endless(task.batches), strict=False)):
-        loss = trial.step(images, truth, rate, step)
-        if not abs(loss) < float("inf"):
-            break
-        mean = MEMORY * mean + (1 - MEMORY) * loss
-        losses.append(loss)
-        smoothed.append(mean / (1 - MEMORY ** (step + 1)))  # without the zero that the mean begins with
-        if smoothed[-1] > DIVERGED * min(smoothed):
-            break
+    with closing(task.batches.stream(0)) as stream:
+        for step, (rate, (images, truth)) in enumerate(zip(rates, stream, strict=False)):
+            loss = trial.step(images, truth, rate, step)
+            if not abs(loss) < float("inf"):
+                break
+            mean = MEMORY * mean + (1 - MEMORY) * loss
+            losses.append(loss)
+            smoothed.append(mean / (1 - MEMORY ** (step + 1)))  # without the zero that the mean begins with
+            if smoothed[-1] > DIVERGED * min(smoothed):
+                break
     return _read(rates[: len(losses)], np.array(losses), np.array(smoothed))
-
-
-def _endless(batches: Batches) -> Iterator[tuple[Tensor, Any]]:
-    epoch = 0
-    while True:
-        yield from batches.epoch(epoch)
-        epoch += 1
 
 
 def _read(rates: np.ndarray, losses: np.ndarray, smoothed: np.ndarray) -> RangeTest:
