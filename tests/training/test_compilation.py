@@ -138,9 +138,12 @@ def test_graphs_pay_sooner(steps, choice, monkeypatch):
     model, task, recipe, preprocess, precision = toy()
     given = task.objective
     monkeypatch.setattr(compilation, "with_graphs", lambda device, recipe: True)
+    passed = []
+    model.register_forward_hook(lambda module, inputs, _: passed.append(len(inputs[0])))
     monkeypatch.setattr(compilation, "_seconds", lambda _trial, objective, _sample: 0.5 if objective is given else 0.1)
     trial = Trial(model, task, recipe, preprocess, precision)
-    assert choose_compilation(trial, None, steps)[0] == choice
+    assert choose_compilation(trial, torch.zeros(8, 1, 8, 8, dtype=torch.uint8), steps)[0] == choice
+    assert passed == ([32] if choice == "on" else [])  # room for a validation is looked for, too
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def training_batches(split: Split, preprocess: Preprocess, recipe: Recipe) -> Ba
     fits = workers <= 0 and held.expected_bytes() <= cache_limit()
     if workers < 0:  # decoded images leave little to do; otherwise leave a core to the training step
         workers = 0 if fits and not on_gpu(recipe) else spare_cores()
-    if fits and workers:  # what a worker decoded, it alone would have, and until the end of an epoch
+    if fits and workers:  # what a worker decoded, it alone would have
         held.get(np.arange(len(split)))
     return Photographs(split, held if fits else None, preprocess, recipe, workers)
 

@@ -23,6 +23,7 @@ from vitnext.recipe import Recipe
 from vitnext.training import distributed
 from vitnext.training.loop import Objective
 from vitnext.training.trial import Trial
+from vitnext.training.validation import images_at_once
 
 BACKEND = "inductor"
 PASSES = ("forward", "forward_with_auxiliary", "predictions")  # of images, where a model has them
@@ -107,6 +108,8 @@ def choose_compilation(trial: Trial, sample: tuple[Tensor, Any], steps: int) -> 
             return "off", f"training takes about {left:,.0f} s, too short for it to pay"
         faster = compiled(eager, graphs=graphs)
         compiling = _seconds(trial, faster, sample)
+        if graphs:
+            _validate(trial, sample[0])
         turns = [(_seconds(trial, eager, sample), _seconds(trial, faster, sample)) for _ in range(ROUNDS)]
     except Exception as error:  # torch raises many kinds
         return "off", f"it was tried and failed ({_reason(error.__cause__ or error)})"
@@ -117,6 +120,14 @@ def choose_compilation(trial: Trial, sample: tuple[Tensor, Any], steps: int) -> 
     if left * (1 - 1 / ratio) < compiling:
         return "off", f"{measured}: more than it saves"
     return "on", measured
+
+
+def _validate(trial: Trial, images: Tensor) -> None:
+    """Pass as many images as a validation does at a time: the memory of graphs is theirs alone, and the GPU must have
+    room for both."""
+    images = images[:1].to(trial.device).float().expand(images_at_once(trial.recipe), -1, -1, -1)
+    with torch.inference_mode(), trial.precision.autocast(trial.device):
+        trial.model(images)
 
 
 def _seconds(trial: Trial, objective: Objective, sample: tuple[Tensor, Any]) -> float:
