@@ -118,21 +118,25 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             lr, decay, momentum = group["lr"], group["weight_decay"], group["momentum"]
-            alike: dict[tuple[int, ...], list[nn.Parameter]] = {}  # one batched product for each shape
+            alike: dict[tuple[int, ...], list[Tensor]] = {}  # one batched product for each shape
             for p in group["params"]:
                 if p.grad is not None:
                     alike.setdefault(tuple(p.shape), []).append(p)
             for parameters in alike.values():
-                steps = []
-                for p in parameters:
-                    assert p.grad is not None
-                    mean: Tensor = self.state[p].setdefault("momentum", torch.zeros_like(p))
-                    mean.lerp_(p.grad, 1 - momentum)
-                    steps.append(p.grad.lerp(mean, momentum).flatten(1))
-                stacked = orthogonalize(torch.stack(steps))
-                scale = 0.2 * max(stacked.shape[-2:]) ** 0.5
-                for p, step in zip(parameters, stacked, strict=True):
-                    p.mul_(1 - lr * decay).add_(step.view_as(p), alpha=-lr * scale)
+                means = [self._mean(p) for p in parameters]
+                gradients = [p.grad for p in parameters if p.grad is not None]
+                torch._foreach_lerp_(means, gradients, 1 - momentum)  # a GPU gets one kernel for all of them
+                steps = orthogonalize(torch.stack(torch._foreach_lerp(gradients, means, momentum)).flatten(2))
+                scale = 0.2 * max(steps.shape[-2:]) ** 0.5
+                torch._foreach_mul_(parameters, 1 - lr * decay)
+                torch._foreach_add_(parameters, list(steps.view(-1, *parameters[0].shape)), alpha=-lr * scale)
+
+    def _mean(self, p: Tensor) -> Tensor:
+        state = self.state[p]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(p)
+        mean: Tensor = state["momentum"]
+        return mean
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
