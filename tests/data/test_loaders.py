@@ -276,6 +276,13 @@ def test_a_stream_is_one_epoch_after_the_other(kind, photographs):
         assert len(processes) == (2 if kind == "workers" else 0) and not active_children()
 
 
+def test_a_batch_that_cannot_be_divided_starts_no_process(photographs):
+    made = batches(photographs, PHOTOS, workers=2)
+    with pytest.raises(InputError, match="cannot be divided evenly") as error:
+        list(made.epoch(0, part=Part(0, 3)))
+    assert active_children() == [] and error.value is not None  # the error holds what was under way
+
+
 def test_a_photograph_is_augmented_by_its_epoch_and_index_alone(photographs):
     made = batches(photographs, PHOTOS)
     [(image, label)] = made.__getitems__([(5, 7)])

@@ -6,6 +6,8 @@ import math
 import os
 import signal
 import time
+from contextlib import nullcontext
+from multiprocessing import active_children
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +16,7 @@ import torch
 
 from toy_run import CONVNEXT, PLAIN, STEPS
 from vitnext.data.loaders import batch_indices
+from vitnext.errors import WorkError
 from vitnext.preprocess import Preprocess
 from vitnext.training import loop
 from vitnext.training.checkpoint import load_checkpoint
@@ -215,3 +218,23 @@ def test_normalizing_on_the_device_gives_the_bits_of_preprocess(color):
     kept = images.clone()
     assert torch.equal(Normalize(preprocess, torch.device("cpu"))(images), torch.from_numpy(expected))
     assert torch.equal(images, kept)
+
+
+# ---- worker processes
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_same_processes_read_for_all_epochs_and_none_is_left(run, fails):
+    seen = []
+
+    def on(event, number):
+        seen.append({process.pid for process in active_children()})
+        if fails and (event, number) == ("epoch", 2):
+            raise WorkError("the disk is gone")
+
+    expected = pytest.raises(WorkError) if fails else nullcontext()
+    with expected as error:  # which holds the frames of the loop
+        run("run", *CONVNEXT, "workers=2", "schedule.epochs=3", on=on)
+    assert len(seen) == (2 if fails else 3) * (STEPS + 1)
+    assert len(seen[0]) == 2 and all(processes == seen[0] for processes in seen)
+    assert active_children() == [] and (error is not None) == fails

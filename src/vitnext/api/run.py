@@ -36,7 +36,7 @@ from vitnext.recipe import AUTO, ENDLESS, Recipe
 from vitnext.training import distributed, loop, sharding
 from vitnext.training.batch_size import choose_batch_size
 from vitnext.training.checkpoint import load_run, trained_on
-from vitnext.training.compilation import choose_compilation, compiled, with_graphs
+from vitnext.training.compilation import choose_compilation, compiled, forget, with_graphs
 from vitnext.training.console import SCORES, ConsoleWatcher
 from vitnext.training.curves import draw
 from vitnext.training.hardware import Precision, choose_precision, suitable_threads
@@ -309,6 +309,8 @@ def fit(run: Run, state: dict[str, Any] | None, console: Console | None, say: Sa
             if stop.signal == signal.SIGTERM:
                 raise Terminated(f"terminated and saved; go on with: {run.again}") from None
             raise KeyboardInterrupt(f"stopped and saved; go on with: {run.again}") from None
+    if run.recipe.compile == "on":  # what follows is measured as it is
+        forget()
     with sharding.whole(run.network) as trained:
         if distributed.main() and not run.artifact.exists():  # the kept epoch is the last one
             keep(trained, end, {score: end.kept_score, "loss": end.kept_loss})()

@@ -171,14 +171,17 @@ def outlast_signals(worker: int) -> None:
 def by_workers(
     images: Any, places: Iterable[Any], workers: int, *, pinned: bool, collate: Callable[..., Any] | None = None
 ) -> Generator[Any]:
-    """What ``images`` has at each of ``places``, a batch after the other, read by worker processes; 0: by this one.
+    """What ``images`` has at each of ``places``, of which there is no end, a batch after the other, read by worker
+    processes; 0: by this one.
 
     However this ends, also if it is closed, they have ended too: they ignore SIGTERM, so that Python at its own end
     would wait for them forever. Raises the ImageError of a worker without the traceback that torch adds to its message.
     """
+    places = iter(places)
+    first = next(places)  # what is wrong with it is told before a process has started
     loader: DataLoader[Any] = DataLoader(
         images,
-        batch_sampler=places,
+        batch_sampler=itertools.chain([first], places),
         num_workers=workers,
         pin_memory=pinned,
         collate_fn=collate,

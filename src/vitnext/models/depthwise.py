@@ -1,9 +1,9 @@
 """Depthwise convolution: one k x k filter a channel (ConvNeXt, section 2.3).
 
-The gradient of the map is the convolution with the filter turned around. On GPUs that takes half the time of what
-torch computes it by. On the CPU, torch's gradient of the filters takes 2 to 50 times as long as the convolution; that
-one is a depthwise convolution itself, of the map with the map's gradient as the filter, and as such fast. The results
-are the same (benchmarks/depthwise.py).
+The gradient of the map is the convolution with the filter turned around. On a GPU that kernel took half the time of
+cuDNN's gradient (140 and 293 microseconds a block of ConvNeXt-B, torch.profiler on an H200). On the CPU, torch's
+gradient of the filters takes 2 to 50 times as long as the convolution; that one is a depthwise convolution itself, of
+the map with the map's gradient as the filter, and as such fast. The results are the same (benchmarks/depthwise.py).
 """
 
 from __future__ import annotations

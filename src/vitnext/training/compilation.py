@@ -28,8 +28,9 @@ from vitnext.training.validation import images_at_once
 BACKEND = "inductor"
 PASSES = ("forward", "forward_with_auxiliary", "predictions")  # of images, where a model has them
 COMPILING = 60.0  # seconds that it takes on a GPU, as far as one can say before: half a minute to some minutes
-SAVING = 0.2  # of a step's time, as far as one can say: 0.26 of ViT-B's on an H200 (benchmarks/README.md)
-SAVING_WITH_GRAPHS = 0.4  # 0.26 of ViT-B's, whose kernels are long, 0.38 to 0.7 of smaller networks'
+# Of a step's time, as far as one can say: timm's ViT-B saved 0.21 on an H200; with graphs ours saved 0.23, smaller
+# networks, whose kernels are short, 0.37 to 0.70 (benchmarks/README.md).
+SAVING, SAVING_WITH_GRAPHS = 0.2, 0.4
 GAIN = 1.05  # compiled steps must be this much faster: a tie goes to eager, so that noise does not decide
 LIMIT = 256  # compilations of one function: FSDP's blocks are compiled one by one, and each has its own rates
 ROUNDS = 5  # in which the two take turns
@@ -88,12 +89,18 @@ def _reason(error: BaseException) -> str:
     return f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}"
 
 
+def forget() -> None:
+    """What was compiled, and with it the memory of graphs, which is theirs as long as torch knows of them."""
+    torch.compiler.reset()
+    torch.cuda.empty_cache()
+
+
 def choose_compilation(trial: Trial, sample: tuple[Tensor, Any], steps: int) -> tuple[Literal["on", "off"], str]:
     """Whether a run of ``steps`` steps, or of the recipe's minutes, gains by compilation, and why.
 
-    If it takes long enough, so that ``SAVING`` of it is more than compiling the trial's network and then the run's own,
-    steps of ``trial`` are timed in both ways. It is on if they are faster by ``GAIN``, and save more than the time that
-    they took to compile. Off where a step fails.
+    If it takes long enough, so that ``SAVING`` (``SAVING_WITH_GRAPHS``) of it is more than compiling the trial's
+    network and then the run's own, steps of ``trial`` are timed in both ways. It is on if they are faster by ``GAIN``,
+    and save more than the time that they took to compile. Off where a step fails.
 
     sample: a batch of uint8 (B, C, H, W) and their truth.
     """
@@ -113,6 +120,8 @@ def choose_compilation(trial: Trial, sample: tuple[Tensor, Any], steps: int) -> 
         turns = [(_seconds(trial, eager, sample), _seconds(trial, faster, sample)) for _ in range(ROUNDS)]
     except Exception as error:  # torch raises many kinds
         return "off", f"it was tried and failed ({_reason(error.__cause__ or error)})"
+    finally:
+        forget()
     ratio = statistics.median(one for one, _ in turns) / statistics.median(other for _, other in turns)
     measured = f"measured {ratio:.2f}x the speed of eager, {compiling:.0f} s to compile"
     if ratio < GAIN:

@@ -108,23 +108,23 @@ def hardest_mean(pixels: Tensor, truth: Tensor, share: float, weights: Tensor | 
     counts = labelled.to(pixels) if weights is None else weights[torch.where(labelled, truth, 0)] * labelled
     losses = torch.where(labelled, pixels, 0)
     if share < 1:
-        losses, at = highest(torch.where(labelled, pixels, -1).flatten(), share * labelled.sum().double())
-        counts = counts.flatten()[at] * (losses >= 0)  # of void, at -1, none is among them
-        losses = losses.clamp(min=0)
+        losses, at = highest(torch.where(labelled, pixels, -1).flatten(), share, labelled.sum())
+        counts = counts.flatten()[at] * (losses >= 0)  # void is at -1
+        losses = torch.where(losses >= 0, losses, 0)
     amount = counts.sum()
     return batch_mean(losses.sum() / amount.clamp(min=torch.finfo(amount.dtype).tiny), amount)
 
 
-def highest(values: Tensor, number: Tensor) -> tuple[Tensor, Tensor]:
-    """The highest of ``values`` (N,), so many, rounded, at least one, and where they are.
+def highest(values: Tensor, share: float, number: Tensor) -> tuple[Tensor, Tensor]:
+    """The highest of ``values`` (N,), that share of ``number``, rounded, at least one, and where they are.
 
-    A GPU does not tell the number, for which the step would wait: there all N stand in a row, -1 after the highest.
+    The step would wait for CUDA to tell the number: there all N stand in a row, -1 after the highest.
     """
-    number = number.round().clamp(min=1)
-    if values.device.type == "cpu":
-        return values.topk(int(number), sorted=False)
+    if values.device.type != "cuda":
+        return values.topk(max(1, round(share * int(number))), sorted=False)
     values, at = values.sort(descending=True)
-    return torch.where(torch.arange(len(values), device=values.device) < number, values, -1), at
+    wanted = (share * number.double()).round().clamp(min=1)
+    return torch.where(torch.arange(len(values), device=values.device) < wanted, values, -1), at
 
 
 def focal(logits: Tensor, truth: Tensor) -> Tensor:
