@@ -104,7 +104,7 @@ def choose_compilation(trial: Trial, sample: tuple[Tensor, Any], steps: int) -> 
 
     sample: a batch of uint8 (B, C, H, W) and their truth.
     """
-    eager = trial.task.objective
+    eager, faster = trial.task.objective, None
     try:
         times = [_seconds(trial, eager, sample) for _ in range(ROUNDS)]
         left = steps * statistics.median(times[1:])  # the first sets up
@@ -121,7 +121,8 @@ def choose_compilation(trial: Trial, sample: tuple[Tensor, Any], steps: int) -> 
     except Exception as error:  # torch raises many kinds
         return "off", f"it was tried and failed ({_reason(error.__cause__ or error)})"
     finally:
-        forget()
+        if faster is not None:
+            forget()
     ratio = statistics.median(one for one, _ in turns) / statistics.median(other for _, other in turns)
     measured = f"measured {ratio:.2f}x the speed of eager, {compiling:.0f} s to compile"
     if ratio < GAIN:

@@ -125,7 +125,7 @@ class Muon(torch.optim.Optimizer):
             for parameters in alike.values():
                 means = [self._mean(p) for p in parameters]
                 gradients = [p.grad for p in parameters if p.grad is not None]
-                torch._foreach_lerp_(means, gradients, 1 - momentum)  # a GPU gets one kernel for all of them
+                torch._foreach_lerp_(means, gradients, 1 - momentum)  # a GPU gets few kernels for all of them
                 steps = orthogonalize(torch.stack(torch._foreach_lerp(gradients, means, momentum)).flatten(2))
                 scale = 0.2 * max(steps.shape[-2:]) ** 0.5
                 torch._foreach_mul_(parameters, 1 - lr * decay)
