@@ -8,11 +8,12 @@ Processes take turns, an epoch each:
 - tuned:    the same script with the number format that a measurement finds faster, channels-last memory for ConvNeXt,
             and of 0 workers, 1, half of the cores and all of them the count whose first steps were fastest.
 
-All train on the same files, with the same batch, random resized crops of 8% to 100% and flips (``fashion_mnist_vit``:
-its own shifts by a pixel and flips, on grey 28 px JPEGs made of the same files), AdamW, and write a checkpoint after
-each epoch. Nothing is validated meanwhile. A first epoch is reported by itself: workers start in it, and vitnext
-decodes what it then keeps in memory. The ratios are those of the medians of the others. With one core to run on, and
-one thread, seconds are those of the CPU, of a process and its workers, which other work changes little; else of time.
+All train on the same files, with the same batch, stochastic depth up to 0.1, as the papers of both models have it, and
+random resized crops of 8% to 100% and flips (``fashion_mnist_vit``: no stochastic depth, its own shifts by a pixel and
+flips, on grey 28 px JPEGs made of the same files), AdamW, and write a checkpoint after each epoch. Nothing is validated
+meanwhile. A first epoch is reported by itself: workers start in it, and vitnext decodes what it then keeps in memory.
+The ratios are those of the medians of the others. With one core to run on, and one thread, seconds are those of the
+CPU, of a process and its workers, which other work changes little; else of time.
 
     python benchmarks/training.py --data clothing10 [--only vit_small convnext_tiny fashion_mnist_vit] [--batch 64]
         [--images 256] [--rounds 3] [--dtype auto] [--compiled] [--json training.json]
@@ -67,6 +68,7 @@ from vitnext.training.loop import Progress
 TIMM = {"vit_small": "vit_small_patch16_224", "convnext_tiny": "convnext_tiny"}
 TINY = "fashion_mnist_vit"  # a recipe
 SCALE = (0.08, 1.0)  # timm's default
+STOCHASTIC_DEPTH = 0.1  # Touvron et al. 2021, table 9; Liu et al. 2022, table 5
 RATE, WEIGHT_DECAY = 1e-4, 0.05
 TRIAL = 4  # steps that a count of workers is judged by, after the first
 ENDLESS = 10_000  # epochs
@@ -126,7 +128,8 @@ def job_of(name: str, arguments: argparse.Namespace, work: Path) -> Job:
         recipe = override(read(TINY), ["data.val_fraction=null"])
     else:
         augment = {"crop_scale": SCALE, "horizontal_flip": 0.5}
-        recipe = from_dict({"model": {"name": name}, "augment": augment, "batch_size": 64})
+        model = {"name": name, "config": {"stochastic_depth": STOCHASTIC_DEPTH}}
+        recipe = from_dict({"model": model, "augment": augment, "batch_size": 64})
     changes = {"optimizer.name": "adamw", "optimizer.learning_rate": RATE, "optimizer.clip_norm": 0}
     changes |= {"schedule.epochs": ENDLESS, "schedule.validate_epochs": ENDLESS, "precision": arguments.dtype}
     changes |= {"batch_size": arguments.batch} if arguments.batch else {}
@@ -333,7 +336,8 @@ def timm_model(job: Job) -> nn.Module:
     """The recipe's model as timm has it."""
     device = choose_device("auto")
     if job.name != TINY:
-        return timm.create_model(TIMM[job.name], num_classes=job.classes).to(device).train()
+        drop = {"drop_path_rate": STOCHASTIC_DEPTH}
+        return timm.create_model(TIMM[job.name], num_classes=job.classes, **drop).to(device).train()
     return small_model(job.recipe, job.classes).to(device).train()
 
 

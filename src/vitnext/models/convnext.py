@@ -24,18 +24,9 @@ from torch.nn import functional as F
 
 from vitnext.models.backbone import Stage
 from vitnext.models.depthwise import DepthwiseConv2d
-from vitnext.models.layers import (
-    ChannelLayerNorm,
-    LayerNorm,
-    StochasticDepth,
-    add_scaled,
-    check_at_least,
-    check_rates,
-    gelu,
-    initialize,
-    stochastic_depth_rates,
-)
+from vitnext.models.layers import ChannelLayerNorm, LayerNorm, add_scaled, check_at_least, check_rates, gelu, initialize
 from vitnext.models.patches import PatchConv2d
+from vitnext.models.stochastic_depth import StochasticDepth, stochastic_depth_rates
 
 
 @dataclass(frozen=True)
@@ -84,16 +75,19 @@ class ConvNeXtBlock(nn.Module):
         self.stochastic_depth = StochasticDepth(stochastic_depth)
 
     def forward(self, x: Tensor) -> Tensor:
-        branch = self.depthwise(x).permute(0, 2, 3, 1)  # (B, H, W, C): free when the memory is channels-last
-        branch = gelu(self.expand(self.norm(branch)))
-        gamma = self.layer_scale
-        if gamma is not None and self.training:  # gamma W_2 and gamma b_2 are smaller than a map and its gradient
-            branch = F.linear(branch, gamma[:, None] * self.project.weight, gamma * self.project.bias)
-            gamma = None
+        if self.training or self.layer_scale is None:
+            return self.stochastic_depth.residual(x, self.branch)
+        return add_scaled(x, self.layer_scale.view(-1, 1, 1), self.branch(x))
+
+    def branch(self, x: Tensor) -> Tensor:
+        x = self.depthwise(x).permute(0, 2, 3, 1)  # (B, H, W, C): free when the memory is channels-last
+        x = gelu(self.expand(self.norm(x)))
+        if (gamma := self.layer_scale) is not None and self.training:
+            # gamma W_2 and gamma b_2 are smaller than a map and its gradient
+            x = F.linear(x, gamma[:, None] * self.project.weight, gamma * self.project.bias)
         else:
-            branch = self.project(branch)
-        branch = self.stochastic_depth(branch.permute(0, 3, 1, 2))
-        return x + branch if gamma is None else add_scaled(x, gamma.view(-1, 1, 1), branch)
+            x = self.project(x)
+        return x.permute(0, 3, 1, 2)
 
 
 class ConvNeXtStage(nn.Module):

@@ -23,16 +23,8 @@ from torch import Tensor, nn
 from vitnext.models.backbone import Stage
 from vitnext.models.convnext import ConvNeXtStage, check_covers_stride
 from vitnext.models.depthwise import DepthwiseConv2d
-from vitnext.models.layers import (
-    ChannelLayerNorm,
-    LayerNorm,
-    StochasticDepth,
-    check_at_least,
-    check_rates,
-    gelu,
-    initialize,
-    stochastic_depth_rates,
-)
+from vitnext.models.layers import ChannelLayerNorm, LayerNorm, check_at_least, check_rates, gelu, initialize
+from vitnext.models.stochastic_depth import StochasticDepth, stochastic_depth_rates
 
 
 @dataclass(frozen=True)
@@ -105,9 +97,12 @@ class ConvNeXtV2Block(nn.Module):
         self.stochastic_depth = StochasticDepth(stochastic_depth)
 
     def forward(self, x: Tensor) -> Tensor:
-        branch = self.depthwise(x).permute(0, 2, 3, 1)  # (B, H, W, C): free when the memory is channels-last
-        branch = self.project(self.response_norm(gelu(self.expand(self.norm(branch)))))
-        return x + self.stochastic_depth(branch.permute(0, 3, 1, 2))
+        return self.stochastic_depth.residual(x, self.branch)
+
+    def branch(self, x: Tensor) -> Tensor:
+        x = self.depthwise(x).permute(0, 2, 3, 1)  # (B, H, W, C): free when the memory is channels-last
+        x = self.project(self.response_norm(gelu(self.expand(self.norm(x)))))
+        return x.permute(0, 3, 1, 2)
 
 
 class ConvNeXtV2(nn.Module):

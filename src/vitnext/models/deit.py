@@ -29,14 +29,8 @@ from torch import Tensor, nn
 
 from vitnext.models.attention import MultiHeadSelfAttention
 from vitnext.models.backbone import Stage
-from vitnext.models.layers import (
-    StochasticDepth,
-    add_scaled,
-    check_at_least,
-    check_rates,
-    initialize,
-    stochastic_depth_rates,
-)
+from vitnext.models.layers import add_scaled, check_at_least, check_rates, initialize
+from vitnext.models.stochastic_depth import StochasticDepth, stochastic_depth_rates
 from vitnext.models.vit import (
     EncoderBlock,
     Mlp,
@@ -219,8 +213,11 @@ class LayerScaleBlock(nn.Module):
         self.stochastic_depth = StochasticDepth(stochastic_depth)
 
     def forward(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
-        z = add_scaled(z, self.layer_scale1, self.stochastic_depth(self.attention(self.norm1(z), mask=mask)))
-        return add_scaled(z, self.layer_scale2, self.stochastic_depth(self.mlp(self.norm2(z))))
+        def branch(z: Tensor, mask: Tensor | None) -> Tensor:
+            return self.attention(self.norm1(z), mask=mask)
+
+        z = self.stochastic_depth.residual(z, branch, mask, scale=self.layer_scale1)
+        return self.stochastic_depth.residual(z, lambda z: self.mlp(self.norm2(z)), scale=self.layer_scale2)
 
     def attend(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The same block on the readable attention path: (z_l, attention weights (B, h, N, N))."""

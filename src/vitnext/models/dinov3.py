@@ -31,7 +31,8 @@ from vitnext.models.attention import fast_attention, scaled_dot_product_attentio
 from vitnext.models.backbone import Stage
 from vitnext.models.deit import reset_layer_scale
 from vitnext.models.dinov2 import FeedForward, SwiGLU
-from vitnext.models.layers import StochasticDepth, add_scaled, check_at_least, check_rates, initialize
+from vitnext.models.layers import add_scaled, check_at_least, check_rates, initialize
+from vitnext.models.stochastic_depth import StochasticDepth
 from vitnext.models.vit import as_map, attend_all, patches
 
 
@@ -152,8 +153,11 @@ class DINOv3Block(nn.Module):
         self.stochastic_depth = StochasticDepth(config.stochastic_depth)
 
     def forward(self, z: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None = None) -> Tensor:
-        z = add_scaled(z, self.layer_scale1, self.stochastic_depth(self.attention(self.norm1(z), cos, sin, mask=mask)))
-        return add_scaled(z, self.layer_scale2, self.stochastic_depth(self.mlp(self.norm2(z))))
+        def branch(z: Tensor, mask: Tensor | None) -> Tensor:
+            return self.attention(self.norm1(z), cos, sin, mask=mask)
+
+        z = self.stochastic_depth.residual(z, branch, mask, scale=self.layer_scale1)
+        return self.stochastic_depth.residual(z, lambda z: self.mlp(self.norm2(z)), scale=self.layer_scale2)
 
     def attend(self, z: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
         """The same block on the readable attention path: (z_l, attention weights (B, h, N, N))."""

@@ -1,4 +1,4 @@
-"""What two families share: checks of a config, stochastic depth and the one rule of initialisation."""
+"""What two families share: checks of a config, norms, GELU and the one rule of initialisation."""
 
 from __future__ import annotations
 
@@ -93,47 +93,17 @@ class GELU(nn.GELU):
         return gelu(x)
 
 
-def add_scaled(x: Tensor, scale: Tensor, branch: Tensor) -> Tensor:
+def add_scaled(x: Tensor, scale: Tensor | None, branch: Tensor) -> Tensor:
     """x + scale * branch, layer scale and the residual, of a branch that nobody else needs.
 
     Without gradients the result is written over it: the same numbers without two new maps.
     """
+    if scale is None:
+        return x + branch
     alike = branch.dtype == scale.dtype == x.dtype  # else autocast, whose sum is in fp32
     if torch.is_grad_enabled() or type(branch) is not Tensor or not alike:
         return x + scale * branch
     return branch.mul_(scale).add_(x)
-
-
-class StochasticDepth(nn.Module):
-    """Drop a residual branch for a whole sample with probability ``rate`` (Huang et al. 2016, eq. 2).
-
-    The kept branches are divided by 1 - rate, so that nothing changes at inference.
-    """
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-        check_rates(self, "rate")
-
-    def forward(self, branch: Tensor) -> Tensor:
-        if not self.training or self.rate == 0.0:
-            return branch
-        shape = (branch.shape[0],) + (1,) * (branch.ndim - 1)  # one decision for each sample
-        keep = torch.empty(shape, dtype=branch.dtype, device=branch.device).bernoulli_(1.0 - self.rate)
-        return branch * keep.div_(1.0 - self.rate)
-
-    def extra_repr(self) -> str:
-        return f"rate={self.rate:.3f}"
-
-
-def stochastic_depth_rates(final_rate: float, blocks: int) -> list[float]:
-    """0 for the first block, ``final_rate`` for the last (or only) one, linear between: as DeiT, Swin and ConvNeXt.
-
-    Huang et al. 2016, eq. 4, start the line one block earlier, at the input.
-    """
-    if blocks == 1:
-        return [final_rate]
-    return [final_rate * i / (blocks - 1) for i in range(blocks)]
 
 
 def initialize(model: nn.Module, head: nn.Module) -> None:

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from vitnext.models.attention import fast_attention, scaled_dot_product_attention
 from vitnext.models.backbone import Stage
 from vitnext.models.depthwise import DepthwiseConv2d
-from vitnext.models.layers import StochasticDepth, check_at_least, check_rates, gelu, initialize, stochastic_depth_rates
+from vitnext.models.layers import check_at_least, check_rates, gelu, initialize
 from vitnext.models.patches import PatchConv2d
+from vitnext.models.stochastic_depth import StochasticDepth, stochastic_depth_rates
 
 
 @dataclass(frozen=True)
@@ -160,8 +161,8 @@ class MiTBlock(nn.Module):
         self.stochastic_depth = StochasticDepth(stochastic_depth)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.stochastic_depth(self.dropout(self.attention(self.norm1(x))))
-        return x + self.stochastic_depth(self.mlp(self.norm2(x)))
+        x = self.stochastic_depth.residual(x, lambda x: self.dropout(self.attention(self.norm1(x))))
+        return self.stochastic_depth.residual(x, lambda x: self.mlp(self.norm2(x)))
 
     def attend(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The same block on the readable attention path: (its result, attention weights (B, h, N, N / r^2))."""

@@ -24,14 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vitnext.models.backbone import Stage
-from vitnext.models.layers import (
-    BatchNorm,
-    StochasticDepth,
-    check_at_least,
-    check_rates,
-    initialize,
-    stochastic_depth_rates,
-)
+from vitnext.models.layers import BatchNorm, check_at_least, check_rates, initialize
+from vitnext.models.stochastic_depth import StochasticDepth, stochastic_depth_rates
 
 
 @dataclass(frozen=True)

@@ -32,17 +32,9 @@ from torch import Tensor, nn
 from vitnext.models.backbone import Stage
 from vitnext.models.convnext import check_covers_stride
 from vitnext.models.depthwise import DepthwiseConv2d
-from vitnext.models.layers import (
-    GELU,
-    ChannelLayerNorm,
-    StochasticDepth,
-    add_scaled,
-    check_at_least,
-    check_rates,
-    initialize,
-    stochastic_depth_rates,
-)
+from vitnext.models.layers import GELU, ChannelLayerNorm, add_scaled, check_at_least, check_rates, initialize
 from vitnext.models.patches import PointwiseConv2d
+from vitnext.models.stochastic_depth import StochasticDepth, stochastic_depth_rates
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vitnext.models.backbone import Stage
-from vitnext.models.layers import GELU, StochasticDepth, check_at_least, check_rates, initialize, stochastic_depth_rates
+from vitnext.models.layers import GELU, check_at_least, check_rates, initialize
+from vitnext.models.stochastic_depth import StochasticDepth, stochastic_depth_rates
 from vitnext.models.windows import Windows, constant
 
 
@@ -163,10 +164,12 @@ class SwinBlock(nn.Module):
         self.stochastic_depth = StochasticDepth(stochastic_depth)
 
     def forward(self, z: Tensor) -> Tensor:
-        windows = Windows.of(z, self.window, self.shifted)
-        branch = self.attention(windows.cut(self.norm1(z)), windows)
-        z = z + self.stochastic_depth(self.dropout(windows.join(branch)))
-        return z + self.stochastic_depth(self.mlp(self.norm2(z)))
+        def branch(z: Tensor) -> Tensor:
+            windows = Windows.of(z, self.window, self.shifted)
+            return self.dropout(windows.join(self.attention(windows.cut(self.norm1(z)), windows)))
+
+        z = self.stochastic_depth.residual(z, branch)
+        return self.stochastic_depth.residual(z, lambda z: self.mlp(self.norm2(z)))
 
     def attend(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The same block on the readable attention path: (z_l, attention weights (B * windows, h, N, N))."""

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitnext.models.layers import StochasticDepth, check_at_least
+from vitnext.models.layers import check_at_least
+from vitnext.models.stochastic_depth import StochasticDepth
 from vitnext.models.swin import (
     Mlp,
     SwinConfig,
@@ -134,10 +135,12 @@ class SwinV2Block(nn.Module):
         self.stochastic_depth = StochasticDepth(stochastic_depth)
 
     def forward(self, z: Tensor) -> Tensor:
-        windows = Windows.of(z, self.window, self.shifted)
-        branch = self.attention(windows.cut(z), windows)
-        z = z + self.stochastic_depth(self.norm1(self.dropout(windows.join(branch))))
-        return z + self.stochastic_depth(self.norm2(self.mlp(z)))
+        def branch(z: Tensor) -> Tensor:
+            windows = Windows.of(z, self.window, self.shifted)
+            return self.norm1(self.dropout(windows.join(self.attention(windows.cut(z), windows))))
+
+        z = self.stochastic_depth.residual(z, branch)
+        return self.stochastic_depth.residual(z, lambda z: self.norm2(self.mlp(z)))
 
     def attend(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The same block on the readable attention path: (z'', attention weights (B * windows, h, N, N))."""

@@ -25,8 +25,9 @@ from torch import Tensor, nn
 
 from vitnext.models.attention import MultiHeadSelfAttention
 from vitnext.models.backbone import Stage
-from vitnext.models.layers import GELU, StochasticDepth, check_at_least, check_rates, initialize, stochastic_depth_rates
+from vitnext.models.layers import GELU, check_at_least, check_rates, initialize
 from vitnext.models.patches import patches_linear
+from vitnext.models.stochastic_depth import StochasticDepth, stochastic_depth_rates
 
 Size = int | tuple[int, int]
 
@@ -108,8 +109,11 @@ class EncoderBlock(nn.Module):
         self.stochastic_depth = StochasticDepth(stochastic_depth)
 
     def forward(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
-        z = z + self.stochastic_depth(self.dropout(self.attention(self.norm1(z), mask=mask)))
-        return z + self.stochastic_depth(self.mlp(self.norm2(z)))
+        def branch(z: Tensor, mask: Tensor | None) -> Tensor:
+            return self.dropout(self.attention(self.norm1(z), mask=mask))
+
+        z = self.stochastic_depth.residual(z, branch, mask)
+        return self.stochastic_depth.residual(z, lambda z: self.mlp(self.norm2(z)))
 
     def attend(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The same block on the readable attention path: (z_l, attention weights (B, h, N, N))."""

@@ -1,0 +1,127 @@
+"""Stochastic depth (Huang et al. 2016): in training a residual branch is dropped for some of the samples.
+
+On the CPU a dropped branch is not computed (``StochasticDepth.residual``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitnext.models.layers import add_scaled, check_rates
+
+
+class StochasticDepth(nn.Module):
+    """Drop a residual branch for a whole sample with probability ``rate`` (Huang et al. 2016, eq. 2).
+
+    The kept branches are divided by 1 - rate, so that nothing changes at inference. ``residual`` adds a branch that it
+    is told how to compute. ``forward`` scales one that was computed for all samples, as batch norm needs it, whose
+    statistics are theirs.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+        check_rates(self, "rate")
+
+    def forward(self, branch: Tensor) -> Tensor:
+        return self._scaled(branch, self._draw(branch)) if self.training and self.rate else branch
+
+    def residual(
+        self, x: Tensor, branch: Callable[..., Tensor], *others: Tensor | None, scale: Tensor | None = None
+    ) -> Tensor:
+        """x + scale * branch(x, *others), of a branch that looks at each sample by itself: (B, ...) -> (B, ...).
+
+        ``others`` have a row for each sample, too, or are None. In training on the CPU the branch is given the samples
+        that keep it, and no others. A GPU, and what is compiled, want the same number of them in every step.
+        """
+        if not self.training or not self.rate:
+            return add_scaled(x, scale, branch(x, *others))
+        keep = self._draw(x)
+        if x.device.type == "cpu" and not torch.compiler.is_compiling():
+            runs = list(_runs(keep.tolist()))
+            kept = sum(run.stop - run.start for run in runs)
+            if 0 < kept < len(x):  # where all are dropped the parameters still want a gradient, of zero
+                x, rows = _Select.apply(x, runs)
+                out = branch(rows, *(None if other is None else _select(other, runs) for other in others))
+                out = out if scale is None else scale * out
+                added: Tensor = _Add.apply(x, out, runs, 1 / (1.0 - self.rate))
+                return added
+        return add_scaled(x, scale, self._scaled(branch(x, *others), keep))
+
+    def _draw(self, x: Tensor) -> Tensor:
+        """1 for a sample that keeps its branch, else 0: (B,)."""
+        return torch.empty(len(x), device=x.device).bernoulli_(1.0 - self.rate)
+
+    def _scaled(self, branch: Tensor, keep: Tensor) -> Tensor:
+        factors = (keep / (1.0 - self.rate)).to(branch.dtype)
+        return branch * factors.view(-1, *(1,) * (branch.ndim - 1))
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:.3f}"
+
+
+def stochastic_depth_rates(final_rate: float, blocks: int) -> list[float]:
+    """0 for the first block, ``final_rate`` for the last (or only) one, linear between: as DeiT, Swin and ConvNeXt.
+
+    Huang et al. 2016, eq. 4, start the line one block earlier, at the input.
+    """
+    if blocks == 1:
+        return [final_rate]
+    return [final_rate * i / (blocks - 1) for i in range(blocks)]
+
+
+# Rows of a batch by runs of neighbours: slices, which torch copies and adds several times faster than indexed rows,
+# and in the order that the memory has.
+
+
+def _runs(keep: list[float]) -> Iterator[slice]:
+    """The runs of samples that keep the branch: [1, 0, 1, 1] -> 0:1, 2:4."""
+    start = 0
+    for kept, run in groupby(keep):
+        stop = start + len(list(run))
+        if kept:
+            yield slice(start, stop)
+        start = stop
+
+
+def _select(x: Tensor, runs: list[slice]) -> Tensor:
+    return torch.cat([x[run] for run in runs])
+
+
+def _add(x: Tensor, rows: Tensor, runs: list[slice], factor: float = 1.0) -> Tensor:
+    """x with factor * rows added to its ``runs``."""
+    out = x.to(torch.result_type(x, rows), copy=True)
+    for run, part in zip(runs, rows.split([run.stop - run.start for run in runs]), strict=True):
+        out[run].add_(part, alpha=factor)
+    return out
+
+
+class _Select(torch.autograd.Function):
+    """x, and its rows. autograd's own way would add x's gradient to a map of zeros and the rows' one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, runs: list[slice]) -> tuple[Tensor, Tensor]:
+        ctx.runs = runs
+        return x.view_as(x), _select(x, runs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        of_x, of_rows = gradients
+        return _add(of_x, of_rows, ctx.runs), None
+
+
+class _Add(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: Tensor, runs: list[slice], factor: float) -> Tensor:
+        ctx.runs, ctx.factor = runs, factor
+        return _add(x, rows, runs, factor)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        (gradient,) = gradients
+        return gradient, _select(gradient, ctx.runs) * ctx.factor, None, None
