@@ -224,8 +224,9 @@ def test_attention_weights_by_name(build):
         x = attended
 
 
-def test_attend_drops_as_forward_does(build):
-    model = build(dropout=0.3, stochastic_depth=0.6).train()
+@pytest.mark.parametrize("option", ["dropout", "stochastic_depth"])  # both: forward draws for fewer samples
+def test_attend_drops_as_forward_does(build, option):
+    model = build(**{option: 0.6}).train()
     x = model.embed(images())
     for block in model.stages[0].blocks:
         torch.manual_seed(3)

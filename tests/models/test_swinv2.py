@@ -126,8 +126,9 @@ def test_training_takes_the_steps_and_prediction_the_fused_kernel(build, monkeyp
     torch.testing.assert_close(model.requires_grad_(True)(images()), predicted)
 
 
-def test_attend_drops_as_forward_does(build):
-    model = build(dropout=0.3, stochastic_depth=0.6).train()
+@pytest.mark.parametrize("option", ["dropout", "stochastic_depth"])  # both: forward draws for fewer samples
+def test_attend_drops_as_forward_does(build, option):
+    model = build(**{option: 0.6}).train()
     x = model.embed(images())
     for block in model.stages[0].blocks:
         torch.manual_seed(3)

@@ -147,8 +147,9 @@ def test_attention_weights_are_those_of_the_forward_pass(build):
         torch.testing.assert_close(weights.sum(dim=-1), torch.ones(2, 2, 10, dtype=torch.float64))
 
 
-def test_attend_drops_as_forward_does(build):
-    model = build(dropout=0.3, stochastic_depth=0.6).train()
+@pytest.mark.parametrize("option", ["dropout", "stochastic_depth"])  # both: forward draws for fewer samples
+def test_attend_drops_as_forward_does(build, option):
+    model = build(**{option: 0.6}).train()
     z = model.embed(images())
     torch.manual_seed(3)
     plain = model.encoder[-1](z)
