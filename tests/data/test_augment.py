@@ -243,6 +243,14 @@ def test_a_flip_of_one_always_mirrors():
     assert torch.equal(augmented(Augment(horizontal_flip=1.0), image, 16, 0), image.flip(2))
 
 
+@pytest.mark.parametrize("side", [9, 16, 40])  # of an image that is enlarged, kept and made smaller
+def test_a_flip_before_resizing_is_one_after_it(side):
+    image = photograph(side, side)
+    flipped, upright = (augmented(Augment(horizontal_flip=flip), image, 16, 0).int() for flip in (1.0, 0.0))
+    assert (flipped - upright.flip(2)).abs().max() <= 1
+    assert (flipped - upright).abs().max() > 50
+
+
 def test_padding_repeats_the_edge():
     image = torch.full((3, 16, 16), 200, dtype=torch.uint8)
     for seed in range(20):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -103,15 +102,14 @@ class ImageAugment:
 
     def __init__(self, recipe: Augment, image_size: int, *, stretch: bool = False) -> None:
         size = (image_size, image_size)
-        self.crop_scale, self.size = recipe.crop_scale, list(size)
+        self.crop_scale, self.horizontal_flip, self.size = recipe.crop_scale, recipe.horizontal_flip, list(size)
+        self.pixels = image_size**2
         steps: list[Callable[[Tensor], Tensor]] = []
         if recipe.crop_scale == WHOLE and not stretch:
             self.size = [image_size]  # of the short side
             steps.append(v2.RandomCrop(size))
         if recipe.crop_padding:
             steps.append(v2.RandomCrop(size, padding=recipe.crop_padding, padding_mode="edge"))
-        if recipe.horizontal_flip:
-            steps.append(partial(random_flip, recipe.horizontal_flip))
         if recipe.trivial_augment:
             steps.append(v2.TrivialAugmentWide())
         if recipe.rand_augment[0]:
@@ -130,10 +128,14 @@ class ImageAugment:
     def finish(self, part: Tensor) -> Tensor:
         """The part that was kept, at any scale, resized and changed."""
         image = part[None].contiguous(memory_format=torch.channels_last)[0]  # small ones are resized twice as fast
+        flipped = self.horizontal_flip > 0 and torch.rand(1).item() < self.horizontal_flip
+        enlarged = part.shape[-2] * part.shape[-1] < self.pixels
+        if flipped and enlarged:  # first or last is the same to all other steps: where there are fewer pixels
+            image = image.flip(-1)
         image = functional.resize_image(image, self.size, antialias=True)
         for change in self.changes:
             image = change(image)
-        return image
+        return image.flip(-1) if flipped and not enlarged else image
 
     def __call__(self, image: Tensor) -> Tensor:
         top, left, height, width = self.box(*image.shape[-2:])
@@ -156,8 +158,3 @@ def random_box(height: int, width: int, scale: tuple[float, float]) -> Box:
             return int(y * (height - h + 1)), int(x * (width - w + 1)), h, w
     w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
     return (height - h) // 2, (width - w) // 2, h, w
-
-
-def random_flip(probability: float, image: Tensor) -> Tensor:
-    """The mirror image with this probability."""
-    return image.flip(-1) if torch.rand(1).item() < probability else image
