@@ -251,6 +251,16 @@ def test_a_flip_before_resizing_is_one_after_it(side):
     assert (flipped - upright).abs().max() > 50
 
 
+@pytest.mark.parametrize("side", [9, 16, 40])
+def test_what_changes_an_image_is_given_the_flipped_one(side, monkeypatch):
+    """A shear keeps the left edge where it is: sheared and then flipped is another image."""
+    given = []
+    monkeypatch.setattr(v2.TrivialAugmentWide, "forward", lambda self, image: given.append(image) or image)
+    image = photograph(side, side)
+    out = augmented(Augment(horizontal_flip=1.0, trivial_augment=True), image, 16, 0)
+    assert torch.equal(given[0], out) and torch.equal(out, augmented(Augment(horizontal_flip=1.0), image, 16, 0))
+
+
 def test_padding_repeats_the_edge():
     image = torch.full((3, 16, 16), 200, dtype=torch.uint8)
     for seed in range(20):

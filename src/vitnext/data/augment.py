@@ -130,12 +130,14 @@ class ImageAugment:
         image = part[None].contiguous(memory_format=torch.channels_last)[0]  # small ones are resized twice as fast
         flipped = self.horizontal_flip > 0 and torch.rand(1).item() < self.horizontal_flip
         enlarged = part.shape[-2] * part.shape[-1] < self.pixels
-        if flipped and enlarged:  # first or last is the same to all other steps: where there are fewer pixels
+        if flipped and enlarged:  # before or after resizing is the same: there, where there are fewer pixels
             image = image.flip(-1)
         image = functional.resize_image(image, self.size, antialias=True)
+        if flipped and not enlarged:
+            image = image.flip(-1)
         for change in self.changes:
             image = change(image)
-        return image.flip(-1) if flipped and not enlarged else image
+        return image
 
     def __call__(self, image: Tensor) -> Tensor:
         top, left, height, width = self.box(*image.shape[-2:])

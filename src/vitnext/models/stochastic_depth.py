@@ -1,6 +1,6 @@
 """Stochastic depth (Huang et al. 2016): in training a residual branch is dropped for some of the samples.
 
-On the CPU a dropped branch is not computed (``StochasticDepth.residual``).
+On the CPU the branches of these samples are not computed (``StochasticDepth.residual``).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from vitnext.models.layers import add_scaled, check_rates
 
@@ -36,16 +37,17 @@ class StochasticDepth(nn.Module):
     ) -> Tensor:
         """x + scale * branch(x, *others), of a branch that looks at each sample by itself: (B, ...) -> (B, ...).
 
-        ``others`` have a row for each sample, too, or are None. In training on the CPU the branch is given the samples
-        that keep it, and no others. A GPU, and what is compiled, want the same number of them in every step.
+        ``branch`` gives a new tensor; ``others`` have a row for each sample, too, or are None. In training on the CPU
+        the branch is given the samples that keep it, and no others, unless there are none. A GPU, and what is compiled
+        or traced, want the same number of them in every step.
         """
         if not self.training or not self.rate:
             return add_scaled(x, scale, branch(x, *others))
         keep = self._draw(x)
-        if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        if type(x) is Tensor and x.device.type == "cpu" and not (is_compiling() or torch.jit.is_tracing()):
             runs = list(_runs(keep.tolist()))
             kept = sum(run.stop - run.start for run in runs)
-            if 0 < kept < len(x):  # where all are dropped the parameters still want a gradient, of zero
+            if 0 < kept < x.shape[0]:  # where all are dropped the parameters still want a gradient, of zero
                 x, rows = _Select.apply(x, runs)
                 out = branch(rows, *(None if other is None else _select(other, runs) for other in others))
                 out = out if scale is None else scale * out
@@ -55,10 +57,10 @@ class StochasticDepth(nn.Module):
 
     def _draw(self, x: Tensor) -> Tensor:
         """1 for a sample that keeps its branch, else 0: (B,)."""
-        return torch.empty(len(x), device=x.device).bernoulli_(1.0 - self.rate)
+        return torch.empty(x.shape[0], device=x.device).bernoulli_(1.0 - self.rate)
 
     def _scaled(self, branch: Tensor, keep: Tensor) -> Tensor:
-        factors = (keep / (1.0 - self.rate)).to(branch.dtype)
+        factors = keep.to(branch.dtype) / (1.0 - self.rate)
         return branch * factors.view(-1, *(1,) * (branch.ndim - 1))
 
     def extra_repr(self) -> str:
@@ -105,9 +107,12 @@ class _Select(torch.autograd.Function):
     """x, and its rows. autograd's own way would add x's gradient to a map of zeros and the rows' one."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, runs: list[slice]) -> tuple[Tensor, Tensor]:
-        ctx.runs = runs
+    def forward(x: Tensor, runs: list[slice]) -> tuple[Tensor, Tensor]:
         return x.view_as(x), _select(x, runs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, list[slice]], output: tuple[Tensor, Tensor]) -> None:
+        _, ctx.runs = inputs
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
@@ -117,9 +122,12 @@ class _Select(torch.autograd.Function):
 
 class _Add(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, rows: Tensor, runs: list[slice], factor: float) -> Tensor:
-        ctx.runs, ctx.factor = runs, factor
+    def forward(x: Tensor, rows: Tensor, runs: list[slice], factor: float) -> Tensor:
         return _add(x, rows, runs, factor)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, list[slice], float], output: Tensor) -> None:
+        _, _, ctx.runs, ctx.factor = inputs
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -30,8 +31,10 @@ def choose_batch_size(trial: Trial, sample: tuple[Tensor, Any], images: int) -> 
     least = 1 << (2 * pieces - 1).bit_length()  # two images in each part, and two different ones in a batch
     most = max(least, 1 << max(images // EPOCH, 1).bit_length() - 1)
 
+    numbers = itertools.count()  # of steps: each drops other branches, which take no time
+
     def step(size: int) -> None:
-        trial.step(_repeated(sample[0], size), _repeated(sample[1], size), rate=0.0)
+        trial.step(_repeated(sample[0], size), _repeated(sample[1], size), rate=0.0, number=next(numbers))
 
     if trial.device.type == "cuda":
         return largest_that_fits(step, least, most)
