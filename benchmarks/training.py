@@ -13,7 +13,7 @@ random resized crops of 8% to 100% and flips (``fashion_mnist_vit``: no stochast
 flips, on grey 28 px JPEGs made of the same files), AdamW, and write a checkpoint after each epoch. Nothing is validated
 meanwhile. A first epoch is reported by itself: workers start in it, and vitnext decodes what it then keeps in memory.
 The ratios are those of the medians of the others. With one core to run on, and one thread, seconds are those of the
-CPU, of a process and its workers, which other work changes little; else of time.
+CPU, of a process and its workers, which other work changes less; else of time.
 
     python benchmarks/training.py --data clothing10 [--only vit_small convnext_tiny fashion_mnist_vit] [--batch 64]
         [--images 256] [--rounds 3] [--dtype auto] [--compiled] [--json training.json]
@@ -336,8 +336,8 @@ def timm_model(job: Job) -> nn.Module:
     """The recipe's model as timm has it."""
     device = choose_device("auto")
     if job.name != TINY:
-        drop = {"drop_path_rate": STOCHASTIC_DEPTH}
-        return timm.create_model(TIMM[job.name], num_classes=job.classes, **drop).to(device).train()
+        model = timm.create_model(TIMM[job.name], num_classes=job.classes, drop_path_rate=STOCHASTIC_DEPTH)
+        return model.to(device).train()
     return small_model(job.recipe, job.classes).to(device).train()
 
 

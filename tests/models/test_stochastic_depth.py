@@ -92,7 +92,7 @@ def test_where_all_or_none_are_dropped_every_parameter_has_a_gradient():
 
 def test_a_residual_keeps_the_order_of_the_memory_and_the_wider_type():
     x = torch.randn(6, 3, 5, 4).to(memory_format=torch.channels_last)
-    torch.manual_seed(0)
+    torch.manual_seed(next(seed for seed in range(9) if 0 < drawn(seed, 6).sum() < 6))
     out = StochasticDepth(RATE).residual(x.bfloat16(), lambda x: x.float())
     assert out.is_contiguous(memory_format=torch.channels_last) and out.dtype is torch.float32
 
