@@ -256,3 +256,38 @@ def test_channels_last_gives_the_same_answers(family, tiny, randomise):
         expected = model(images())
         model.to(memory_format=torch.channels_last)
         torch.testing.assert_close(model(images().to(memory_format=torch.channels_last)), expected, rtol=0, atol=1e-4)
+
+
+POOLED_TOKENS = {"vit": 1, "deit": 2, "deit3": 1, "dinov2": 1, "dinov3": 1}
+
+
+@pytest.mark.parametrize("family", POOLED_TOKENS)
+@pytest.mark.parametrize("rate", [0.0, 0.5])  # of stochastic depth
+def test_the_last_block_computes_the_tokens_of_the_head_alone_and_nothing_changes(
+    family, rate, tiny, randomise, monkeypatch
+):
+    """Logits and gradients are those of all tokens, whose drawings are the same: one a sample."""
+    model = randomise(build(family, **tiny[family], stochastic_depth=rate)).double().train()
+    batch, seen = images(6).double(), []
+    model.encoder[-1].mlp.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[1]))
+
+    def trained():
+        model.zero_grad()
+        torch.manual_seed(0)
+        logits = model(batch)
+        logits.square().sum().backward()
+        return logits.detach(), {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+    found = trained()
+    encode = type(model).encode
+    monkeypatch.setattr(type(model), "encode", lambda self, images, queries: encode(self, images)[:, :queries])
+    torch.testing.assert_close(found, trained())
+    assert seen[0] == POOLED_TOKENS[family] < seen[1] and found[0].std() > 0
+
+
+def test_what_pools_the_patches_computes_them_all(tiny):
+    for family, pool in (("vit", "mean"), ("vit", "mean_norm"), ("dinov2", "token_mean"), ("dinov3", "mean")):
+        model, seen = build(family, **tiny[family] | {"pool": pool}), []
+        model.encoder[-1].mlp.register_forward_hook(lambda *call, seen=seen: seen.append(call[2].shape[1]))
+        model(images())
+        assert seen[0] > POOLED_TOKENS[family], family

@@ -62,6 +62,7 @@ class MultiHeadSelfAttention(nn.Module):
 
     ``forward(z)`` maps (B, N, D) to (B, N, D) on the fastest path. ``forward(z, return_weights=True)`` takes the
     readable path above and returns the weights (B, h, N, N) too. All give the same result.
+    ``queries``: only so many tokens, the first ones, ask, and the result is theirs: (B, queries, D).
     ``mask`` (B, N, N) says who may attend to whom: queries by keys, at least one True in a row. ``attention_dropout``
     acts on the weights, in training. Raises ValueError if ``dim`` is not a multiple of ``heads``.
     """
@@ -76,16 +77,17 @@ class MultiHeadSelfAttention(nn.Module):
         self.output = nn.Linear(dim, dim)  # W^O
 
     def forward(
-        self, z: Tensor, return_weights: bool = False, mask: Tensor | None = None
+        self, z: Tensor, return_weights: bool = False, mask: Tensor | None = None, queries: int | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
         batch, tokens, dim = z.shape
         qkv = self.qkv(z).reshape(batch, tokens, 3, self.heads, dim // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, h, N, d)
+        q = q if queries is None else q[:, :, :queries]
         dropout = self.attention_dropout if self.training else 0.0
         if return_weights:
             heads, weights = scaled_dot_product_attention(q, k, v, dropout)
         else:
             heads = fast_attention(q, k, v, dropout, mask)
-        concatenated = heads.transpose(1, 2).reshape(batch, tokens, dim)  # (B, N, h * d)
+        concatenated = heads.transpose(1, 2).flatten(2)  # (B, N, h * d)
         out: Tensor = self.output(concatenated)
         return (out, weights) if return_weights else out

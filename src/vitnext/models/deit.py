@@ -39,6 +39,7 @@ from vitnext.models.vit import (
     attend_all,
     check_images,
     check_patches,
+    encode_all,
     grid_of,
     patches,
 )
@@ -144,16 +145,13 @@ class DeiT(nn.Module):
         tokens = torch.cat([self.class_token, self.distillation_token], dim=1).expand(z.shape[0], -1, -1)
         return self.dropout(torch.cat([tokens, z], dim=1) + self.position_embedding)
 
-    def encode(self, images: Tensor) -> Tensor:
-        """z_L, before the last norm."""
-        z = self.embed(images)
-        for block in self.encoder:
-            z = block(z)
-        return z
+    def encode(self, images: Tensor, queries: int | None = None) -> Tensor:
+        """z_L, before the last norm; or of its first tokens alone (B, queries, dim)."""
+        return encode_all(self.encoder, self.embed(images), queries=queries)
 
     def pooled(self, images: Tensor) -> Tensor:
         """What the heads are given: (B, 2 dim), the class token's half and the distillation token's."""
-        return self.norm(self.encode(images)[:, :2]).flatten(1)
+        return self.norm(self.encode(images, queries=2)[:, :2]).flatten(1)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.pooled(images))
@@ -212,11 +210,13 @@ class LayerScaleBlock(nn.Module):
         self.layer_scale2 = nn.Parameter(torch.empty(dim))  # lambda'
         self.stochastic_depth = StochasticDepth(stochastic_depth)
 
-    def forward(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
-        def branch(z: Tensor, mask: Tensor | None) -> Tensor:
-            return self.attention(self.norm1(z), mask=mask)
+    def forward(self, z: Tensor, mask: Tensor | None = None, queries: int | None = None) -> Tensor:
+        """z_l, or of its first tokens alone (B, queries, dim)."""
 
-        z = self.stochastic_depth.residual(z, branch, mask, scale=self.layer_scale1)
+        def branch(z: Tensor, mask: Tensor | None) -> Tensor:
+            return self.attention(self.norm1(z), mask=mask, queries=queries)
+
+        z = self.stochastic_depth.residual(z, branch, mask, scale=self.layer_scale1, first=queries)
         return self.stochastic_depth.residual(z, lambda z: self.mlp(self.norm2(z)), scale=self.layer_scale2)
 
     def attend(self, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -264,16 +264,13 @@ class DeiT3(nn.Module):
         z = patches(self.patch_embedding, images) + self.position_embedding  # (B, N, dim)
         return torch.cat([self.class_token.expand(z.shape[0], -1, -1), z], dim=1)
 
-    def encode(self, images: Tensor) -> Tensor:
-        """z_L, before the last norm."""
-        z = self.embed(images)
-        for block in self.encoder:
-            z = block(z)
-        return z
+    def encode(self, images: Tensor, queries: int | None = None) -> Tensor:
+        """z_L, before the last norm; or of its first tokens alone (B, queries, dim)."""
+        return encode_all(self.encoder, self.embed(images), queries=queries)
 
     def pooled(self, images: Tensor) -> Tensor:
         """What the head is given: the class token (B, dim)."""
-        return self.norm(self.encode(images)[:, 0])
+        return self.norm(self.encode(images, queries=1)[:, 0])
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.pooled(images))

@@ -10,7 +10,7 @@ A ViT of patches of 14 px with LayerScale; the giant one has SwiGLU for the MLP 
 
 Paper -> here: [W_1; W_2] -> expand, W_3 -> project, r -> registers; the rest as in models/deit.py. The networks are
 published without a head; the authors' linear classifiers see class token and mean patch (``pool="token_mean"``).
-Deviations: stochastic depth drops branches after they are computed; the authors' code computes those that stay. Their
+Deviations: the authors' code draws a fixed number of samples whose branches stay, here each is drawn by itself. Their
 four-layer linear classifiers are not represented.
 """
 
@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from vitnext.models.backbone import Stage
 from vitnext.models.deit import LayerScaleBlock, reset_layer_scale
 from vitnext.models.layers import check_at_least, check_rates, gelu, initialize
-from vitnext.models.vit import Size, as_map, attend_all, check_images, check_patches, grid_of, patches
+from vitnext.models.vit import Size, as_map, attend_all, check_images, check_patches, encode_all, grid_of, patches
 
 
 @dataclass(frozen=True)
@@ -143,19 +143,15 @@ class DINOv2(nn.Module):
             tokens.append(self.registers)
         return torch.cat([*(token.expand(z.shape[0], -1, -1) for token in tokens), z], dim=1)
 
-    def encode(self, images: Tensor) -> Tensor:
-        """z_L, before the last norm."""
-        z = self.embed(images)
-        for block in self.encoder:
-            z = block(z)
-        return z
+    def encode(self, images: Tensor, queries: int | None = None) -> Tensor:
+        """z_L, before the last norm; or of its first tokens alone (B, queries, dim)."""
+        return encode_all(self.encoder, self.embed(images), queries=queries)
 
     def pooled(self, images: Tensor) -> Tensor:
         """What the head is given: (B, dim) or (B, 2 dim)."""
-        z = self.encode(images)
         if self.config.pool == "token":
-            return self.norm(z[:, 0])
-        z = self.norm(z)
+            return self.norm(self.encode(images, queries=1)[:, 0])
+        z = self.norm(self.encode(images))
         return torch.cat([z[:, 0], z[:, 1 + self.config.registers :].mean(dim=1)], dim=-1)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ from vitnext.models.deit import reset_layer_scale
 from vitnext.models.dinov2 import FeedForward, SwiGLU
 from vitnext.models.layers import add_scaled, check_at_least, check_rates, initialize
 from vitnext.models.stochastic_depth import StochasticDepth
-from vitnext.models.vit import as_map, attend_all, patches
+from vitnext.models.vit import as_map, attend_all, encode_all, patches
 
 
 @dataclass(frozen=True)
@@ -119,17 +119,24 @@ class RotaryAttention(nn.Module):
         self.output = nn.Linear(dim, dim)
 
     def forward(
-        self, z: Tensor, cos: Tensor, sin: Tensor, return_weights: bool = False, mask: Tensor | None = None
+        self,
+        z: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        return_weights: bool = False,
+        mask: Tensor | None = None,
+        queries: int | None = None,
     ) -> Any:
         batch, tokens, dim = z.shape
         qkv = self.qkv(z).reshape(batch, tokens, 3, self.heads, dim // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, h, N, d)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        q = q if queries is None else q[:, :, :queries]
         if return_weights:
             heads, weights = scaled_dot_product_attention(q, k, v)
         else:
             heads = fast_attention(q, k, v, mask=mask)
-        out = self.output(heads.transpose(1, 2).reshape(batch, tokens, dim))  # (B, N, h * d)
+        out = self.output(heads.transpose(1, 2).flatten(2))  # (B, N, h * d)
         return (out, weights) if return_weights else out
 
     def own_macs(self, inputs: tuple[Tensor, ...]) -> int:
@@ -152,11 +159,15 @@ class DINOv3Block(nn.Module):
         self.layer_scale2 = nn.Parameter(torch.empty(config.dim))  # lambda'
         self.stochastic_depth = StochasticDepth(config.stochastic_depth)
 
-    def forward(self, z: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None = None) -> Tensor:
-        def branch(z: Tensor, mask: Tensor | None) -> Tensor:
-            return self.attention(self.norm1(z), cos, sin, mask=mask)
+    def forward(
+        self, z: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None = None, queries: int | None = None
+    ) -> Tensor:
+        """z_l, or of its first tokens alone (B, queries, dim)."""
 
-        z = self.stochastic_depth.residual(z, branch, mask, scale=self.layer_scale1)
+        def branch(z: Tensor, mask: Tensor | None) -> Tensor:
+            return self.attention(self.norm1(z), cos, sin, mask=mask, queries=queries)
+
+        z = self.stochastic_depth.residual(z, branch, mask, scale=self.layer_scale1, first=queries)
         return self.stochastic_depth.residual(z, lambda z: self.mlp(self.norm2(z)), scale=self.layer_scale2)
 
     def attend(self, z: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
@@ -210,19 +221,15 @@ class DINOv3(nn.Module):
         period = periods(config.dim // config.heads, config.rope_base).to(z.device)
         return z, *rotations(height // config.patch_size, width // config.patch_size, period, 1 + config.registers)
 
-    def encode(self, images: Tensor) -> Tensor:
-        """z_L, before the last norm."""
-        z, cos, sin = self.embed(images)
-        for block in self.encoder:
-            z = block(z, cos, sin)
-        return z
+    def encode(self, images: Tensor, queries: int | None = None) -> Tensor:
+        """z_L, before the last norm; or of its first tokens alone (B, queries, dim)."""
+        return encode_all(self.encoder, *self.embed(images), queries=queries)
 
     def pooled(self, images: Tensor) -> Tensor:
         """What the head is given: the class token, or the mean of the patches (B, dim)."""
-        z = self.encode(images)
         if self.config.pool == "token":
-            return self.norm(z[:, 0])
-        return self.norm(z[:, 1 + self.config.registers :]).mean(dim=1)
+            return self.norm(self.encode(images, queries=1)[:, 0])
+        return self.norm(self.encode(images)[:, 1 + self.config.registers :]).mean(dim=1)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.pooled(images))

@@ -1,7 +1,8 @@
 """Multiply-adds of one forward pass, counted from the shapes that flow through a model on torch's meta device.
 
 Counted: convolutions, linear layers and the two products of attention (q k^T and A v). Not counted, as in the papers'
-tables: norms, activations, softmax, additions.
+tables: norms, activations, softmax, additions. Counted as there although it is not computed: what the last block of a
+vision transformer would make of tokens that its head does not see.
 """
 
 from __future__ import annotations
@@ -39,12 +40,16 @@ def count_macs(model: nn.Module, image_size: Size) -> int:
             own: Callable[[tuple[Any, ...]], int] | None = getattr(module, "own_macs", None)
             total += own(inputs) if own else 0
 
+    def whole(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return inputs, {name: value for name, value in named.items() if name != "queries"}
+
     config: Any = model.config
     with torch.device("meta"), torch.no_grad():
         shapes_alone = all(parameter.is_meta for parameter in model.parameters())
         twin = model if shapes_alone else type(model)(config)
         training = twin.training
         hooks = [module.register_forward_hook(count) for module in twin.eval().modules()]
+        hooks += [module.register_forward_pre_hook(whole, with_kwargs=True) for module in twin.modules()]
         try:
             twin(torch.empty(1, config.channels, *sides(image_size)))
         finally:

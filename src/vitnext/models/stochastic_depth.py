@@ -33,16 +33,22 @@ class StochasticDepth(nn.Module):
         return self._scaled(branch, self._draw(branch)) if self.training and self.rate else branch
 
     def residual(
-        self, x: Tensor, branch: Callable[..., Tensor], *others: Tensor | None, scale: Tensor | None = None
+        self,
+        x: Tensor,
+        branch: Callable[..., Tensor],
+        *others: Tensor | None,
+        scale: Tensor | None = None,
+        first: int | None = None,
     ) -> Tensor:
         """x + scale * branch(x, *others), of a branch that looks at each sample by itself: (B, ...) -> (B, ...).
 
-        ``branch`` gives a new tensor; ``others`` have a row for each sample, too, or are None. In training on the CPU
-        the branch is given the samples that keep it, and no others, unless there are none. A GPU, and what is compiled
-        or traced, want the same number of them in every step.
+        ``branch`` gives a new tensor; ``others`` have a row for each sample, too, or are None; ``first``: the branch
+        gives so many tokens of x (B, N, D), and so does the sum. In training on the CPU the branch is given the samples
+        that keep it, and no others, unless there are none. A GPU, and what is compiled or traced, want the same number
+        of them in every step.
         """
         if not self.training or not self.rate:
-            return add_scaled(x, scale, branch(x, *others))
+            return add_scaled(_first(x, first), scale, branch(x, *others))
         keep = self._draw(x)
         if type(x) is Tensor and x.device.type == "cpu" and not (is_compiling() or torch.jit.is_tracing()):
             runs = list(_runs(keep.tolist()))
@@ -51,9 +57,9 @@ class StochasticDepth(nn.Module):
                 x, rows = _Select.apply(x, runs)
                 out = branch(rows, *(None if other is None else _select(other, runs) for other in others))
                 out = out if scale is None else scale * out
-                added: Tensor = _Add.apply(x, out, runs, 1 / (1.0 - self.rate))
+                added: Tensor = _Add.apply(_first(x, first), out, runs, 1 / (1.0 - self.rate))
                 return added
-        return add_scaled(x, scale, self._scaled(branch(x, *others), keep))
+        return add_scaled(_first(x, first), scale, self._scaled(branch(x, *others), keep))
 
     def _draw(self, x: Tensor) -> Tensor:
         """1 for a sample that keeps its branch, else 0: (B,)."""
@@ -65,6 +71,10 @@ class StochasticDepth(nn.Module):
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:.3f}"
+
+
+def _first(x: Tensor, tokens: int | None) -> Tensor:
+    return x if tokens is None else x[:, :tokens]
 
 
 def stochastic_depth_rates(final_rate: float, blocks: int) -> list[float]:

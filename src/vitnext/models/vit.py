@@ -108,11 +108,13 @@ class EncoderBlock(nn.Module):
         self.mlp = Mlp(dim, hidden, dropout)
         self.stochastic_depth = StochasticDepth(stochastic_depth)
 
-    def forward(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
-        def branch(z: Tensor, mask: Tensor | None) -> Tensor:
-            return self.dropout(self.attention(self.norm1(z), mask=mask))
+    def forward(self, z: Tensor, mask: Tensor | None = None, queries: int | None = None) -> Tensor:
+        """z_l, or of its first tokens alone (B, queries, dim)."""
 
-        z = self.stochastic_depth.residual(z, branch, mask)
+        def branch(z: Tensor, mask: Tensor | None) -> Tensor:
+            return self.dropout(self.attention(self.norm1(z), mask=mask, queries=queries))
+
+        z = self.stochastic_depth.residual(z, branch, mask, first=queries)
         return self.stochastic_depth.residual(z, lambda z: self.mlp(self.norm2(z)))
 
     def attend(self, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -175,12 +177,9 @@ class VisionTransformer(nn.Module):
             z = torch.cat([self.class_token.expand(z.shape[0], -1, -1), z], dim=1)  # (B, 1 + N, dim)
         return self.dropout(z + self.position_embedding)
 
-    def encode(self, images: Tensor) -> Tensor:
-        """z_L, before the last norm."""
-        z = self.embed(images)
-        for block in self.encoder:
-            z = block(z)
-        return z
+    def encode(self, images: Tensor, queries: int | None = None) -> Tensor:
+        """z_L, before the last norm; or of its first tokens alone (B, queries, dim)."""
+        return encode_all(self.encoder, self.embed(images), queries=queries)
 
     def pool(self, z: Tensor) -> Tensor:
         """y of eq. 4, or the mean of the patches: (B, N, dim) -> (B, dim)."""
@@ -191,7 +190,7 @@ class VisionTransformer(nn.Module):
 
     def pooled(self, images: Tensor) -> Tensor:
         """What the head is given: (B, dim)."""
-        return self.pool(self.encode(images))
+        return self.pool(self.encode(images, queries=1 if self.config.pool == "token" else None))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.pooled(images))
@@ -265,6 +264,16 @@ def patches(embedding: nn.Conv2d, images: Tensor) -> Tensor:
 def as_map(z: Tensor, grid: tuple[int, int]) -> Tensor:
     """The patches' tokens where the patches are: (B, N, dim) -> (B, dim, *grid)."""
     return z.transpose(1, 2).unflatten(2, grid)
+
+
+def encode_all(encoder: nn.ModuleList, z: Tensor, *positions: Tensor, queries: int | None = None) -> Tensor:
+    """z through every block: (B, N, dim). Of the last one nobody but the head sees the result; where that looks at the
+    first ``queries`` tokens alone, nothing is computed of the others but keys and values: (B, queries, dim)."""
+    *blocks, last = encoder
+    for block in blocks:
+        z = block(z, *positions)
+    out: Tensor = last(z, *positions, queries=queries)
+    return out
 
 
 def attend_all(encoder: nn.ModuleList, z: Tensor, *positions: Tensor) -> dict[str, Tensor]:
