@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from operator import attrgetter
 from pathlib import Path
 from typing import AnyStr
 
@@ -16,13 +17,15 @@ IMAGE_EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp"),
     *(".tif", ".tiff", ".gif", ".avif", ".jp2"),
 )
+_EXTENSIONS_IN_BYTES = tuple(map(str.encode, IMAGE_EXTENSIONS))  # to decode every name takes longer than to look at it
 HEIC = (".heic", ".heif")  # what phones write, and Pillow does not read
 CONVERT_HEIC = "HEIC is not read: convert it to JPEG, as with heif-convert or `magick mogrify -format jpg *.HEIC`"
 
 
 def is_image(name: str | bytes) -> bool:
     """Whether a file of this name is taken for an image; hidden files are not."""
-    name = os.fsdecode(name)
+    if isinstance(name, bytes):
+        return name.lower().endswith(_EXTENSIONS_IN_BYTES) and not name.startswith(b".")
     return name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith(".")
 
 
@@ -52,12 +55,28 @@ def files_below(folder: AnyStr) -> Iterator[os.DirEntry[AnyStr]]:
                 continue
             seen.add((status.st_dev, status.st_ino))
             with os.scandir(here) as listed:
-                entries = sorted((e for e in listed if os.fsencode(e.name)[:1] != b"."), key=lambda e: e.name)
-            folders = [entry.path for entry in entries if entry.is_dir()]
+                entries = sorted((e for e in listed if e.name[:1] not in (".", b".")), key=attrgetter("name"))
+            files: list[os.DirEntry[AnyStr]] = []
+            folders: list[os.DirEntry[AnyStr]] = []
+            for entry in entries:
+                (folders if entry.is_dir() else files).append(entry)
         except OSError as error:
             raise InputError(f"{os.fsdecode(here)}: cannot be listed ({error.strerror})") from error
-        yield from (entry for entry in entries if not entry.is_dir())
-        waiting += reversed(folders)
+        yield from files
+        waiting += [entry.path for entry in reversed(folders)]
+
+
+Stamp = tuple[int, int, int]
+
+
+def stamp(status: Callable[[], os.stat_result]) -> Stamp:
+    """What tells of a file that it is as it was: its size in bytes, and the times of its modification and of the change
+    of its inode in ns; -1, 0, 0 for one that is not there."""
+    try:
+        found = status()
+    except (OSError, ValueError):  # a link that leads nowhere; a NUL in the name
+        return -1, 0, 0
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def cache_folder() -> Path:

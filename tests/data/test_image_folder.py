@@ -37,7 +37,7 @@ def test_one_tree(tmp_path):
     files = folder.parts["all"]
     assert names(files) == ["cat/0.png", "cat/1.jpg", "dog/2.webp"]
     assert files.labels.tolist() == [0, 0, 1] and files.labels.dtype == np.int64
-    assert files.sizes.tolist() == [9, 9, 10]
+    assert files.stamps[:, 0].tolist() == [9, 9, 10]
 
 
 @pytest.mark.parametrize("val", ["val", "valid", "validation", "Val", "VALIDATION", "dev"])
@@ -159,7 +159,7 @@ def test_links(tmp_path):
     (tmp_path / "data" / "b" / "2.jpg").symlink_to(tmp_path / "nowhere")
     files = read_image_folder(tmp_path / "data").parts["all"]
     assert names(files) == ["a/1.jpg", "a/in/2.jpg", "b/1.jpg", "b/2.jpg"]
-    assert files.sizes[3] == -1
+    assert files.stamps[3, 0] == -1
 
 
 def test_file_names_that_are_not_utf8(tmp_path):

@@ -124,6 +124,30 @@ def test_without_a_good_cache_all_is_read(data, read, damage, cache, monkeypatch
     assert same(look(dataset), first) and len(read) == 14
 
 
+def test_a_file_that_changes_while_it_is_looked_at_is_read_again(data, read):
+    dataset = open_dataset(data)
+    photograph(60).save(data / "cat" / "03.png")
+    look(dataset)
+    read.clear()
+    second = look(open_dataset(data))
+    assert read == ["03.png"]
+    look(open_dataset(data))
+    assert read == ["03.png"] and second.problems == {}
+
+
+def test_sizes_and_names_of_any_number_of_bytes_are_told_apart(data, read):
+    """A key holds numbers, whose bytes may be 0, and a name, which may become the longest one."""
+    for size, path in zip((2**8, 2**16, 2**16 + 2**8), sorted((data / "cat").iterdir()), strict=False):
+        padded = path.read_bytes()
+        path.write_bytes(padded + bytes(-len(padded) % size))
+    first = look(open_dataset(data))
+    read.clear()
+    assert same(look(open_dataset(data)), first) and read == []
+    (data / "cat" / "00.png").rename(data / "cat" / "a much longer name than the others.png")
+    again = look(open_dataset(data))
+    assert read == ["a much longer name than the others.png"] and again.problems == {}
+
+
 def test_few_images_and_those_in_memory_leave_nothing(data, cache, monkeypatch):
     monkeypatch.setattr(survey_cache, "WORTH", 15)
     look(open_dataset(data))

@@ -15,7 +15,7 @@ import numpy as np
 
 from vitnext.data import builtin, scenes, stratification, table
 from vitnext.data.coco_folder import CocoFolder, read_coco_file, read_coco_folder
-from vitnext.data.image_folder import LAYOUTS, read_image_folder
+from vitnext.data.image_folder import LAYOUTS, Files, read_image_folder
 from vitnext.data.labelme import has_labelme, read_labelme_folder
 from vitnext.data.mask_folder import has_both, has_masks, read_mask_folder
 from vitnext.data.mask_split import MaskSplit, fingerprint_parts
@@ -41,6 +41,7 @@ class Split:
     sizes:   int64 (N,), bytes of each image
     root:    the folder the files lie in, or ""
     arrays:  uint8 (N, H, W) or (N, H, W, C), or None for files
+    times:   int64 (N, 2), of files that were listed: of modification and of the inode's change, in ns
     """
 
     classes: tuple[str, ...]
@@ -49,6 +50,11 @@ class Split:
     sizes: np.ndarray
     root: str = ""
     arrays: np.ndarray | None = None
+    times: np.ndarray | None = None
+
+    @classmethod
+    def of_files(cls, classes: tuple[str, ...], files: Files, root: str) -> Split:
+        return cls(classes, files.labels, files.names, files.stamps[:, 0], root=root, times=files.stamps[:, 1:])
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -72,8 +78,9 @@ class Split:
     def subset(self, indices: Sequence[int] | np.ndarray) -> Split:
         """The images at ``indices``, in that order."""
         at = np.asarray(indices, dtype=np.int64)
-        arrays = None if self.arrays is None else self.arrays[at]
-        return replace(self, labels=self.labels[at], names=self.names[at], sizes=self.sizes[at], arrays=arrays)
+        arrays, times = (None if whole is None else whole[at] for whole in (self.arrays, self.times))
+        labels, names, sizes = self.labels[at], self.names[at], self.sizes[at]
+        return replace(self, labels=labels, names=names, sizes=sizes, arrays=arrays, times=times)
 
 
 AnySplit = TypeVar("AnySplit", Split, MaskSplit)
@@ -252,10 +259,7 @@ def _folder(path: Path) -> _Found:
             left,
         )
     images = read_image_folder(path)
-    parts = {
-        part: Split(images.classes, files.labels, files.names, files.sizes, root=str(path))
-        for part, files in images.parts.items()
-    }
+    parts = {part: Split.of_files(images.classes, files, str(path)) for part, files in images.parts.items()}
     fractions = TREE_FRACTIONS if "all" in parts else {"val": CARVED_VAL}
     name = path.resolve().name
     left_out = {key: getattr(images, key) for key in ("ignored", "ignored_examples", "loose", "unused", "nested")}
@@ -271,10 +275,7 @@ def _coco(name: str, found: CocoFolder) -> _Found:
 
 def _table(path: Path) -> _Found:
     listed = table.read_table(path)
-    parts = {
-        part: Split(listed.classes, files.labels, files.names, files.sizes, root=str(path.parent))
-        for part, files in listed.parts.items()
-    }
+    parts = {part: Split.of_files(listed.classes, files, str(path.parent)) for part, files in listed.parts.items()}
     fractions = TREE_FRACTIONS if "all" in parts else {"val": CARVED_VAL}
     left_out = {"unused": listed.unused, "unlisted": listed.unlisted}
     name, what = path.resolve().name, listed.description
@@ -355,8 +356,8 @@ def _stratified(whole: AnySplit, shares: Mapping[str, float], seed: int) -> dict
     chosen: dict[str, list[int]] = {"train": [], **{split: [] for split in shares}}
     by_class = np.argsort(whole.strata, kind="stable")
     for members in np.split(by_class, np.cumsum(np.bincount(whole.strata))[:-1]):
-        keys = {int(i): hashlib.sha256(b"%d:%b" % (seed, whole.names[i])).digest() for i in members}
-        waiting = sorted(keys, key=keys.__getitem__)
+        digests = [hashlib.sha256(b"%d:%b" % (seed, name)).digest() for name in whole.names[members].tolist()]
+        waiting = [i for _, i in sorted(zip(digests, members.tolist(), strict=True))]
         if len(members) > len(shares):
             for served, (split, share) in enumerate(shares.items(), start=1):
                 most = len(waiting) - (len(shares) - served) - 1  # leave one for each other split and for train
@@ -381,6 +382,6 @@ def _fingerprint(classes: tuple[str, ...], splits: Mapping[str, Split | MaskSpli
             for file, size, row in zip(split.names.tolist(), split.sizes.tolist(), split.labels, strict=True):
                 digest.update(b"%b\0%d\0%b\n" % (file, size, row.astype("u1").tobytes()))
         else:
-            for entry in zip(split.names.tolist(), split.sizes.tolist(), split.labels.tolist(), strict=True):
-                digest.update(b"%b\0%d\0%d\n" % entry)
+            entries = zip(split.names.tolist(), split.sizes.tolist(), split.labels.tolist(), strict=True)
+            digest.update(b"".join([b"%b\0%d\0%d\n" % entry for entry in entries]))
     return digest.hexdigest()

@@ -8,6 +8,7 @@ is the name that an artifact stores.
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from vitnext.errors import InputError
-from vitnext.files import IMAGE_EXTENSIONS, files_below, is_heic, is_image, passed_over
+from vitnext.files import IMAGE_EXTENSIONS, files_below, is_heic, is_image, passed_over, stamp
 from vitnext.wording import counted, shortened
 
 SPLIT_FOLDERS = {  # in the order train, val, test
@@ -32,12 +33,12 @@ class Files:
     """The images of one split, or of a whole tree; arrays, because hundreds of thousands of objects would not do.
 
     names:  bytes (N,), paths below the root with "/" between their parts, sorted within each class
-    sizes:  int64 (N,), in bytes; -1 for a link that leads nowhere
+    stamps: int64 (N, 3), of each its ``files.stamp``: size in bytes, -1 for a link that leads nowhere, and times
     labels: int64 (N,), indices into the classes
     """
 
     names: np.ndarray
-    sizes: np.ndarray
+    stamps: np.ndarray
     labels: np.ndarray
 
 
@@ -141,19 +142,20 @@ def _class_names(folder: Path) -> tuple[str, ...]:
 def _list(root: Path, folder: str, classes: tuple[str, ...], ignored: list[str]) -> Files:
     """All images of the class folders in ``root/folder``; what is not an image goes to ``ignored``."""
     below = f"{folder}/" if folder else ""
-    names, sizes, labels = [], [], []
+    names, stamps, labels = [], [], []
     for label, name in enumerate(classes):
-        found = sorted(_images(root, f"{below}{name}", ignored)) if (root / folder / name).is_dir() else []
-        names.append(np.array([path for path, _ in found], dtype=np.bytes_))
-        sizes.append(np.array([size for _, size in found], dtype=np.int64))
-        labels.append(np.full(len(found), label, dtype=np.int64))
+        if (root / folder / name).is_dir():
+            found, stamped = _images(root, f"{below}{name}", ignored)
+            names.append(found)
+            stamps.append(stamped)
+            labels.append(np.full(len(found), label, dtype=np.int64))
     if not any(map(len, names)):
         others = f"; {passed_over(len(ignored), ignored)}" if ignored else ""
         raise InputError(
             f"{root / folder}: no image in any of its {len(classes)} class folders "
             f"(wanted: {', '.join(IMAGE_EXTENSIONS)}){others}"
         )
-    return Files(np.concatenate(names), np.concatenate(sizes), np.concatenate(labels))
+    return Files(np.concatenate(names), np.concatenate(stamps), np.concatenate(labels))
 
 
 def _nested(parts: Mapping[str, Files], depth: int) -> tuple[str, ...]:
@@ -164,20 +166,16 @@ def _nested(parts: Mapping[str, Files], depth: int) -> tuple[str, ...]:
     return tuple(sorted({os.fsdecode(b"/".join(name.split(b"/")[: depth + 1])) for name in names}))
 
 
-def _images(root: Path, folder: str, ignored: list[str]) -> list[tuple[bytes, int]]:
-    """(path below the root, size) of every image in ``folder``, at any depth; other files go to ``ignored``."""
-    found = []
+def _images(root: Path, folder: str, ignored: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Names and stamps of the images in ``folder``, at any depth, as in ``Files``; other files go to ``ignored``."""
+    names, stamps = [], array("q")  # a tuple for each would keep the garbage collector busy
     start = len(os.fsencode(root / folder)) - len(os.fsencode(folder))
     for file in files_below(os.fsencode(root / folder)):
         if is_image(file.name):
-            found.append((file.path[start:], _size(file)))
+            names.append(file.path[start:])
+            stamps.extend(stamp(file.stat))
         else:
             ignored.append(os.fsdecode(file.path[start:]))
-    return found
-
-
-def _size(entry: os.DirEntry[bytes]) -> int:
-    try:
-        return entry.stat().st_size
-    except OSError:
-        return -1  # a link that leads nowhere: the doctor reports it as unreadable
+    listed = np.array(names, dtype=np.bytes_)
+    order = np.argsort(listed, kind="stable")
+    return listed[order], np.array(stamps, np.int64).reshape(-1, 3)[order]

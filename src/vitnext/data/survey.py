@@ -76,7 +76,13 @@ def look(
     }
     keys = survey_cache.keys(dataset)
     before = survey_cache.load(dataset) if keys is not None else {}
-    known = _recall(columns, keys, before) if keys is not None and before else np.zeros(total, bool)
+    same_files = keys is not None and np.array_equal(before.get("keys", keys[:0]), keys)
+    if same_files:  # each stands where it stood
+        columns, known = {name: before[name] for name in columns}, (keys != b"") & (before["digests"] != b"")
+    elif keys is not None and before:
+        known = _recall(columns, keys, before)
+    else:
+        known = np.zeros(total, bool)
     wanted = ~known
     if limit is not None:
         sizes = np.concatenate([split.sizes for split in dataset.splits.values()])
@@ -110,7 +116,6 @@ def look(
                 if progress is not None:
                     progress(done, total)
             first += len(split)
-    same_files = keys is not None and np.array_equal(before.get("keys", keys[:0]), keys)
     if same_files and len(problems) == wanted.sum():  # what could not be read then cannot be now
         alike = before["alike"]
     else:

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import PIL
 
-from vitnext.data.dataset import Dataset
+from vitnext.data.dataset import Dataset, Split
 from vitnext.errors import WorkError
 from vitnext.files import atomic_write, cache_folder
 
-FORMAT = "2"  # to be changed with what is seen of an image, or how
+FORMAT = "3"  # to be changed with what is seen of an image, or how
 WORTH = 200  # images; fewer are read again as quickly
 Columns = dict[str, np.ndarray]
 Files = Callable[[Any, int], Sequence[str]]
@@ -32,13 +32,14 @@ def keys(dataset: Dataset[Any], files: Files | None = None, meaning: bytes = b""
     """bytes (N,), one for each image over the splits in their order, b"" where a file is not there; None for a data set
     that is not worth it, or in memory.
 
-    files: of an image of a split all that it is read from, if that is more than its file; meaning: on what else it
-    depends what is seen in them.
+    files: of an image of a split all that it is read from, if that is more than its file, which was asked for its size
+    and times when it was listed; meaning: on what else it depends what is seen in them.
     """
     splits = dataset.splits.values()
     if sum(map(len, splits)) < WORTH or any(split.arrays is not None for split in splits):
         return None
-    files = files or (lambda split, i: [split.image(i)])
+    if files is None:
+        return np.concatenate([_as_listed(split) for split in splits])
     return np.array([_key(files(split, i), meaning) for split in splits for i in range(len(split))], "S32")
 
 
@@ -60,6 +61,15 @@ def save(dataset: Dataset[Any], columns: Columns) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path, shared=True) as temporary, open(temporary, "wb") as file:
             np.savez(file, version=np.array(_version()), **columns)  # type: ignore[arg-type]
+
+
+def _as_listed(split: Split) -> np.ndarray:
+    """Of each image 24 bytes of size and times, and its name, whose width may be another one the next time."""
+    assert split.times is not None
+    stamps = np.concatenate([split.sizes[:, None], split.times], axis=1).view(np.uint8)
+    names = split.names.view(np.uint8).reshape(len(split), split.names.itemsize)
+    found = np.concatenate([stamps, names], axis=1)
+    return np.where(split.sizes < 0, b"", found.view(f"S{found.shape[1]}")[:, 0])
 
 
 def _key(paths: Sequence[str], meaning: bytes) -> bytes:

@@ -15,13 +15,14 @@ import csv
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from vitnext.data.image_folder import SPLIT_FOLDERS, Files
 from vitnext.errors import InputError, require
-from vitnext.files import is_image
+from vitnext.files import is_image, stamp
 from vitnext.wording import counted, shortened
 
 EXTENSIONS = (".csv", ".tsv", ".parquet")
@@ -39,7 +40,7 @@ class Table:
     """What a table lists.
 
     parts:       its images; the keys are train, val, test as they exist, or only "all". ``labels`` are int64 (N,), or,
-                 of multi-label data, uint8 (N, C); ``sizes`` are -1 for rows without a file
+                 of multi-label data, uint8 (N, C); a stamp's size is -1 for rows without a file
     description: which columns say what
     unused:      names of columns that say nothing here
     unlisted:    images without a row, in the folders in which those with a row lie
@@ -75,8 +76,8 @@ def read_table(path: Path) -> Table:
         raise InputError(f"{path}: every row has the label '{classes[0]}': a classifier needs at least two")
 
     root = path.parent
-    sizes = np.array([_size(os.path.join(root, name)) for name in names], np.int64)
-    if (sizes < 0).all():
+    stamps = np.array([stamp(partial(os.stat, os.path.join(root, name))) for name in names], np.int64)
+    if (stamps[:, 0] < 0).all():
         raise InputError(f"{path}: none of its {len(names):,} images is there; a path starts from {root}: {names[0]}")
     listed = np.array([os.fsencode(name) for name in names], np.bytes_)
     splits = _splits(path, columns[split]) if split is not None else np.full(len(names), "all")
@@ -85,7 +86,7 @@ def read_table(path: Path) -> Table:
         at = np.flatnonzero(splits == part)
         order = at[np.argsort(listed[at], kind="stable")]
         if len(order):
-            parts[part] = Files(listed[order], sizes[order], labels[order])
+            parts[part] = Files(listed[order], stamps[order], labels[order])
     description = f"table, {'multi-label' if labels.ndim == 2 else 'one label an image'} ({how})"
     if unused:
         description += f", not used: {shortened(unused, NAMED)}"
@@ -222,13 +223,6 @@ def _splits(path: Path, cells: list[str]) -> np.ndarray:
     if "train" not in splits:
         raise InputError(f"{path}: no row has the split train")
     return np.array(["all"] * len(splits) if set(splits) == {"train"} else splits)
-
-
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except (OSError, ValueError):  # ValueError: a NUL in the name
-        return -1  # the doctor reports it
 
 
 def _without_row(root: Path, names: Sequence[str]) -> Iterator[str]:
