@@ -313,6 +313,17 @@ def test_a_crop_has_the_pixels_of_torchvision_s(shape):
         assert difference.abs().max() <= 1  # the two round differently
 
 
+@pytest.mark.parametrize("shape", [(50, 37), (37, 50), (20, 61), (33, 33), (100, 31)])
+def test_a_whole_image_has_the_pixels_of_torchvision_s_in_the_order_of_its_file(shape):
+    augment = ImageAugment(Augment(), 32)
+    augment.changes = []  # no crop of the longer side
+    decoded = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    image = torch.from_numpy(decoded).permute(2, 0, 1)
+    out = augment(image)
+    assert torch.equal(out, v2.functional.resize(image, [32])) and min(out.shape[1:]) == 32
+    assert out.permute(1, 2, 0).is_contiguous()  # the slower kernel of torch would give another order
+
+
 def test_whole_images_are_stretched_where_validation_stretches_them():
     image = torch.zeros(3, 8, 24, dtype=torch.uint8)
     image[:, :, :8] = 255  # a crop of 8 px would be one colour or end at another column

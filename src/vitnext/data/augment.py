@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional
 
 from vitnext.recipe import Augment
 
@@ -102,11 +102,10 @@ class ImageAugment:
 
     def __init__(self, recipe: Augment, image_size: int, *, stretch: bool = False) -> None:
         size = (image_size, image_size)
-        self.crop_scale, self.horizontal_flip, self.size = recipe.crop_scale, recipe.horizontal_flip, list(size)
-        self.pixels = image_size**2
+        self.crop_scale, self.horizontal_flip, self.side = recipe.crop_scale, recipe.horizontal_flip, image_size
+        self.keeps_shape = recipe.crop_scale == WHOLE and not stretch
         steps: list[Callable[[Tensor], Tensor]] = []
-        if recipe.crop_scale == WHOLE and not stretch:
-            self.size = [image_size]  # of the short side
+        if self.keeps_shape:
             steps.append(v2.RandomCrop(size))
         if recipe.crop_padding:
             steps.append(v2.RandomCrop(size, padding=recipe.crop_padding, padding_mode="edge"))
@@ -127,12 +126,16 @@ class ImageAugment:
 
     def finish(self, part: Tensor) -> Tensor:
         """The part that was kept, at any scale, resized and changed."""
-        image = part[None].contiguous(memory_format=torch.channels_last)[0]  # small ones are resized twice as fast
+        height, width = part.shape[-2:]
+        short = min(height, width) if self.keeps_shape else 0
+        size = [self.side * side // short for side in (height, width)] if short else [self.side, self.side]
+        # Channels last, which are resized twice as fast, with the batch's stride that tells torch so.
+        image = part.permute(1, 2, 0).contiguous()[None].permute(0, 3, 1, 2)
         flipped = self.horizontal_flip > 0 and torch.rand(1).item() < self.horizontal_flip
-        enlarged = part.shape[-2] * part.shape[-1] < self.pixels
+        enlarged = height * width < self.side**2
         if flipped and enlarged:  # before or after resizing is the same: there, where there are fewer pixels
             image = image.flip(-1)
-        image = functional.resize_image(image, self.size, antialias=True)
+        image = F.interpolate(image, size=size, mode="bilinear", antialias=True)[0]
         if flipped and not enlarged:
             image = image.flip(-1)
         for change in self.changes:

@@ -6,6 +6,7 @@ is resumed in the middle of an epoch sees the batches that it would have seen.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 import os
@@ -130,8 +131,9 @@ def generator(*place: int) -> torch.Generator:
 
 
 def place_seed(*place: int) -> int:
-    """One well-mixed 63-bit seed from (seed, epoch, step, ...). NumPy pads with zeros, so the length goes in too."""
-    return int(np.random.SeedSequence((len(place), *place)).generate_state(1, np.uint64)[0] >> 1)
+    """One well-mixed 63-bit seed from (seed, epoch, step, ...)."""
+    digest = hashlib.blake2b(repr([int(number) for number in place]).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
 
 
 def batch_indices(count: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
