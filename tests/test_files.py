@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 
 from vitnext.errors import InputError, WorkError
-from vitnext.files import atomic_write, existing_file, files_below, held, is_image, writable_file, writable_folder
+from vitnext.files import (
+    atomic_write,
+    existing_file,
+    files_below,
+    held,
+    is_image,
+    stamp,
+    writable_file,
+    writable_folder,
+)
 
 # ---- what lies below a folder
 
@@ -24,6 +33,18 @@ def test_names_of_images(name):
 @pytest.mark.parametrize("name", ["jpg", ".jpg", ".a.png", "a.jpg.txt", "a.heic", ""])
 def test_names_of_other_files(name):
     assert not is_image(name) and not is_image(os.fsencode(name))
+
+
+@pytest.mark.parametrize("second", [-1, 0, 1_800_000_000, 10_413_792_000])  # of 1969, 1970, 2027 and 2300
+def test_a_stamp_fits_64_bits_whenever_a_file_was_written(tmp_path, second):
+    (tmp_path / "a").write_bytes(b"four")
+    try:
+        os.utime(tmp_path / "a", ns=(0, second * 10**9))
+    except OverflowError:
+        pytest.skip("the system has no such time")
+    size, modified, changed = stamp((tmp_path / "a").stat)
+    assert size == 4 and min(modified, changed) >= 0 and max(modified, changed) < 2**63
+    assert stamp((tmp_path / "b").stat) == (-1, 0, 0) == stamp(lambda: os.stat("a\0b"))
 
 
 @pytest.fixture

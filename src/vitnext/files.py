@@ -18,6 +18,7 @@ IMAGE_EXTENSIONS = (
     *(".tif", ".tiff", ".gif", ".avif", ".jp2"),
 )
 _EXTENSIONS_IN_BYTES = tuple(map(str.encode, IMAGE_EXTENSIONS))  # to decode every name takes longer than to look at it
+DOT = (".", ord("."))  # how a hidden file's name starts, in str and in bytes
 HEIC = (".heic", ".heif")  # what phones write, and Pillow does not read
 CONVERT_HEIC = "HEIC is not read: convert it to JPEG, as with heif-convert or `magick mogrify -format jpg *.HEIC`"
 
@@ -55,7 +56,7 @@ def files_below(folder: AnyStr) -> Iterator[os.DirEntry[AnyStr]]:
                 continue
             seen.add((status.st_dev, status.st_ino))
             with os.scandir(here) as listed:
-                entries = sorted((e for e in listed if e.name[:1] not in (".", b".")), key=attrgetter("name"))
+                entries = sorted((e for e in listed if e.name[0] not in DOT), key=attrgetter("name"))
             files: list[os.DirEntry[AnyStr]] = []
             folders: list[os.DirEntry[AnyStr]] = []
             for entry in entries:
@@ -66,17 +67,18 @@ def files_below(folder: AnyStr) -> Iterator[os.DirEntry[AnyStr]]:
         waiting += [entry.path for entry in reversed(folders)]
 
 
+BITS_63 = 2**63 - 1
 Stamp = tuple[int, int, int]
 
 
 def stamp(status: Callable[[], os.stat_result]) -> Stamp:
     """What tells of a file that it is as it was: its size in bytes, and the times of its modification and of the change
-    of its inode in ns; -1, 0, 0 for one that is not there."""
+    of its inode in ns, of which 63 bits are left for those after 2262; -1, 0, 0 for one that is not there."""
     try:
         found = status()
     except (OSError, ValueError):  # a link that leads nowhere; a NUL in the name
         return -1, 0, 0
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    return found.st_size, found.st_mtime_ns & BITS_63, found.st_ctime_ns & BITS_63
 
 
 def cache_folder() -> Path:

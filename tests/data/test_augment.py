@@ -320,7 +320,8 @@ def test_a_whole_image_has_the_pixels_of_torchvision_s_in_the_order_of_its_file(
     decoded = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     image = torch.from_numpy(decoded).permute(2, 0, 1)
     out = augment(image)
-    assert torch.equal(out, v2.functional.resize(image, [32])) and min(out.shape[1:]) == 32
+    expected = v2.functional.resize(image, [32])  # in floats on processors without AVX2
+    assert out.shape == expected.shape and (out.int() - expected.int()).abs().max() <= 1
     assert out.permute(1, 2, 0).is_contiguous()  # the slower kernel of torch would give another order
 
 

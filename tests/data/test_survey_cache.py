@@ -135,6 +135,20 @@ def test_a_file_that_changes_while_it_is_looked_at_is_read_again(data, read):
     assert read == ["03.png"] and second.problems == {}
 
 
+def test_of_a_file_that_was_there_for_a_moment_nothing_is_told(data):
+    link = data / "cat" / "link.png"
+    link.symlink_to(data.parent / "elsewhere.png")
+    dataset = open_dataset(data)
+    photograph(70).save(data.parent / "elsewhere.png")
+    assert look(dataset).problems == {}
+    (data.parent / "elsewhere.png").unlink()
+    again = look(open_dataset(data))
+    names = [split.name(i) for split in dataset.splits.values() for i in range(len(split))]
+    place = names.index("cat/link.png")
+    assert len(again.problems) == 1
+    assert again.sizes[place].tolist() == [0, 0] and again.digests[place] == b""
+
+
 def test_sizes_and_names_of_any_number_of_bytes_are_told_apart(data, read):
     """A key holds numbers, whose bytes may be 0, and a name, which may become the longest one."""
     for size, path in zip((2**8, 2**16, 2**16 + 2**8), sorted((data / "cat").iterdir()), strict=False):

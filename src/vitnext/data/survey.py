@@ -58,7 +58,8 @@ class _Seen:
 def look(
     dataset: Dataset[Split], *, limit: int | None = None, progress: Callable[[int, int], None] | None = None
 ) -> Survey:
-    """Read and decode every image, but for files that were seen before and are as they were (``survey_cache``).
+    """Read and decode every image, but for files that were seen before and, when the data set was opened, were as they
+    had been (``survey_cache``).
 
     limit: what was seen before counts towards it; further images are looked at only up to it, evenly over the data set,
     so that the time of a look does not grow with their number. ``progress(done, total)`` is called as they are.
@@ -79,6 +80,8 @@ def look(
     same_files = keys is not None and np.array_equal(before.get("keys", keys[:0]), keys)
     if same_files:  # each stands where it stood
         columns, known = {name: before[name] for name in columns}, (keys != b"") & (before["digests"] != b"")
+        for values in columns.values():  # a file may have been there for a moment, when it was looked at
+            values[~known] = np.zeros((), values.dtype)
     elif keys is not None and before:
         known = _recall(columns, keys, before)
     else:

@@ -45,7 +45,7 @@ def batches_are_faster(q: Tensor, k: Tensor) -> bool:
     """Whether ``batched_attention`` trains faster on the CPU than the fused kernel, without a need of much memory."""
     if q.dtype == torch.bfloat16:
         return k.shape[-2] <= 600
-    return q.shape[-2] <= 50 and q.shape[-1] <= 32
+    return max(q.shape[-2], k.shape[-2]) <= 50 and q.shape[-1] <= 32
 
 
 def batched_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:

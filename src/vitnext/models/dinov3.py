@@ -130,8 +130,8 @@ class RotaryAttention(nn.Module):
         batch, tokens, dim = z.shape
         qkv = self.qkv(z).reshape(batch, tokens, 3, self.heads, dim // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, h, N, d)
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         q = q if queries is None else q[:, :, :queries]
+        q, k = rotate(q, cos[:queries], sin[:queries]), rotate(k, cos, sin)
         if return_weights:
             heads, weights = scaled_dot_product_attention(q, k, v)
         else:

@@ -268,7 +268,7 @@ def as_map(z: Tensor, grid: tuple[int, int]) -> Tensor:
 
 def encode_all(encoder: nn.ModuleList, z: Tensor, *positions: Tensor, queries: int | None = None) -> Tensor:
     """z through every block: (B, N, dim). Of the last one nobody but the head sees the result; where that looks at the
-    first ``queries`` tokens alone, nothing is computed of the others but keys and values: (B, queries, dim)."""
+    first ``queries`` tokens alone, they are all that attends there and goes through the MLP: (B, queries, dim)."""
     *blocks, last = encoder
     for block in blocks:
         z = block(z, *positions)
