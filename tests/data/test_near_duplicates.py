@@ -55,6 +55,18 @@ def test_another_colour_is_another_image():
     assert similar(hashes, colours).tolist() == [0, 1]
 
 
+def test_a_shape_on_another_ground_is_another_image():
+    """Whose grey values are alike: a disc that is darker than what is behind it."""
+    y, x = np.mgrid[:96, :96]
+    disc = ((y - 40) ** 2 + (x - 52) ** 2 < 20**2)[..., None]
+    drawn = [
+        np.where(disc, np.subtract(ground, 60), ground).astype(np.uint8) for ground in [(90, 120, 230), (220, 110, 75)]
+    ]
+    hashes, colours = seen([drawn[0], drawn[1], compressed(drawn[0], 60)])
+    hashes[:] = hashes[0]
+    assert similar(hashes, colours).tolist() == [0, 1, 0]
+
+
 def test_the_hash_is_that_of_the_cosine_transform():
     greys = np.stack([small_pictures(photograph(seed))[0] for seed in range(5)])
     for grey, value in zip(greys, perceptual_hash(greys), strict=True):

@@ -75,10 +75,11 @@ def close_pairs(hashes: np.ndarray, bits: int = BITS) -> Iterator[tuple[np.ndarr
 
 def alike(pictures: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
     """Whether pictures i and j, of uint8 (N, 16, 16, 3), are of one image but for its brightness, bool (len(i),)."""
-    count = KEPT * KEPT
-    difference = (pictures[i].astype(np.int16) - pictures[j]).reshape(-1, count, 3).astype(np.float32)
-    difference -= (np.full(count, 1 / count, np.float32) @ difference)[:, None]  # the mean, sooner than .mean(1)
-    close: np.ndarray = np.abs(difference, out=difference).mean((1, 2)) <= ALIKE
+    count = KEPT * KEPT * 3
+    difference = (pictures[i].astype(np.int16) - pictures[j]).reshape(-1, count).astype(np.float32)
+    means = difference @ np.full(count, 1 / count, np.float32)  # of all channels together: of each it would be a colour
+    difference -= means[:, None]
+    close: np.ndarray = np.abs(difference, out=difference).mean(1) <= ALIKE
     return close
 
 

@@ -22,7 +22,7 @@ from vitnext.data.dataset import Dataset, Split
 from vitnext.errors import WorkError
 from vitnext.files import atomic_write, cache_folder
 
-FORMAT = "3"  # to be changed with what is seen of an image, or how
+FORMAT = "4"  # to be changed with what is seen of an image, or how
 WORTH = 200  # images; fewer are read again as quickly
 Columns = dict[str, np.ndarray]
 Files = Callable[[Any, int], Sequence[str]]
