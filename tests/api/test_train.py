@@ -329,7 +329,9 @@ def test_weights_are_fetched_after_the_images_were_checked(tmp_path, monkeypatch
     end = api.train(tmp_path / "data", out=tmp_path / "run", epochs=1, overrides=sets, console=heard)
     assert asked == ["timm/convnext_atto.d2_in1k"] and read(end.out / "recipe.yaml").model.pretrained == "none"
     text = heard.file.getvalue()
-    assert "from scratch: timm/convnext_atto.d2_in1k is not there (--pretrained none asks for none)\nrecipe " in text
+    assert (
+        "from scratch: timm/convnext_atto.d2_in1k is not there; --pretrained none does not ask for it\nrecipe " in text
+    )
     with pytest.raises(WorkError, match="look elsewhere"):
         api.train(tmp_path / "data", pretrained="someone/weights", out=tmp_path / "other")
     assert not (tmp_path / "other").exists()

@@ -71,14 +71,14 @@ def test_without_the_weights_the_run_starts_from_scratch_and_says_why(kind, monk
     found = start(model="convnext_tiny")
     assert (found.pretrained, found.model) == (False, "convnext_tiny")
     name = sources.default_for("convnext_tiny").name
-    assert found.reasons == (f"from scratch: the hub has no {name} (--pretrained none asks for none)",)
+    assert found.reasons == (f"from scratch: the hub has no {name}; --pretrained none does not ask for it",)
     with pytest.raises(kind, match="put it elsewhere"):
         start("timm/convnext_tiny.fb_in1k", model="convnext_tiny")
 
 
 def test_what_cannot_be_fetched_offline_is_said_in_short():
     [reason] = start(model="swin_tiny").reasons
-    assert len(reason) < 160 and "HF_HUB_OFFLINE is set (--pretrained none asks for none)" in reason
+    assert len(reason) < 160 and "HF_HUB_OFFLINE is set; --pretrained none does not ask for it" in reason
 
 
 def test_names_that_cannot_be_of_weights_are_refused_before_anything_is_fetched(published):

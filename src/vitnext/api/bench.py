@@ -50,7 +50,8 @@ def bench(
     say: Say = lambda line: None,
 ) -> dict[str, Any]:
     """Measure, for about ``seconds`` each, products of matrices, a model's inference and training step and, of
-    ``data``, decoding, batches and training on them. Rates are images a second.
+    ``data``, decoding, batches and training on them. Rates are images a second; operations are counted as papers do
+    (``models.macs``), also where the network gets along with fewer.
 
     ``model`` is a name of the catalogue. With ``data`` the recipe is what ``train`` chooses without published weights,
     in which ``overrides`` change fields, else an image of the model's size in batches of 32.

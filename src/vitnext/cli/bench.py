@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from vitnext.cli.terminal import print_table, progress_console
+from vitnext.wording import counted
 
 
 def bench(
@@ -57,9 +58,9 @@ def bench(
 def show(found: dict[str, Any]) -> None:
     """Print what ``api.bench`` found as tables."""
     machine, model, data = found["machine"], found["model"], found.get("data")
-    threads = f", {machine['threads']} threads" if "threads" in machine else ""
+    threads = f", {counted(machine['threads'], 'thread')}" if "threads" in machine else ""
     peaks = ", ".join(f"{name} {_flops(value)}" for name, value in machine["peak"].items())
-    print(f"machine  {machine['device']}{threads}, {machine['cores']} cores, torch {machine['torch']}")
+    print(f"machine  {machine['device']}{threads}, {counted(machine['cores'], 'core')}, torch {machine['torch']}")
     print(f"peak     of products of matrices: {peaks}")
     compiled = ", training compiled" if model["compiled"] else ""
     print(

@@ -108,7 +108,7 @@ def fetched(start: Start, asked: str, model: str | None) -> Start:
     except (InputError, WorkError) as error:
         if asked != "auto":
             raise
-        why = f"from scratch: {str(error).partition(': ')[0]} (--pretrained none asks for none)"
+        why = f"from scratch: {str(error).partition(': ')[0]}; --pretrained none does not ask for it"
         return Start(False, model, reasons=(why,))
     return replace(start, model=start.model or pretrained.load(start.fetch).name, fetch="")
 
