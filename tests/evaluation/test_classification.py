@@ -66,7 +66,7 @@ def naive(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     }
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(1, 40), st.integers(1, 9), st.sampled_from([None, 1, 0]), st.integers(0, 2**32 - 1))
 def test_agrees_with_naive_loops(n: int, count: int, decimals: int | None, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -165,13 +165,13 @@ def images(draw):
 
 
 @given(st.lists(images(), max_size=3))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_agrees_with_loops_over_masks(pairs):
     assert_agrees_with_naive(pairs, CLASSES, THINGS)
 
 
 @given(images())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_an_image_s_own_quality_and_what_is_confused(pair):
     truth, prediction = pair
     quality = PanopticQuality(CLASSES, THINGS)

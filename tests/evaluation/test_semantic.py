@@ -33,7 +33,7 @@ def example(seed):
 
 
 @given(st.lists(masks, min_size=1, max_size=3))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_all_metrics_are_those_of_loops_over_pixels(seeds):
     examples = [example(seed) for seed in seeds]
     metrics = SemanticMetrics(CLASSES)
@@ -79,7 +79,7 @@ def test_all_metrics_are_those_of_loops_over_pixels(seeds):
 
 
 @given(masks)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_boundary_is_what_lies_near_another_pixel_or_the_edge(seed):
     random = np.random.default_rng(seed)
     height, width = random.integers(1, 90, 2)
