@@ -208,7 +208,7 @@ def test_two_processes_train_what_one_does(name, parallel, request, tmp_path):
         assert two.get("top1") == one.get("top1")
         assert two.get("miou") == pytest.approx(one.get("miou"), abs=1e-4)  # a pixel between two classes
     away = max(np.abs(first[1][key] - value).max() for key, value in weights.items())
-    assert first[1].keys() == weights.keys() and away < 1e-3  # Adam makes much of gradients that are all but 0
+    assert first[1].keys() == weights.keys() and away < 3e-3  # Adam makes much of gradients that are all but 0
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # which torch itself looks at
@@ -221,7 +221,7 @@ def test_compiled_they_train_the_same(name, parallel, request, tmp_path, monkeyp
     fast, _ = together(2, train, data, override(recipe, ["compile=on"]), tmp_path / "fast")
     assert not isinstance(fast, BaseException), fast
     assert losses(tmp_path / "fast") == pytest.approx(losses(tmp_path / "eager"), rel=2e-5)
-    assert max(np.abs(fast[1][key] - value).max() for key, value in eager[1].items()) < 1e-3
+    assert max(np.abs(fast[1][key] - value).max() for key, value in eager[1].items()) < 3e-3
 
 
 def stopped(data, recipe, folder, *, resume=False, kill=0, by=signal.SIGTERM):
@@ -255,7 +255,7 @@ def test_a_signal_to_one_stops_all_and_any_number_goes_on(parallel, digits, tmp_
             (first, *_) = together(count, train, digits, recipe, copy, resume=True)
             assert not isinstance(first, BaseException), first
             kept = first[1]
-        assert max(np.abs(kept[key] - value).max() for key, value in weights.items()) < 1e-3
+        assert max(np.abs(kept[key] - value).max() for key, value in weights.items()) < 3e-3
         for key in ("train_loss", "loss", "top1"):
             assert lines(copy)[-1][key] == pytest.approx(lines(tmp_path / "whole")[-1][key], rel=2e-5)
         shards = list(copy.glob("last.shards*"))
@@ -287,7 +287,7 @@ def test_a_whole_checkpoint_goes_on_divided(digits, tmp_path):
     recipe = override(PLAIN, ["parallel=fsdp"])
     first, _ = together(2, train, digits, recipe, tmp_path / "run", resume=True)
     assert not isinstance(first, BaseException), first
-    assert max(np.abs(first[1][key] - value).max() for key, value in weights.items()) < 1e-3
+    assert max(np.abs(first[1][key] - value).max() for key, value in weights.items()) < 3e-3
     assert isinstance(torch.load(tmp_path / "run" / "last.pt", weights_only=True)["model"], str)
 
 
