@@ -68,10 +68,9 @@ def files_below(folder: AnyStr) -> Iterator[os.DirEntry[AnyStr]]:
 
 
 BITS_63 = 2**63 - 1
-Stamp = tuple[int, int, int]
 
 
-def stamp(status: Callable[[], os.stat_result]) -> Stamp:
+def stamp(status: Callable[[], os.stat_result]) -> tuple[int, int, int]:
     """What tells of a file that it is as it was: its size in bytes, and the times of its modification and of the change
     of its inode in ns, of which 63 bits are left for those after 2262; -1, 0, 0 for one that is not there."""
     try:

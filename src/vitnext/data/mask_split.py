@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from vitnext.data.mask_values import VOID, MaskValues, read_mask
 from vitnext.data.segments import combined, segments_of
 from vitnext.data.truth import Drawn, Truth
 from vitnext.errors import ImageError, InputError
+from vitnext.files import stamp
 from vitnext.types import Instances, Segments
 
 T = TypeVar("T")
@@ -179,14 +181,8 @@ class MaskSplit:
 
 def file_sizes(root: Path, names: np.ndarray) -> np.ndarray:
     """int64 (N,): bytes of the files ``names``, bytes (N,), below ``root``; -1 for one that is not there."""
-
-    def size(name: bytes) -> int:
-        try:
-            return os.path.getsize(os.path.join(os.fsencode(root), name))
-        except OSError:
-            return -1  # a link that leads nowhere: the doctor reports it
-
-    return np.array([size(name) for name in names.tolist()], np.int64)
+    below = os.fsencode(root)
+    return np.array([stamp(partial(os.stat, os.path.join(below, name)))[0] for name in names.tolist()], np.int64)
 
 
 def fingerprint_parts(split: MaskSplit) -> Iterator[bytes]:

@@ -12,6 +12,7 @@ import os
 import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import PIL
 
 from vitnext.data.dataset import Dataset, Split
 from vitnext.errors import WorkError
-from vitnext.files import atomic_write, cache_folder
+from vitnext.files import atomic_write, cache_folder, stamp
 
 FORMAT = "4"  # to be changed with what is seen of an image, or how
 WORTH = 200  # images; fewer are read again as quickly
@@ -30,13 +31,15 @@ Files = Callable[[Any, int], Sequence[str]]
 
 def keys(dataset: Dataset[Any], files: Files | None = None, meaning: bytes = b"") -> np.ndarray | None:
     """bytes (N,), one for each image over the splits in their order, b"" where a file is not there; None for a data set
-    that is not worth it, or in memory.
+    that is not worth it, in memory, or made by hand, without the times of its files.
 
     files: of an image of a split all that it is read from, if that is more than its file, which was asked for its size
     and times when it was listed; meaning: on what else it depends what is seen in them.
     """
     splits = dataset.splits.values()
     if sum(map(len, splits)) < WORTH or any(split.arrays is not None for split in splits):
+        return None
+    if files is None and any(split.times is None for split in splits):
         return None
     if files is None:
         return np.concatenate([_as_listed(split) for split in splits])
@@ -75,12 +78,10 @@ def _as_listed(split: Split) -> np.ndarray:
 def _key(paths: Sequence[str], meaning: bytes) -> bytes:
     seen = hashlib.blake2b(meaning, digest_size=16)
     for path in paths:
-        try:
-            status = os.stat(path)
-        except (OSError, ValueError):
+        size, modified, changed = stamp(partial(os.stat, path))
+        if size < 0:
             return b""
-        what = f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}\0"
-        seen.update(os.fsencode(what))
+        seen.update(os.fsencode(f"{path}\0{size}\0{modified}\0{changed}\0"))
     return seen.hexdigest().encode()
 
 

@@ -41,6 +41,7 @@ def count_macs(model: nn.Module, image_size: Size) -> int:
             total += own(inputs) if own else 0
 
     def whole(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        # All tokens come out of the last block: ``queries`` of vit.encode_all is left out.
         return inputs, {name: value for name, value in named.items() if name != "queries"}
 
     config: Any = model.config
