@@ -70,6 +70,14 @@ def test_embedding_is_equation_1(build, config):
     torch.testing.assert_close(model.embed(images()), equation_1(model, images()))
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_tokens_follow_each_other_in_memory(build, layout):
+    """A sum keeps the layout of its parts: in another one every norm of every block would copy first."""
+    model = build(class_token=False, pool="mean")
+    z = model.embed(images().to(memory_format=layout))
+    assert z.is_contiguous() and model.encoder[0](z).is_contiguous()
+
+
 def test_overlapping_patches_are_more_tokens(build):
     model = build(patch_stride=2)
     assert model.config.grid == (5, 5)

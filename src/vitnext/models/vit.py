@@ -252,13 +252,14 @@ def patches(embedding: nn.Conv2d, images: Tensor) -> Tensor:
     """x_p E of every patch, row by row from the top left: (B, channels, H, W) -> (B, N, dim).
 
     Where patches do not overlap a GPU is faster with the product of matrices that it is: by 2 ms of ViT-B's step of
-    38 ms on an H200 (benchmarks/gpu.py).
+    38 ms on an H200 (benchmarks/gpu.py). Tokens come one after the other in memory, whatever layout a convolution
+    gives: sums keep a layout, and every norm of every block would first have to change it.
     """
     if images.device.type == "cuda" and embedding.stride == embedding.kernel_size:
         z = patches_linear(images, embedding.weight, embedding.bias)
     else:
         z = embedding(images)  # (B, dim, H / stride, W / stride)
-    return z.flatten(2).transpose(1, 2)
+    return z.flatten(2).transpose(1, 2).contiguous()
 
 
 def as_map(z: Tensor, grid: tuple[int, int]) -> Tensor:
