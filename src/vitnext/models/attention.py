@@ -81,7 +81,7 @@ class MultiHeadSelfAttention(nn.Module):
     ) -> Tensor | tuple[Tensor, Tensor]:
         batch, tokens, dim = z.shape
         qkv = self.qkv(z).reshape(batch, tokens, 3, self.heads, dim // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, h, N, d)
+        q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))  # each (B, h, N, d)
         q = q if queries is None else q[:, :, :queries]
         dropout = self.attention_dropout if self.training else 0.0
         if return_weights:

@@ -115,7 +115,7 @@ class EfficientSelfAttention(nn.Module):
         else:
             reduced = x
         key_value = self.key_value(reduced).reshape(batch, -1, 2, self.heads, size)
-        k, v = key_value.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, h, N / r^2, d)
+        k, v = (part.transpose(1, 2) for part in key_value.unbind(2))  # each (B, h, N / r^2, d)
         dropout = self.attention_dropout if self.training else 0.0
         if return_weights:
             heads, weights = scaled_dot_product_attention(q, k, v, dropout)

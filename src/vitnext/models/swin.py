@@ -116,7 +116,7 @@ class WindowAttention(nn.Module):
     def forward(self, z: Tensor, windows: Windows, return_weights: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """(B * windows, N, C) -> (B * windows, N, C), on request with the weights (B * windows, h, N, N)."""
         qkv = self.qkv(z).unflatten(-1, (3, self.heads, -1))  # (B * windows, N, 3, h, d)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B * windows, h, N, d)
+        q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))  # each (B * windows, h, N, d)
         bias = self.position_bias(windows).to(q)  # B
         mask = windows.mask(like=q)
         bias = bias if mask is None else bias + mask

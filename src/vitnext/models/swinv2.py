@@ -85,7 +85,7 @@ class CosineWindowAttention(nn.Module):
     def forward(self, z: Tensor, windows: Windows, return_weights: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """(B * windows, N, C) -> (B * windows, N, C), on request with the weights (B * windows, h, N, N)."""
         qkv = F.linear(z, self.qkv.weight, self.qkv_bias()).unflatten(-1, (3, self.heads, -1))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B * windows, h, N, d)
+        q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))  # each (B * windows, h, N, d)
         scale = self.logit_scale.clamp(max=math.log(1 / 0.01)).exp()
         q, k = q * (scale.to(q) / length(q)), F.normalize(k, dim=-1)  # q k^T = cos / tau
         bias = self.position_bias(windows).to(q)  # B
