@@ -2,7 +2,7 @@
 
 Processes take turns, an epoch each:
 
-- vitnext:  ``vitnext.train`` with what it chooses itself (number format, memory, workers, on a GPU compilation).
+- vitnext:  ``vitnext.train`` with what it chooses itself (number format, memory, workers, compilation).
 - compiled: with ``--compiled``, the same with ``compile=on``.
 - plain:    timm's model and loader at their defaults (one worker process), fp32, AdamW, eager.
 - tuned:    the same script with the number format that a measurement finds faster, channels-last memory for ConvNeXt,

@@ -202,7 +202,7 @@ class Recipe:
     batch_size: CountOrAuto = 128  # images an optimizer step; auto: by a measurement at the start
     accumulate: Count = 1  # parts in which they pass through the network, to save memory
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where a measurement at start finds it faster
-    compile: Switch = "auto"  # by torch.compile; auto: on a GPU, where a measurement at start finds that it pays
+    compile: Switch = "auto"  # by torch.compile; auto: where a measurement at the start finds that it pays
     device: str = "auto"  # auto: cuda, else mps, else cpu
     parallel: Literal["ddp", "fsdp"] = "ddp"  # of torchrun's processes: each has the whole model, or a part of it
     workers: Annotated[Whole, Field(ge=-1)] = -1  # processes that decode and augment; -1: chosen from data and cores

@@ -103,7 +103,7 @@ def test_a_batch_size_that_is_decided_is_written_down_and_trained_with(tree, tmp
     )
 
 
-def test_compilation_is_off_on_the_cpu_and_may_be_changed_when_the_run_goes_on(tree, tmp_path, monkeypatch):
+def test_a_short_run_is_not_compiled_which_may_be_changed_when_the_run_goes_on(tree, tmp_path, monkeypatch):
     train(tree, tmp_path / "run", epochs=1)
     assert read(tmp_path / "run" / "recipe.yaml").compile == "off"
     monkeypatch.setattr(compilation, "BACKEND", "eager")
@@ -119,8 +119,12 @@ def test_compilation_is_decided_by_steps_on_a_copy(tree, tmp_path, monkeypatch):
     choice, reason = run._measured_compilation(ready)
     assert choice in ("on", "off") and "x the speed of eager" in reason
 
-    cpu = run.with_compilation(ready, lambda line: None)
-    assert cpu.recipe.compile == cpu.card.recipe["compile"] == "off"
+    monkeypatch.setattr(run, "choose_compilation", lambda *_: ("on", "measured"))
+    said: list[str] = []
+    decided = run.with_compilation(ready, said.append)
+    assert decided.recipe.compile == decided.card.recipe["compile"] == "on" and said == ["compile on: measured"]
+    long_steps = run.with_compilation(replace(ready, macs=compilation.SHORT), said.append)  # on a CPU
+    assert long_steps.recipe.compile == long_steps.card.recipe["compile"] == "off" and len(said) == 1
 
     # What several processes cut to pieces is not measured.
     monkeypatch.setattr(distributed, "world", lambda: 2)

@@ -18,7 +18,7 @@ from vitnext.errors import WorkError
 from vitnext.models import create
 from vitnext.recipe import Recipe
 from vitnext.training import compilation, distributed
-from vitnext.training.compilation import choose_compilation, compiled, with_graphs
+from vitnext.training.compilation import choose_compilation, compiled, may_pay, with_graphs
 from vitnext.training.distributed import SyncBatchNorm
 from vitnext.training.losses import LabelLoss, MaskLoss
 from vitnext.training.mask_classification import MaskClassificationLoss
@@ -130,6 +130,14 @@ def test_a_long_run_that_it_makes_shorter_is_compiled(steps, minutes, fast, comp
     monkeypatch.setattr(compilation, "_seconds", seconds)
     assert choose_compilation(trial, None, steps) == (choice, reason)
     assert (False in seen) == ("measured" in reason)  # a short run is not even tried
+
+
+@pytest.mark.parametrize(
+    ("device", "macs", "expected"),
+    [("cuda", 10**12, True), ("cpu", 10**12, False), ("cpu", 10**9, True), ("mps", 10**9, False)],
+)
+def test_what_is_worth_a_trial(device, macs, expected):
+    assert may_pay(torch.device(device), macs) is expected
 
 
 @pytest.mark.parametrize(("steps", "choice"), [(600, "on"), (599, "off")])

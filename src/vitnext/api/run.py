@@ -36,7 +36,7 @@ from vitnext.recipe import AUTO, ENDLESS, Recipe
 from vitnext.training import distributed, loop, sharding
 from vitnext.training.batch_size import choose_batch_size
 from vitnext.training.checkpoint import load_run, trained_on
-from vitnext.training.compilation import choose_compilation, compiled, forget, with_graphs
+from vitnext.training.compilation import choose_compilation, compiled, forget, may_pay, with_graphs
 from vitnext.training.console import SCORES, ConsoleWatcher
 from vitnext.training.curves import draw
 from vitnext.training.hardware import Precision, choose_precision, suitable_threads
@@ -171,13 +171,13 @@ def _with_batch_size(
 
 
 def with_compilation(run: Run, say: Say) -> Run:
-    """``run``, whose recipe says whether the network is compiled. "auto" is decided by steps on a copy of it on a GPU.
-    On the CPU it is off: there it takes minutes for little or nothing (docs/recipe.md)."""
+    """``run``, whose recipe says whether the network is compiled. "auto" is decided by steps on a copy of it, where
+    they may be faster: a long step on a CPU gains nothing."""
     recipe, device = run.recipe, next(run.network.parameters()).device
     if recipe.compile != "auto":
         return run
     choice: Literal["on", "off"] = "off"
-    if device.type == "cuda":
+    if may_pay(device, run.macs):
         choice, reason = _measured_compilation(run)
         say(f"compile {choice}: {reason}")
     recipe = replace(recipe, compile=choice)

@@ -8,6 +8,7 @@ that the code depends on the size alone, not on what came before, and a run that
 from __future__ import annotations
 
 import copy
+import logging
 import statistics
 import time
 from dataclasses import replace
@@ -27,9 +28,10 @@ from vitnext.training.validation import images_at_once
 
 BACKEND = "inductor"
 PASSES = ("forward", "forward_with_auxiliary", "predictions")  # of images, where a model has them
-COMPILING = 60.0  # seconds that it takes on a GPU, as far as one can say before: half a minute to some minutes
+SHORT = 20_000_000_000  # multiply-adds of a batch, forward: above, a CPU gains next to nothing (benchmarks/README.md)
+COMPILING = 60.0  # seconds that it takes, as far as one can say before: half a minute, on a GPU to some minutes
 # Of a step's time, as far as one can say: timm's ViT-B saved 0.21 on an H200; with graphs ours saved 0.23, smaller
-# networks, whose kernels are short, 0.37 to 0.70 (benchmarks/README.md).
+# networks, whose kernels are short, 0.37 to 0.70; a CPU saved 0.1 to 0.3 of short steps (benchmarks/README.md).
 SAVING, SAVING_WITH_GRAPHS = 0.2, 0.4
 GAIN = 1.05  # compiled steps must be this much faster: a tie goes to eager, so that noise does not decide
 LIMIT = 256  # compilations of one function: FSDP's blocks are compiled one by one, and each has its own rates
@@ -46,6 +48,7 @@ def compiled(objective: Objective, graphs: bool = False) -> Objective:
     at batch norms of the whole batch.
     """
     torch.compiler.reset()
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of CUDA's compiler without a GPU
     torch._dynamo.config.cache_size_limit = LIMIT  # as torch 2.6 calls what is recompile_limit later
     views: dict[nn.Module, nn.Module] = {}
 
@@ -62,6 +65,12 @@ def compiled(objective: Objective, graphs: bool = False) -> Objective:
             raise WorkError(f"torch cannot compile the network here ({_reason(error)}): set compile=off") from error
 
     return of_compiled
+
+
+def may_pay(device: torch.device, macs: int) -> bool:
+    """Whether compiled steps may be faster, so that it is worth a trial: on a GPU, and on a CPU where a batch is of so
+    few multiply-adds that what lies between the products of matrices counts."""
+    return device.type == "cuda" or (device.type == "cpu" and macs < SHORT)
 
 
 def with_graphs(device: torch.device, recipe: Recipe) -> bool:
