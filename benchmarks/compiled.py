@@ -18,7 +18,6 @@ from vitnext.training.hardware import keep_heap
 VIT_TINY = {"dim": 192, "depth": 12, "heads": 3}
 # model, what of its config is other, batch, pixels, channels
 CASES = {
-    "digits_vit, batch 64": ("vit", read("digits_vit").model.config, 64, 8, 1),
     "fashion_mnist_vit, batch 128": ("vit", read("fashion_mnist_vit").model.config, 128, 28, 1),
     "fashion_mnist_convnext, batch 128": ("convnext", read("fashion_mnist_convnext").model.config, 128, 28, 1),
     "convnext_atto at 64 px, batch 64": ("convnext_atto", {}, 64, 64, 3),

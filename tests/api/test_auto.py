@@ -112,19 +112,25 @@ def test_a_short_run_is_not_compiled_which_may_be_changed_when_the_run_goes_on(t
 
 
 def test_compilation_is_decided_by_steps_on_a_copy(tree, tmp_path, monkeypatch):
-    ready = _prepared(tree, tmp_path, "vit", "none", None, [*TINY, "precision=fp32"], False, lambda line: None)
+    ready = _prepared(
+        tree, tmp_path, "vit", "none", None, [*TINY, "precision=fp32", "device=cpu"], False, lambda line: None
+    )
     monkeypatch.setattr(compilation, "BACKEND", "eager")
-    assert "too short for it to pay" in run._measured_compilation(ready)[1]
+    said: list[str] = []
+    assert "too short for it to pay" in run._measured_compilation(ready, said.append)[1] and not said
     monkeypatch.setattr(compilation, "COMPILING", 0.0)
-    choice, reason = run._measured_compilation(ready)
+    choice, reason = run._measured_compilation(ready, said.append)
     assert choice in ("on", "off") and "x the speed of eager" in reason
+    assert said.pop() == "compile: trying a few steps, which takes about a minute"
 
     monkeypatch.setattr(run, "choose_compilation", lambda *_: ("on", "measured"))
-    said: list[str] = []
     decided = run.with_compilation(ready, said.append)
     assert decided.recipe.compile == decided.card.recipe["compile"] == "on" and said == ["compile on: measured"]
-    long_steps = run.with_compilation(replace(ready, macs=compilation.SHORT), said.append)  # on a CPU
-    assert long_steps.recipe.compile == long_steps.card.recipe["compile"] == "off" and len(said) == 1
+    long_steps = replace(ready, macs=2 * compilation.SHORT)
+    undecided = run.with_compilation(long_steps, said.append)
+    assert undecided.recipe.compile == undecided.card.recipe["compile"] == "off" and len(said) == 1
+    in_parts = replace(long_steps, recipe=replace(ready.recipe, accumulate=3))
+    assert run.with_compilation(in_parts, said.append).recipe.compile == "on"
 
     # What several processes cut to pieces is not measured.
     monkeypatch.setattr(distributed, "world", lambda: 2)
@@ -132,4 +138,4 @@ def test_compilation_is_decided_by_steps_on_a_copy(tree, tmp_path, monkeypatch):
     divided = replace(ready, recipe=replace(ready.recipe, parallel="fsdp"))
     normed = replace(ready, network=nn.Sequential(ready.network, nn.BatchNorm2d(3)))
     for cut in (divided, normed):
-        assert run._measured_compilation(cut)[0] == "off"
+        assert run._measured_compilation(cut, said.append)[0] == "off"

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 from torch._dynamo.utils import counters
-from torch._inductor.exc import InvalidCxxCompiler
+from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
 
 from toy_trial import toy
 from vitnext.data.mask_loaders import SegmentTargets
-from vitnext.errors import WorkError
+from vitnext.errors import CompilationError
 from vitnext.models import create
 from vitnext.recipe import Recipe
 from vitnext.training import compilation, distributed
@@ -89,6 +89,10 @@ def test_the_model_itself_and_evaluation_stay_as_they_are():
     ("error", "reason"),
     [
         (ValueError("no kernel\nfor it"), "ValueError: no kernel"),
+        (
+            CppCompileError(["g++"], "In a.h:\na.cpp:2: error: none\nended"),
+            "CppCompileError: a.cpp:2: error: none",
+        ),
         (InvalidCxxCompiler(), "there is no C++ compiler: install g++, or name one in CXX"),
     ],
 )
@@ -99,7 +103,7 @@ def test_a_network_that_cannot_be_compiled_is_a_line(error, reason, monkeypatch)
     monkeypatch.setattr(compilation, "BACKEND", broken)
     model, task, recipe, preprocess, precision = toy("accumulate=1")
     trial, sample = Trial(model, task, recipe, preprocess, precision), next(task.batches.epoch(0))
-    with pytest.raises(WorkError) as caught:
+    with pytest.raises(CompilationError) as caught:
         compiled(task.objective)(trial.model, torch.zeros(8, 1, 8, 8), torch.zeros(8, dtype=torch.long), 0.0)
     assert str(caught.value) == f"torch cannot compile the network here ({reason}): set compile=off"
     assert choose_compilation(trial, sample, 1_000_000_000) == ("off", f"it was tried and failed ({reason})")

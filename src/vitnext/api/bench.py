@@ -27,7 +27,7 @@ from vitnext.models import catalog, create
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import AUTO, Model, Recipe, override
 from vitnext.training import defaults
-from vitnext.training.compilation import compiled, with_graphs
+from vitnext.training.compilation import compiled, failures_named, with_graphs
 from vitnext.training.hardware import Precision, choose_device, choose_precision, keep_heap, suitable_threads
 from vitnext.training.loop import Mix, Normalize, Objective
 from vitnext.training.losses import LabelLoss
@@ -195,7 +195,8 @@ def _step(
         built.train()
         with precision.autocast(images.device):
             loss = objective(built, images, truth, 0.0)
-        loss.backward()
+        with failures_named():
+            loss.backward()
         if recipe.optimizer.clip_norm:
             nn.utils.clip_grad_norm_(built.parameters(), recipe.optimizer.clip_norm)
         for optimizer in each:

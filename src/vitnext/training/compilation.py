@@ -11,6 +11,8 @@ import copy
 import logging
 import statistics
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -19,7 +21,7 @@ from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 from torch._inductor.exc import InvalidCxxCompiler
 
-from vitnext.errors import WorkError
+from vitnext.errors import CompilationError
 from vitnext.recipe import Recipe
 from vitnext.training import distributed
 from vitnext.training.loop import Objective
@@ -28,10 +30,12 @@ from vitnext.training.validation import images_at_once
 
 BACKEND = "inductor"
 PASSES = ("forward", "forward_with_auxiliary", "predictions")  # of images, where a model has them
-SHORT = 20_000_000_000  # multiply-adds of a batch, forward: above, a CPU gains next to nothing (benchmarks/README.md)
+# Multiply-adds of a pass forward: above, a CPU gains no more than stochastic depth, which in eager steps alone leaves
+# branches out (benchmarks/README.md).
+SHORT = 20_000_000_000
 COMPILING = 60.0  # seconds that it takes, as far as one can say before: half a minute, on a GPU to some minutes
 # Of a step's time, as far as one can say: timm's ViT-B saved 0.21 on an H200; with graphs ours saved 0.23, smaller
-# networks, whose kernels are short, 0.37 to 0.70; a CPU saved 0.1 to 0.3 of short steps (benchmarks/README.md).
+# networks, whose kernels are short, 0.37 to 0.70; a CPU saved 0 to 0.2 of short steps (benchmarks/README.md).
 SAVING, SAVING_WITH_GRAPHS = 0.2, 0.4
 GAIN = 1.05  # compiled steps must be this much faster: a tie goes to eager, so that noise does not decide
 LIMIT = 256  # compilations of one function: FSDP's blocks are compiled one by one, and each has its own rates
@@ -40,7 +44,8 @@ ROUNDS = 5  # in which the two take turns
 
 def compiled(objective: Objective, graphs: bool = False) -> Objective:
     """``objective``, which is given its model's compiled passes in training. The first call compiles, again for each
-    size of a part, and raises WorkError if that fails. What an earlier run in this process compiled is forgotten.
+    size of a part, and raises CompilationError if that fails. What an earlier run in this process compiled is
+    forgotten.
 
     graphs: whether a GPU is given each pass as one CUDA graph instead of kernel by kernel.
 
@@ -59,17 +64,26 @@ def compiled(objective: Objective, graphs: bool = False) -> Objective:
             views[model] = _view(model, graphs)
         if graphs:  # of the step before nothing is needed any more
             torch.compiler.cudagraph_mark_step_begin()
-        try:
+        with failures_named():
             return objective(views[model], images, truth, done)
-        except TorchDynamoException as error:
-            raise WorkError(f"torch cannot compile the network here ({_reason(error)}): set compile=off") from error
 
     return of_compiled
 
 
+@contextmanager
+def failures_named() -> Iterator[None]:
+    """Raise CompilationError for what torch's compiler stumbles over. A pass backward it compiles when the first one
+    comes."""
+    try:
+        yield
+    except TorchDynamoException as error:
+        why = f"torch cannot compile the network here ({_reason(error)}): set compile=off"
+        raise CompilationError(why) from error
+
+
 def may_pay(device: torch.device, macs: int) -> bool:
-    """Whether compiled steps may be faster, so that it is worth a trial: on a GPU, and on a CPU where a batch is of so
-    few multiply-adds that what lies between the products of matrices counts."""
+    """Whether compiled steps may be faster, so that it is worth a trial: on a GPU, and on a CPU where a pass is of so
+    few multiply-adds, ``macs``, that what lies between the products of matrices counts."""
     return device.type == "cuda" or (device.type == "cpu" and macs < SHORT)
 
 
@@ -91,11 +105,12 @@ def _view(model: nn.Module, graphs: bool) -> nn.Module:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of what torch's compiler stumbled over."""
+    """What torch's compiler stumbled over: the line with the C++ compiler's error, or the first one."""
     cause = getattr(error, "inner_exception", error)
     if isinstance(cause, InvalidCxxCompiler):
         return "there is no C++ compiler: install g++, or name one in CXX"
-    return f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}"
+    lines = str(cause).strip().splitlines() or [""]
+    return f"{type(cause).__name__}: {next((line for line in lines if 'error:' in line), lines[0])}"
 
 
 def forget() -> None:
@@ -104,14 +119,16 @@ def forget() -> None:
     torch.cuda.empty_cache()
 
 
-def choose_compilation(trial: Trial, sample: tuple[Tensor, Any], steps: int) -> tuple[Literal["on", "off"], str]:
+def choose_compilation(
+    trial: Trial, sample: tuple[Tensor, Any], steps: int, say: Callable[[str], None] = lambda line: None
+) -> tuple[Literal["on", "off"], str]:
     """Whether a run of ``steps`` steps, or of the recipe's minutes, gains by compilation, and why.
 
     If it takes long enough, so that ``SAVING`` (``SAVING_WITH_GRAPHS``) of it is more than compiling the trial's
     network and then the run's own, steps of ``trial`` are timed in both ways. It is on if they are faster by ``GAIN``,
     and save more than the time that they took to compile. Off where a step fails.
 
-    sample: a batch of uint8 (B, C, H, W) and their truth.
+    sample: a batch of uint8 (B, C, H, W) and their truth; say: told before it compiles.
     """
     eager, faster = trial.task.objective, None
     try:
@@ -122,6 +139,7 @@ def choose_compilation(trial: Trial, sample: tuple[Tensor, Any], steps: int) -> 
         graphs = with_graphs(trial.device, trial.recipe)
         if (SAVING_WITH_GRAPHS if graphs else SAVING) * left < 2 * COMPILING:
             return "off", f"training takes about {left:,.0f} s, too short for it to pay"
+        say("compile: trying a few steps, which takes about a minute")
         faster = compiled(eager, graphs=graphs)
         compiling = _seconds(trial, faster, sample)
         if graphs:

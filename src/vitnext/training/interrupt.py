@@ -8,6 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from torch._dynamo.exc import TorchDynamoException
+
+from vitnext.errors import CompilationError, Terminated
+
 
 class Interrupt:
     """True once Ctrl-C was pressed or SIGTERM came, as before a pre-emption; the loop looks at it between two steps,
@@ -28,7 +32,11 @@ class Interrupt:
 @contextmanager
 def deferred_interrupt() -> Iterator[Interrupt]:
     """Collect Ctrl-C and SIGTERM instead of letting them end the program. Outside of the main thread signals are left
-    alone."""
+    alone.
+
+    A signal for the whole group of processes also ends a compiler that one of them has started. That looks as
+    if the network could not be compiled, before the first step, and is what the signal means by itself.
+    """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
         yield interrupt
@@ -36,6 +44,12 @@ def deferred_interrupt() -> Iterator[Interrupt]:
     previous = {number: signal.signal(number, interrupt.press) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield interrupt
+    except (CompilationError, TorchDynamoException):
+        if interrupt.signal == signal.SIGTERM:
+            raise Terminated("terminated") from None
+        if interrupt:
+            raise KeyboardInterrupt from None
+        raise
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
