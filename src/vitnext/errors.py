@@ -18,10 +18,6 @@ class WorkError(RuntimeError):
     """The input was right but the work failed (a non-finite loss, a full disk). Exit code 1."""
 
 
-class CompilationError(WorkError):
-    """torch cannot compile a network, or its compiler was ended from outside."""
-
-
 class Terminated(SystemExit):
     """SIGTERM came, and the run was saved. As SystemExit it ends a program with the exit code 143, 128 + SIGTERM."""
 

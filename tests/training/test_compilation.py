@@ -14,11 +14,11 @@ from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
 
 from toy_trial import toy
 from vitnext.data.mask_loaders import SegmentTargets
-from vitnext.errors import CompilationError
+from vitnext.errors import WorkError
 from vitnext.models import create
 from vitnext.recipe import Recipe
 from vitnext.training import compilation, distributed
-from vitnext.training.compilation import choose_compilation, compiled, may_pay, with_graphs
+from vitnext.training.compilation import choose_compilation, compiled, failures_named, may_pay, with_graphs
 from vitnext.training.distributed import SyncBatchNorm
 from vitnext.training.losses import LabelLoss, MaskLoss
 from vitnext.training.mask_classification import MaskClassificationLoss
@@ -103,7 +103,7 @@ def test_a_network_that_cannot_be_compiled_is_a_line(error, reason, monkeypatch)
     monkeypatch.setattr(compilation, "BACKEND", broken)
     model, task, recipe, preprocess, precision = toy("accumulate=1")
     trial, sample = Trial(model, task, recipe, preprocess, precision), next(task.batches.epoch(0))
-    with pytest.raises(CompilationError) as caught:
+    with pytest.raises(WorkError) as caught, failures_named():
         compiled(task.objective)(trial.model, torch.zeros(8, 1, 8, 8), torch.zeros(8, dtype=torch.long), 0.0)
     assert str(caught.value) == f"torch cannot compile the network here ({reason}): set compile=off"
     assert choose_compilation(trial, sample, 1_000_000_000) == ("off", f"it was tried and failed ({reason})")

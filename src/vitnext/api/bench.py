@@ -193,9 +193,9 @@ def _step(
 
     def step(images: Tensor, truth: Any) -> None:
         built.train()
-        with precision.autocast(images.device):
-            loss = objective(built, images, truth, 0.0)
         with failures_named():
+            with precision.autocast(images.device):
+                loss = objective(built, images, truth, 0.0)
             loss.backward()
         if recipe.optimizer.clip_norm:
             nn.utils.clip_grad_norm_(built.parameters(), recipe.optimizer.clip_norm)

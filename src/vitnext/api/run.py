@@ -172,7 +172,7 @@ def _with_batch_size(
 
 def with_compilation(run: Run, say: Say) -> Run:
     """``run``, whose recipe says whether the network is compiled. "auto" is decided by steps on a copy of it, where
-    they may be faster: a long step on a CPU gains nothing."""
+    they may be faster."""
     recipe, device = run.recipe, next(run.network.parameters()).device
     if recipe.compile != "auto":
         return run

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 from torch._inductor.exc import InvalidCxxCompiler
 
-from vitnext.errors import CompilationError
+from vitnext.errors import WorkError
 from vitnext.recipe import Recipe
 from vitnext.training import distributed
 from vitnext.training.loop import Objective
@@ -44,8 +44,8 @@ ROUNDS = 5  # in which the two take turns
 
 def compiled(objective: Objective, graphs: bool = False) -> Objective:
     """``objective``, which is given its model's compiled passes in training. The first call compiles, again for each
-    size of a part, and raises CompilationError if that fails. What an earlier run in this process compiled is
-    forgotten.
+    size of a part, and the first pass backward too; ``failures_named`` says if that fails. What an earlier run in this
+    process compiled is forgotten.
 
     graphs: whether a GPU is given each pass as one CUDA graph instead of kernel by kernel.
 
@@ -64,21 +64,18 @@ def compiled(objective: Objective, graphs: bool = False) -> Objective:
             views[model] = _view(model, graphs)
         if graphs:  # of the step before nothing is needed any more
             torch.compiler.cudagraph_mark_step_begin()
-        with failures_named():
-            return objective(views[model], images, truth, done)
+        return objective(views[model], images, truth, done)
 
     return of_compiled
 
 
 @contextmanager
 def failures_named() -> Iterator[None]:
-    """Raise CompilationError for what torch's compiler stumbles over. A pass backward it compiles when the first one
-    comes."""
+    """Raise WorkError for what torch's compiler stumbles over."""
     try:
         yield
     except TorchDynamoException as error:
-        why = f"torch cannot compile the network here ({_reason(error)}): set compile=off"
-        raise CompilationError(why) from error
+        raise WorkError(f"torch cannot compile the network here ({_reason(error)}): set compile=off") from error
 
 
 def may_pay(device: torch.device, macs: int) -> bool:

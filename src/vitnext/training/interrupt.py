@@ -10,7 +10,7 @@ from types import FrameType
 
 from torch._dynamo.exc import TorchDynamoException
 
-from vitnext.errors import CompilationError, Terminated
+from vitnext.errors import Terminated
 
 
 class Interrupt:
@@ -44,7 +44,7 @@ def deferred_interrupt() -> Iterator[Interrupt]:
     previous = {number: signal.signal(number, interrupt.press) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield interrupt
-    except (CompilationError, TorchDynamoException):
+    except TorchDynamoException:
         if interrupt.signal == signal.SIGTERM:
             raise Terminated("terminated") from None
         if interrupt:
