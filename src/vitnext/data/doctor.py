@@ -2,7 +2,7 @@
 
 errors    files that cannot be read, rows of a table without a file, classes without a training image
 warnings  the same image, or nearly the same, in two splits (measured numbers will be too good), with two labels, or
-          twice in one split; images much smaller or longer than the others, or of one grey value;
+          twice under one label of a split; images much smaller or longer than the others, or of one grey value;
           classes missing from val or test; classes of very unequal size; very few images of a class; class names that
           differ in case or spaces alone; files, loose images, folders, columns and images without a row that are passed
           over; folders in class folders that hold no image themselves
@@ -249,7 +249,7 @@ def repeated(dataset: Dataset, survey: Survey) -> dict[str, list[np.ndarray]]:
                 kinds[f"{prefix}duplicate_across_splits"].append(_first(of_split, group))
             if len(of_label) > 1:
                 kinds[f"{prefix}conflicting_labels"].append(_first(of_label, group))
-            if len(of_split) < len(group):
+            if len(set(zip(places.split_of[group], places.labels[group], strict=True))) < len(group):
                 kinds[f"{prefix}duplicate_within_split"].append(group)
     return kinds
 
