@@ -53,6 +53,13 @@ def test_an_epoch_without_a_step_shows_no_loss_of_training():
     assert shown(False, events) == "epoch   2/12  val loss 0.250  top-1 97.50%  61 s\n"
 
 
+def test_a_score_without_a_loss():
+    def events(watcher):
+        watcher.epoch(Progress(step=2, epoch=2, seconds=61.4), {"train_loss": 0.5, "top1": 0.975}, kept=False)
+
+    assert shown(False, events) == "epoch   2/12  train loss 0.500  val top-1 97.50%  61 s\n"
+
+
 def test_a_resumed_run_says_where_it_goes_on():
     def events(watcher):
         watcher.start(Progress(step=1234), 5000)

@@ -50,5 +50,11 @@ def test_every_curve_has_its_points(drawn):
     }
 
 
+def test_a_score_without_a_loss(drawn):
+    journal = [{key: value for key, value in line.items() if key != "loss" or "miou" not in line} for line in JOURNAL]
+    curves = drawn(journal)
+    assert ("loss", "val") not in curves and curves["mIoU", "val"] == [[4, 0.5], [9, 0.4]]
+
+
 def test_a_run_that_ended_at_once_is_drawn_too(drawn):
     assert drawn([JOURNAL[-1]])[("mIoU", "val")] == [[9, 0.4]]

@@ -313,7 +313,7 @@ def fit(run: Run, state: dict[str, Any] | None, console: Console | None, say: Sa
         forget()
     with sharding.whole(run.network) as trained:
         if distributed.main() and not run.artifact.exists():  # the kept epoch is the last one
-            keep(trained, end, {score: end.kept_score, "loss": end.kept_loss})()
+            keep(trained, end, end.kept(score))()
     if schedule.patience and end.epoch - end.best_epoch >= schedule.patience and end.epoch < schedule.epochs:
         say(f"stopped early: no better validation {SCORES[score]} since epoch {end.best_epoch}")
     return end
@@ -337,7 +337,7 @@ def measure(run: Run, end: Progress, say: Say) -> dict[str, Any]:
     The measured thing is the served thing: the artifact is read back and predicts.
     """
     card, skip = run.card, run.recipe.data.skip_unreadable
-    watched = {run.watched: {run.task.validate.score: end.kept_score, "loss": end.kept_loss}}
+    watched = {run.watched: end.kept(run.task.validate.score)}
     trained, kept = load_artifact(run.artifact)
     if "objects" in kept.metrics.get(run.watched, {}):  # of a panoptic model, how many it found when it was kept
         watched[run.watched]["objects"] = objects = kept.metrics[run.watched]["objects"]

@@ -60,7 +60,8 @@ class ConsoleWatcher:
         measured = ""
         if self.score in values:  # not every epoch is validated
             score = f"{SCORES[self.score]} {100 * values[self.score]:.2f}%"
-            measured = f"  {self.held_out} loss {values['loss']:.3f}  {score}"
+            loss = f" loss {values['loss']:.3f} " if "loss" in values else ""
+            measured = f"  {self.held_out}{loss} {score}"
         self.console.print(
             f"epoch {state.epoch:>3}{self.of_epochs}{trained}{measured}"
             f"  {state.seconds:,.0f} s{'  kept' if kept else ''}",

@@ -31,7 +31,8 @@ def draw(folder: Path, held_out: str, score: str, title: str) -> None:
     marker = "." if len(epochs) < 30 else None
     plot(losses, steps, "loss", color="0.8", label="training")
     plot(losses, epochs, "train_loss", color="C0", marker=marker, label="training, of an epoch")
-    plot(losses, measured, "loss", color="C1", marker=marker, label=held_out)
+    if any("loss" in line for line in measured):
+        plot(losses, measured, "loss", color="C1", marker=marker, label=held_out)
     losses.set(title="loss", xlabel="step")
     losses.legend()
     plot(scores, measured, score, color="C1", marker=marker, label=held_out)

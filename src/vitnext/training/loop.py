@@ -41,8 +41,8 @@ Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # normalised images, tr
 
 
 class Validate(Protocol):
-    """Measures a model on held-out images: at least "loss", the metric called ``score``, and its standard error under
-    "score_error"."""
+    """Measures a model on held-out images: at least the metric called ``score``, and its standard error under
+    "score_error"; "loss" where there is one."""
 
     score: str
 
@@ -74,10 +74,14 @@ class Progress:
     best_score: float = -1.0  # the highest
     best_epoch: int = 0
     kept_score: float = -1.0  # of the model that the run will leave
-    kept_loss: float = float("inf")
+    kept_loss: float | None = None
     kept_epoch: int = 0
     seconds: float = 0.0  # training time so far, without what was lost in a kill
     validation_seconds: float = 0.0  # what the last validation took of it
+
+    def kept(self, score: str) -> dict[str, float]:
+        """What was measured of the model that the run will leave, by metric."""
+        return {score: self.kept_score} | ({} if self.kept_loss is None else {"loss": self.kept_loss})
 
 
 class Normalize:
@@ -292,8 +296,9 @@ def fit(
             if due or over() or _ended(progress, steps, recipe):  # none is to end, for impatience, without a look
                 with sharding.whole(average.model if average is not None else model) as trained:
                     metrics = validate(trained.eval(), precision)
-                    _finite([metrics["loss"]], progress.step, optimizers[0].param_groups[0]["lr"])
-                    score, held_out = metrics[validate.score], metrics["loss"]
+                    score, held_out = metrics[validate.score], metrics.get("loss")
+                    if held_out is not None:
+                        _finite([held_out], progress.step, optimizers[0].param_groups[0]["lr"])
                     if score > progress.best_score:
                         progress = replace(progress, best_score=score, best_epoch=progress.epoch)
                     kept = not select or score >= progress.best_score - metrics["score_error"]

@@ -32,8 +32,8 @@ class Quality(Protocol):
 class PanopticValidator:
     """Called with a model in evaluation mode and the run's precision; images are measured at their original size.
 
-    There is no loss of whole images, which windows and matching would make another one than the training's: "loss" is
-    1 - PQ. "objects" is how many things were found, right or wrong.
+    There is no loss of whole images, which windows and matching would make another one than the training's. "objects"
+    is how many things were found, right or wrong.
     """
 
     score = "pq"
@@ -71,4 +71,4 @@ class PanopticValidator:
         pq = measured["pq"] or 0.0
         objects = sum(row["tp"] + row["fp"] for row in measured["per_class"] if row["thing"])
         # Epochs are compared on the same images, as with mean IoU: the best one is kept.
-        return {"pq": pq, "score_error": 0.0, "loss": 1 - pq, "objects": objects}
+        return {"pq": pq, "score_error": 0.0, "objects": objects}
