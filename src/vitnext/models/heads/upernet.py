@@ -61,7 +61,7 @@ class FusingConvNormReLU(ConvNormReLU):
         super().__init__(width_in, width, 3)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        convolution, norm, relu = cast(tuple[nn.Conv2d, nn.BatchNorm2d, nn.ReLU], tuple(self))
+        convolution, norm, relu = cast("tuple[nn.Conv2d, nn.BatchNorm2d, nn.ReLU]", tuple(self))
         first, *others = maps
         of_first, *of_others = convolution.weight.split([x.shape[1] for x in maps], dim=1)
         out = F.conv2d(first, of_first, padding=1)
