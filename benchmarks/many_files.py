@@ -48,10 +48,10 @@ dataset = open_dataset(sys.argv[1]); at = lap("list", at)
 look_at(dataset.splits["train"]); at = lap("facts", at)
 doctor.check(dataset, limit=LOOKED_AT); at = lap("check", at)
 batches = training_batches(dataset.splits["train"], preprocess, recipe)
-epoch = batches.epoch(0)
-next(epoch); lap("batch", at); lap("to the first batch", start)
+stream = batches.stream(0)
+next(stream); lap("batch", at); lap("to the first batch", start)
 begin, seen = time.perf_counter(), 0
-for images, labels in epoch:
+for images, labels in stream:
     seen += len(labels)
     if time.perf_counter() - begin > 8:
         break
@@ -59,7 +59,7 @@ rate = seen / (time.perf_counter() - begin)
 children = open(f"/proc/self/task/{os.getpid()}/children").read().split()
 print(json.dumps({**times, "images/s": round(rate), "MB": round(memory("self", "Rss") - base),
     "MB of a worker": round(max([memory(c, "Private_Dirty") for c in children], default=0))}))
-epoch.close()
+stream.close()
 """
 
 

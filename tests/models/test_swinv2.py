@@ -187,7 +187,12 @@ def test_onnx(build, tmp_path):
     model = build(depths=(2, 1)).float()
     batch = images(13, 18).float()
     program = torch.onnx.export(
-        model, (batch,), dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch")},), opset_version=18, verbose=False
+        model,
+        (batch,),
+        dynamo=True,
+        dynamic_shapes=({0: torch.export.Dim("batch", min=2)},),
+        opset_version=18,
+        verbose=False,
     )
     program.save(tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")

@@ -153,14 +153,11 @@ def test_muon_s_steps_are_momentum_orthogonalised_and_scaled():
 
 
 def test_muon_s_step_is_torch_s():
-    reference = pytest.importorskip("torch.optim", reason="torch.optim.Muon came with torch 2.9")
-    if not hasattr(reference, "Muon"):
-        pytest.skip("torch.optim.Muon came with torch 2.9")
     start, gradient = torch.randn(16, 32), torch.randn(16, 32)
     ours, theirs = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
     optimizers_ = (
         Muon([ours], lr=0.1, weight_decay=0.2, momentum=0.9),
-        reference.Muon([theirs], lr=0.1, weight_decay=0.2, momentum=0.9, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.Muon([theirs], lr=0.1, weight_decay=0.2, momentum=0.9, adjust_lr_fn="match_rms_adamw"),
     )
     for p, optimizer in zip((ours, theirs), optimizers_, strict=True):
         p.grad = gradient.clone()

@@ -124,7 +124,7 @@ def _write(model: nn.Module, card: Card, path: Path) -> None:
                 opset_version=OPSET,
                 input_names=["images"],
                 output_names=outputs + [f"{DECISION}{i}" for i in range(decisions)],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                dynamic_shapes=({0: torch.export.Dim("batch", min=2)},),  # up to torch 2.9 1 is a case of its own
                 verbose=False,
             )
     except Exception as error:  # the exporter's errors have no common base and run over many lines

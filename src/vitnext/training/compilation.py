@@ -54,7 +54,7 @@ def compiled(objective: Objective, graphs: bool = False) -> Objective:
     """
     torch.compiler.reset()
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of CUDA's compiler without a GPU
-    torch._dynamo.config.cache_size_limit = LIMIT  # as torch 2.6 calls what is recompile_limit later
+    torch._dynamo.config.recompile_limit = LIMIT
     views: dict[nn.Module, nn.Module] = {}
 
     def of_compiled(model: nn.Module, images: Tensor, truth: Any, done: float) -> Tensor:
