@@ -18,6 +18,10 @@ class WorkError(RuntimeError):
     """The input was right but the work failed (a non-finite loss, a full disk). Exit code 1."""
 
 
+class DiskError(WorkError):
+    """A file could not be written, as on a full disk."""
+
+
 class Terminated(SystemExit):
     """SIGTERM came, and the run was saved. As SystemExit it ends a program with the exit code 143, 128 + SIGTERM."""
 

@@ -10,7 +10,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import AnyStr
 
-from vitnext.errors import InputError, WorkError
+from vitnext.errors import DiskError, InputError
 from vitnext.wording import counted
 
 IMAGE_EXTENSIONS = (
@@ -125,7 +125,7 @@ def atomic_write(path: Path, *, shared: bool = False, durable: bool = False) -> 
     process's own, for a file that several processes may write at once. ``durable``: it is on the disk before it has the
     name, so that a power cut leaves one of the two whole.
 
-    Raises WorkError with the path when the disk does not take it (any OSError of the block).
+    Raises DiskError with the path when the disk does not take it (any OSError of the block).
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp" if shared else f"{path.name}.tmp")
     try:
@@ -135,7 +135,7 @@ def atomic_write(path: Path, *, shared: bool = False, durable: bool = False) -> 
                 os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise WorkError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise DiskError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
         with suppress(OSError):  # it is there only if something went wrong
             temporary.unlink()

@@ -24,7 +24,7 @@ from vitnext.api.training import _length
 from vitnext.card import read_card
 from vitnext.cli.main import main
 from vitnext.data import facts
-from vitnext.errors import WorkError
+from vitnext.errors import DiskError, WorkError
 from vitnext.recipe import ENDLESS
 from vitnext.training import compilation, loop
 from vitnext.weights.artifact import load_artifact, save_artifact
@@ -225,7 +225,9 @@ def test_a_disk_that_is_full_leaves_the_last_good_files_and_a_line(name, limit, 
             train(tree, out, "model.config.dim=32")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert f"{name}" in str(caught.value) and "File too large" in str(caught.value)
+    message = str(caught.value)
+    assert f"{name}" in message and "File too large" in message and len(message.splitlines()) == 1
+    assert "; the last checkpoint is kept; make room and go on with: vitnext train" in message
     assert torch.load(out / "last.pt", weights_only=True)["progress"]["step"] == 3
     assert read_card(out / "model.safetensors").metrics["epoch"] == 1  # which is what the state knows
     assert not list(out.glob("*.tmp"))
@@ -237,7 +239,7 @@ def test_a_disk_that_is_full_leaves_the_last_good_files_and_a_line(name, limit, 
         ({"model": "convnext"}, "trains vit, not convnext: leave --model out"),
         ({"recipe": "digits_vit"}, "leave --recipe out"),
         ({"pretrained": "timm/nonsense.x"}, "began from scratch, not from timm/nonsense.x: leave --pretrained out"),
-        ({"seed": 4}, "have changed"),  # another seed is another division of the tree
+        ({"seed": 4}, "(seed was 0, is 4): a run that goes on cannot change seed"),  # nor does it say: other images
         ({"overrides": ["optimizer.weight_decay=0.5"]}, "optimizer.weight_decay was 0.05, is 0.5"),
         ({"overrides": ["optimizer.decay=0.5"]}, "there is no field optimizer.decay"),
     ],
@@ -307,6 +309,27 @@ def test_a_kept_epoch_that_the_state_knows_becomes_the_model_and_no_other(traine
     assert not (copy / "model.safetensors.next").exists()
 
 
+def test_another_number_of_threads_is_said(trained, tree, tmp_path, heard):
+    copy = shutil.copytree(trained.out, tmp_path / "copy")
+    api.train(tree, out=copy, resume=True, console=heard)
+    assert "the run had" not in heard.file.getvalue()
+    state = torch.load(copy / "last.pt", weights_only=True)
+    threads = state["threads"]
+    torch.save(state | {"threads": threads + 1}, copy / "last.pt")
+    api.train(tree, out=copy, resume=True, console=heard)
+    assert f"warning: the run had {threads + 1} threads and goes on with {threads}: sums" in heard.file.getvalue()
+
+
+def test_a_disk_that_is_full_from_the_start_is_said(tree, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(DiskError) as caught:
+        train(tree, tmp_path / "run")
+    assert str(caught.value).endswith("last.pt: cannot be written (No space left on device); nothing was saved yet")
+
+
 def test_changed_images_are_accepted_if_asked(tree, tmp_path, monkeypatch, heard):
     data = shutil.copytree(tree, tmp_path / "data")
     with monkeypatch.context() as patched:
@@ -336,7 +359,10 @@ def test_other_contents_of_the_same_size_are_a_change(tree, tmp_path):
     assert api.train(data, out=tmp_path / "other", resume=True, epochs=2).metrics["n"]
     (data / "red" / "01.png").write_bytes(blue.ljust(size, b"\0"))
     message = mistake(api.train, data, out=tmp_path / "other", resume=True, epochs=3)
-    assert "the images or labels have changed since the run was stopped (as many as before)" in message
+    changed = (
+        "the images or labels have changed since the run was stopped (as many as before; files are newer than the run"
+    )
+    assert f"{changed}: red/01.png)" in message
 
 
 def test_images_that_become_readable_are_a_change(damaged, tree, tmp_path):

@@ -102,6 +102,7 @@ def test_the_time_runs_out_while_an_epoch_is_saved(run, journal, monkeypatch, ev
     assert [line["epoch"] for line in lines] == epochs and end.progress.step == 2 * STEPS
     assert ["train_loss" in line for line in lines] == [True, True, False][: len(epochs)]
     assert "loss" in lines[-1] and [epoch for epoch, _ in end.kept][-1] == epochs[-1]
+    assert run("run", *sets, resume=True).progress == end.progress  # no time is left
 
 
 # ---- reproducible

@@ -8,7 +8,7 @@ import shlex
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from vitnext.card import Card, read_card, versions
 from vitnext.data.coco_folder import category_ids
 from vitnext.data.dataset import Dataset, held_out
 from vitnext.data.mask_split import MaskSplit
-from vitnext.errors import InputError, Terminated
+from vitnext.errors import DiskError, InputError, Terminated
 from vitnext.evaluation.evaluate import HEADLINES, choose_thresholds, evaluate
 from vitnext.evaluation.panoptic import PanopticQuality
 from vitnext.files import atomic_write, held
@@ -35,7 +35,7 @@ from vitnext.preprocess import Preprocess
 from vitnext.recipe import AUTO, ENDLESS, Recipe
 from vitnext.training import distributed, loop, sharding
 from vitnext.training.batch_size import choose_batch_size
-from vitnext.training.checkpoint import load_run, trained_on
+from vitnext.training.checkpoint import load_run, newer_than, trained_on
 from vitnext.training.compilation import choose_compilation, compiled, failures_named, forget, may_pay, with_graphs
 from vitnext.training.console import SCORES, ConsoleWatcher
 from vitnext.training.curves import draw
@@ -46,6 +46,7 @@ from vitnext.training.schedules import total_steps
 from vitnext.training.task import Task, require_statistics, task_name, task_of, things_of
 from vitnext.training.trial import Trial
 from vitnext.weights.artifact import load_artifact, save_artifact
+from vitnext.wording import counted
 
 SAMPLE = 64  # images that a batch size is measured on
 
@@ -249,7 +250,8 @@ def claimed(run: Run, resume: bool, accept: bool, say: Say) -> Iterator[dict[str
         state = None
         if resume:  # what was said with it may yet be refused; then the run stays as it is
             per_epoch = run.task.batches.steps_per_epoch
-            state, changes = load_run(folder / STATE, run.recipe, run.data, per_epoch, accept=accept)
+            newer = partial(newer_than, folder / BEGUN, run.dataset)
+            state, changes = load_run(folder / STATE, run.recipe, run.data, per_epoch, accept=accept, newer=newer)
             for change in changes:
                 say(f"warning: {change}")
             others = state["data"]["fingerprint"] != run.data["fingerprint"]
@@ -276,9 +278,9 @@ def _write_down(run: Run, resume: bool) -> None:
 def fit(run: Run, state: dict[str, Any] | None, console: Console | None, say: Say) -> Progress:
     """Train, and leave the kept epoch as the run's artifact. Raises KeyboardInterrupt or Terminated after a stop."""
     schedule, score = run.recipe.schedule, run.task.validate.score
-    objective = run.task.objective
+    objective, device = run.task.objective, next(run.network.parameters()).device
     if run.recipe.compile == "on":
-        objective = compiled(objective, graphs=with_graphs(next(run.network.parameters()).device, run.recipe))
+        objective = compiled(objective, graphs=with_graphs(device, run.recipe))
 
     def keep(network: nn.Module, progress: Progress, metrics: Metrics) -> Callable[[], None]:
         values = {run.watched: metrics, "epoch": progress.epoch}
@@ -288,6 +290,12 @@ def fit(run: Run, state: dict[str, Any] | None, console: Console | None, say: Sa
     known = schedule.epochs if schedule.epochs < ENDLESS else None
     watcher = ConsoleWatcher(console or Console(quiet=True), known, run.watched, score)
     with watcher, suitable_threads(run.macs), workers_may_die(run.folder, run.again), failures_named():
+        threads = torch.get_num_threads()
+        if state is not None and device.type == "cpu" and (before := state["threads"]) != threads:
+            say(
+                f"warning: the run had {counted(before, 'thread')} and goes on with {threads}: sums are rounded in "
+                "another order, so it ends with other weights than one that was not stopped"
+            )
         try:
             end = loop.fit(
                 run.network,
@@ -309,6 +317,11 @@ def fit(run: Run, state: dict[str, Any] | None, console: Console | None, say: Sa
             if stop.signal == signal.SIGTERM:
                 raise Terminated(f"terminated and saved; go on with: {run.again}") from None
             raise KeyboardInterrupt(f"stopped and saved; go on with: {run.again}") from None
+        except DiskError as error:
+            left = f"the last checkpoint is kept; make room and go on with: {run.again}"
+            if not (run.folder / STATE).exists():
+                left = "nothing was saved yet"
+            raise DiskError(f"{error}; {left}") from error
     if run.recipe.compile == "on":  # what follows is measured as it is
         forget()
     with sharding.whole(run.network) as trained:

@@ -41,7 +41,9 @@ def train(
         str | None,
         typer.Option("--time", metavar="TIME", help="Time to train for, instead of epochs: 90s, 15m or 2h."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", min=0, help="Same seed, same machine: same model.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="Of all that is random: division, start, order, crops.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in DIR where it stopped.")] = False,
     accept_changes: Annotated[
         bool, typer.Option("--accept-changes", help="With --resume: go on with other images, or another recipe.")

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from vitnext.data.dataset import Dataset
-from vitnext.errors import InputError, WorkError
-from vitnext.files import atomic_write
+from vitnext.data.mask_split import MaskSplit
+from vitnext.errors import DiskError, InputError
+from vitnext.files import atomic_write, stamp
 from vitnext.recipe import Recipe, from_dict
 from vitnext.training.schedules import total_steps
-from vitnext.wording import counted
+from vitnext.wording import counted, shortened
 
 STATE = {
     "model",
@@ -25,6 +29,7 @@ STATE = {
     "recipe",
     "data",
     "steps_per_epoch",
+    "threads",
 }  # of a checkpoint
 ANEW = "start anew with another --out"
 ACCEPT = "add --accept-changes to go on all the same"
@@ -40,13 +45,14 @@ ACCEPTABLE = (  # with --accept-changes, too: fields, and sections, of which wei
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write ``state`` (tensors and plain values). Raises WorkError if the disk does not take it."""
-    try:
-        with atomic_write(path, durable=True) as temporary, open(temporary, "wb") as file:
+    """Write ``state`` (tensors and plain values). Raises DiskError if the disk does not take it."""
+    with atomic_write(path, durable=True) as temporary, open(temporary, "wb") as file:
+        try:
             torch.save(state, file)
-    except RuntimeError as error:  # a WorkError, or what torch makes of a full disk
-        reason = error.__cause__ or error
-        raise WorkError(f"the checkpoint {path} could not be written ({reason}); the last good one is kept") from error
+        except RuntimeError as error:  # torch's own: of a full disk the file itself says so
+            file.write(bytes(1 << 20))
+            file.flush()
+            raise DiskError(f"{path}: cannot be written ({str(error).splitlines()[0]})") from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -63,12 +69,18 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_run(
-    path: Path, recipe: Recipe, data: dict[str, Any], steps_per_epoch: int, *, accept: bool = False
+    path: Path,
+    recipe: Recipe,
+    data: dict[str, Any],
+    steps_per_epoch: int,
+    *,
+    accept: bool = False,
+    newer: Callable[[], Sequence[str]] = tuple,
 ) -> tuple[dict[str, Any], list[str]]:
     """The state of the run at ``path``, to go on from by ``recipe``; and how data and recipe differ from the run's,
     where ``accept`` lets them. Other data leave no epoch the best: what was measured before does not compare.
 
-    data: what ``trained_on`` says of them.
+    data: what ``trained_on`` says of them; newer: names of those that changed, for where their number does not tell.
 
     Raises InputError if there is none or it is damaged, for other data or another recipe (in more than the
     ``CHANGEABLE`` fields) that are not to be accepted or cannot be, with the difference, and for a run that has come
@@ -78,24 +90,24 @@ def load_run(
     if set(saved) != STATE:
         raise InputError(f"the checkpoint {path} is not one of this version of vitnext: {ANEW}")
     since, progress, changes = "changed since the run was stopped", saved["progress"], []
+    before = from_dict(saved["recipe"]).to_dict()  # fields it did not know: defaults
+    changed = {name: line for name, line in _differences(before, recipe.to_dict()) if name not in CHANGEABLE}
+    recipes = f"the recipe has {since} ({'; '.join(changed.values())})"
+    if fixed := [name for name in changed if not name.startswith(ACCEPTABLE)]:
+        raise InputError(f"{recipes}: a run that goes on cannot change {', '.join(fixed)}; {ANEW}")
     if any(old and new and old != new for old, new in ((saved["data"].get(key), data[key]) for key in data)):
-        what = f"the images or labels have {since} ({'; '.join(_other_data(saved['data'], data))})"
+        what = f"the images or labels have {since} ({'; '.join(_other_data(saved['data'], data, newer))})"
         if data["classes"] != saved["data"]["classes"]:
             raise InputError(f"{what}: {ANEW}")
         if not accept:
             raise InputError(f"{what}: {ACCEPT}, or {ANEW}")
         changes.append(what)
         progress |= {"best_score": -1.0, "best_epoch": progress["epoch"]}
-    before = from_dict(saved["recipe"]).to_dict()  # fields it did not know: defaults
-    changed = {name: line for name, line in _differences(before, recipe.to_dict()) if name not in CHANGEABLE}
     if changed:
-        what = f"the recipe has {since} ({'; '.join(changed.values())})"
-        if fixed := [name for name in changed if not name.startswith(ACCEPTABLE)]:
-            raise InputError(f"{what}: a run that goes on cannot change {', '.join(fixed)}; {ANEW}")
         if not accept:
             fields = ", ".join(CHANGEABLE)
-            raise InputError(f"{what}: {ACCEPT}, or {ANEW}; without that a run that goes on may change {fields}")
-        changes.append(what)
+            raise InputError(f"{recipes}: {ACCEPT}, or {ANEW}; without that a run that goes on may change {fields}")
+        changes.append(recipes)
     if (per_epoch := saved["steps_per_epoch"]) != steps_per_epoch and recipe.schedule.steps:
         raise InputError(
             f"an epoch had {per_epoch:,} steps and has {steps_per_epoch:,}, but the run ends after a number of steps: "
@@ -117,7 +129,20 @@ def trained_on(dataset: Dataset[Any]) -> dict[str, Any]:
     return {**known, "classes": list(dataset.classes), "counts": counts}
 
 
-def _other_data(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+def newer_than(file: Path, dataset: Dataset[Any]) -> list[str]:
+    """The images that are read from files which were written, or put where they are, after ``file`` was written."""
+    size, since, _ = stamp(file.stat)
+    found = []
+    for split in dataset.splits.values() if size >= 0 else ():
+        for i in range(len(split)):
+            paths = split.files(i) if isinstance(split, MaskSplit) else [split.image(i)]
+            files = [path for path in paths if isinstance(path, str)]
+            if any(max(stamp(partial(os.stat, path))[1:]) > since for path in files):
+                found.append(split.name(i))
+    return found
+
+
+def _other_data(old: dict[str, Any], new: dict[str, Any], newer: Callable[[], Sequence[str]]) -> list[str]:
     """In words how data differ."""
     lines = [f"class {name} is gone" for name in old["classes"] if name not in new["classes"]]
     lines += [f"class {name} is new" for name in new["classes"] if name not in old["classes"]]
@@ -125,7 +150,11 @@ def _other_data(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         before, now = (data["counts"].get(name, 0) for data in (old, new))
         if before != now:
             lines.append(f"{name} had {counted(before, 'image')}, has {now:,}")
-    return lines or ["as many as before"]
+    if not lines:
+        lines = ["as many as before"]
+        if names := newer():
+            lines.append(f"files are newer than the run: {shortened(names)}")
+    return lines
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

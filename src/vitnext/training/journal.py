@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vitnext.errors import WorkError
+from vitnext.errors import DiskError
 from vitnext.training.trackers import Tracking, require_tracker
 
 
@@ -39,14 +39,12 @@ class Journal:
         self._file = open(self.path, "a" if offset is not None else "w", encoding="utf-8")  # noqa: SIM115 open as long as the run
 
     def write(self, event: str, step: int, **values: Any) -> None:
-        """Append a line. Raises WorkError if the disk does not take it."""
+        """Append a line. Raises DiskError if the disk does not take it."""
         try:
             self._file.write(json.dumps({"event": event, "step": step, **values}) + "\n")
             self._file.flush()
         except OSError as error:
-            raise WorkError(
-                f"{self.path}: cannot be written ({error.strerror}); the last checkpoint is kept"
-            ) from error
+            raise DiskError(f"{self.path}: cannot be written ({error.strerror})") from error
         if self._tracking is not None:
             self._tracking.write(event, step, values)
 

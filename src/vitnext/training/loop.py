@@ -203,6 +203,7 @@ def fit(
             "recipe": recipe.to_dict(),
             "data": data,
             "steps_per_epoch": per_epoch,
+            "threads": torch.get_num_threads(),
         }
         if distributed.main():
             save_checkpoint(folder / "last.pt", state)
@@ -226,6 +227,7 @@ def fit(
             tick()
             ended = over()  # what is left after a stop may be the validation alone
             if ended and measured == progress.step:  # not even that: the time ran out while the last epoch was saved
+                save()  # or a resumed run would have time left
                 break
             left = 0 if ended else (progress.epoch + 1) * per_epoch - progress.step
             for images, truth in islice(stream, left):

@@ -27,7 +27,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from vitnext.errors import InputError, WorkError
+from vitnext.errors import DiskError, InputError
 from vitnext.training import distributed
 from vitnext.training.ema import WeightAverage
 from vitnext.training.optimizers import BLOCK
@@ -130,7 +130,7 @@ def saved(
 ) -> dict[str, Any]:
     """The tensors of a checkpoint, or if they are divided, the name of the folder where all processes write them now.
 
-    Raises WorkError if the disk does not take them.
+    Raises DiskError if the disk does not take them.
     """
     if model not in _whole:
         return {
@@ -143,7 +143,7 @@ def saved(
     try:
         dcp.save(_tensors(model, average, optimizers), checkpoint_id=folder / name)
     except (OSError, dcp.api.CheckpointException) as error:
-        raise WorkError(f"the checkpoint {folder / name} could not be written; the last good one is kept") from error
+        raise DiskError(f"{folder / name}: cannot be written ({str(error).splitlines()[0]})") from error
     return {"model": name, "average": {}, "optimizers": []}
 
 

@@ -11,20 +11,20 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from vitnext.card import METADATA_KEY, Card, read_card
-from vitnext.errors import InputError, WorkError
+from vitnext.errors import DiskError, InputError
 from vitnext.files import atomic_write
 from vitnext.models import create
 from vitnext.wording import counted
 
 
 def save_artifact(path: Path, model: nn.Module, card: Card) -> None:
-    """Write weights and card, whole or not at all. Raises WorkError if the disk does not take it."""
+    """Write weights and card, whole or not at all. Raises DiskError if the disk does not take it."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with atomic_write(path, durable=True) as temporary:
         try:
             save_file(tensors, temporary, metadata={METADATA_KEY: card.to_json()})
         except SafetensorError as error:  # input/output errors come in a class of its own
-            raise WorkError(f"{path}: cannot be written ({error})") from error
+            raise DiskError(f"{path}: cannot be written ({error})") from error
         os.umask(umask := os.umask(0))  # the only way to read it
         temporary.chmod(0o666 & ~umask)  # safetensors lets nobody but the owner read
 
