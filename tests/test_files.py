@@ -6,11 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from vitnext.errors import InputError, WorkError
+from vitnext.errors import DiskError, InputError, WorkError
 from vitnext.files import (
     atomic_write,
     existing_file,
@@ -18,6 +19,7 @@ from vitnext.files import (
     held,
     is_image,
     stamp,
+    unwritten,
     writable_file,
     writable_folder,
 )
@@ -240,3 +242,26 @@ def test_a_file_system_without_locks_stops_nobody(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "lockf", refuse)
     with held(tmp_path / "lock", "taken"):
         assert (tmp_path / "lock").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "reason"),
+    [
+        (OSError(28, "No space left on device"), DiskError, "No space left on device"),
+        (RuntimeError("CUDA out of memory.\nTried to"), WorkError, "CUDA out of memory."),
+        (RuntimeError(), WorkError, "RuntimeError"),
+    ],
+)
+def test_what_a_library_could_not_write(error, kind, reason, tmp_path):
+    raised = unwritten(tmp_path / "last.pt", error)
+    assert type(raised) is kind and str(raised) == f"{tmp_path / 'last.pt'}: cannot be written ({reason})"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_that_torch_does_not_name(tmp_path, monkeypatch):
+    def full(**_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    raised = unwritten(tmp_path / "last.pt", RuntimeError("[enforce fail at inline_container.cc:672]"))
+    assert type(raised) is DiskError and str(raised).endswith("cannot be written (No space left on device)")

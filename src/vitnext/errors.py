@@ -15,7 +15,7 @@ class ImageError(InputError):
 
 
 class WorkError(RuntimeError):
-    """The input was right but the work failed (a non-finite loss, a full disk). Exit code 1."""
+    """The input was right but the work failed (a non-finite loss, a worker that died). Exit code 1."""
 
 
 class DiskError(WorkError):

@@ -10,7 +10,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import AnyStr
 
-from vitnext.errors import DiskError, InputError
+from vitnext.errors import DiskError, InputError, WorkError
 from vitnext.wording import counted
 
 IMAGE_EXTENSIONS = (
@@ -139,6 +139,19 @@ def atomic_write(path: Path, *, shared: bool = False, durable: bool = False) -> 
     finally:
         with suppress(OSError):  # it is there only if something went wrong
             temporary.unlink()
+
+
+def unwritten(path: Path, error: BaseException) -> WorkError:
+    """What to raise where a library could not write ``path``. Torch says nothing of a full disk: it is asked."""
+    try:
+        if isinstance(error, OSError):
+            raise error
+        with tempfile.TemporaryFile(dir=path.parent) as probe:
+            probe.write(bytes(1 << 20))
+    except OSError as refused:
+        return DiskError(f"{path}: cannot be written ({refused.strerror or refused})")
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return WorkError(f"{path}: cannot be written ({reason})")
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from torch._dynamo.utils import counters
 
 from colours import TINY, journal, mistake, on_step, press_at, same_weights, train, weights
 from vitnext import api
+from vitnext.api import run
 from vitnext.api.training import _length
 from vitnext.card import read_card
 from vitnext.cli.main import main
@@ -316,7 +317,9 @@ def test_another_number_of_threads_is_said(trained, tree, tmp_path, heard):
     state = torch.load(copy / "last.pt", weights_only=True)
     threads = state["threads"]
     torch.save(state | {"threads": threads + 1}, copy / "last.pt")
-    api.train(tree, out=copy, resume=True, console=heard)
+    api.train(tree, out=copy, resume=True, console=heard)  # only measured
+    assert "the run had" not in heard.file.getvalue()
+    api.train(tree, out=copy, resume=True, epochs=16, console=heard)
     assert f"warning: the run had {threads + 1} threads and goes on with {threads}: sums" in heard.file.getvalue()
 
 
@@ -327,7 +330,19 @@ def test_a_disk_that_is_full_from_the_start_is_said(tree, tmp_path, monkeypatch)
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(DiskError) as caught:
         train(tree, tmp_path / "run")
-    assert str(caught.value).endswith("last.pt: cannot be written (No space left on device); nothing was saved yet")
+    left = "nothing was saved yet; make room and start again"
+    assert str(caught.value).endswith(f"last.pt: cannot be written (No space left on device); {left}")
+
+
+def test_a_disk_that_is_full_at_the_report_is_said_with_the_way_on(tree, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise DiskError("report.html: cannot be written (No space left on device)")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "measure", full)
+        with pytest.raises(DiskError, match="kept; make room and go on with: vitnext train .* --resume"):
+            train(tree, tmp_path / "run")
+    assert api.train(tree, out=tmp_path / "run", resume=True).metrics["n"]
 
 
 def test_changed_images_are_accepted_if_asked(tree, tmp_path, monkeypatch, heard):

@@ -145,7 +145,8 @@ def test_many_copies_stay_one_short_line(data):
         copy(data, "train/a/000.png", f"train/a/00{i}.png")
     finding = one(check(open_dataset(data)), "duplicate_within_split")
     assert finding.message == (
-        "1 image more than once in one split: train/a/000.png = train/a/001.png = train/a/002.png = ... (6 in all)"
+        "1 image more than once under one label of a split: "
+        "train/a/000.png = train/a/001.png = train/a/002.png = ... (6 in all)"
     )
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import pickle
+import time
 
 import pytest
 import torch
+from PIL import Image
 
-from vitnext.errors import DiskError, InputError
-from vitnext.training.checkpoint import load_checkpoint, save_checkpoint
+from vitnext.data.dataset import open_dataset
+from vitnext.errors import DiskError, InputError, WorkError
+from vitnext.training.checkpoint import load_checkpoint, newer_than, save_checkpoint
 
 STATE = {"model": {"w": torch.arange(6.0).reshape(2, 3)}, "progress": {"step": 3}, "losses": [1.5], "bf16": False}
 
@@ -73,8 +76,9 @@ def test_a_failure_of_torch_leaves_the_last_good_one(path, monkeypatch):
         raise RuntimeError("PytorchStreamWriter failed writing file")
 
     monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(DiskError, match="cannot be written .PytorchStreamWriter failed"):
+    with pytest.raises(WorkError, match="cannot be written .PytorchStreamWriter failed") as caught:
         save_checkpoint(path, {})
+    assert type(caught.value) is WorkError  # the disk takes more
     monkeypatch.undo()
     assert same(load_checkpoint(path))
     assert [file.name for file in path.parent.iterdir()] == ["last.pt"]
@@ -131,3 +135,25 @@ def test_pickled_code_is_refused_and_does_not_run(legacy, tmp_path, capsys):
     with pytest.raises(InputError):
         load_checkpoint(path)
     assert "this code has run" not in capsys.readouterr().out
+
+
+def test_which_files_are_newer(tmp_path):
+    """Of annotations in JSON, tables and masks, too: each file once, whatever reads it."""
+    data, begun = tmp_path / "data", tmp_path / "card.json"
+    for i in range(8):
+        for name in (f"images/{i}.png", f"masks/{i}.png"):
+            (data / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L" if "masks" in name else "RGB", (8, 8), i % 2).save(data / name)
+    (data / "classes.txt").write_text("0 a\n1 b\n")
+    rows = "".join(f"images/{i}.png,{'ab'[i % 2]}\n" for i in range(8))
+    (data / "t.csv").write_text("image,label\n" + rows)
+    time.sleep(0.02)
+    begun.write_text("{}")
+    time.sleep(0.02)
+    masks, table = open_dataset(data), open_dataset(data / "t.csv")
+    assert newer_than(begun, masks) == newer_than(begun, table) == []
+    for name in ("classes.txt", "t.csv", "masks/3.png", "images/5.png"):
+        os.utime(data / name)
+    assert sorted(newer_than(begun, masks)) == ["classes.txt", "images/5.png", "masks/3.png"]
+    assert sorted(newer_than(begun, table)) == ["images/5.png", "t.csv"]
+    assert newer_than(begun, open_dataset("digits")) == newer_than(tmp_path / "gone", masks) == []

@@ -105,6 +105,26 @@ def test_the_time_runs_out_while_an_epoch_is_saved(run, journal, monkeypatch, ev
     assert run("run", *sets, resume=True).progress == end.progress  # no time is left
 
 
+def test_a_signal_while_the_last_state_is_saved_ends_the_run_as_one(run, monkeypatch):
+    """The time has run out, and nothing is left to be trained; what follows is the measurement."""
+    clock, saves, save = [0.0], [], loop.save_checkpoint
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def saving(*given):
+        save(*given)
+        saves.append(1)
+        if len(saves) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def late(place, number):
+        clock[0] += 60 * ((place, number) == ("epoch", 2))
+
+    monkeypatch.setattr(loop, "save_checkpoint", saving)
+    with pytest.raises(Interrupted) as caught:
+        run("run", "schedule.epochs=30", "schedule.minutes=1", on=late)
+    assert caught.value.signal == signal.SIGTERM and len(saves) == 3
+
+
 # ---- reproducible
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vitnext.card import Card, read_card
-from vitnext.errors import ImageError, InputError, WorkError
+from vitnext.errors import DiskError, ImageError, InputError, WorkError
 from vitnext.files import writable_folder
 from vitnext.recipe import Recipe, override, read
 
@@ -74,6 +74,18 @@ def require_weights(artifact: Path, stopped: dict[str, Any], recipe: Recipe, sel
     kept, epoch = stopped["kept_epoch"], stopped["epoch"]
     if select and kept and not kept == epoch == recipe.schedule.epochs:
         raise InputError(f"{artifact} is gone, and with it the weights of epoch {kept}: {ANEW}")
+
+
+@contextlib.contextmanager
+def disk_may_be_full(folder: Path, again: str) -> Iterator[None]:
+    """Adds to a DiskError what is left of the run, and ``again``, the command that goes on with it."""
+    try:
+        yield
+    except DiskError as error:
+        left = f"the last checkpoint is kept; make room and go on with: {again}"
+        if not (folder / STATE).exists():
+            left = "nothing was saved yet; make room and start again"
+        raise DiskError(f"{error}; {left}") from error
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from vitnext.card import Card, read_card, versions
 from vitnext.data.coco_folder import category_ids
 from vitnext.data.dataset import Dataset, held_out
 from vitnext.data.mask_split import MaskSplit
-from vitnext.errors import DiskError, InputError, Terminated
+from vitnext.errors import InputError, Terminated
 from vitnext.evaluation.evaluate import HEADLINES, choose_thresholds, evaluate
 from vitnext.evaluation.panoptic import PanopticQuality
 from vitnext.files import atomic_write, held
@@ -290,12 +290,14 @@ def fit(run: Run, state: dict[str, Any] | None, console: Console | None, say: Sa
     known = schedule.epochs if schedule.epochs < ENDLESS else None
     watcher = ConsoleWatcher(console or Console(quiet=True), known, run.watched, score)
     with watcher, suitable_threads(run.macs), workers_may_die(run.folder, run.again), failures_named():
-        threads = torch.get_num_threads()
-        if state is not None and device.type == "cpu" and (before := state["threads"]) != threads:
-            say(
-                f"warning: the run had {counted(before, 'thread')} and goes on with {threads}: sums are rounded in "
-                "another order, so it ends with other weights than one that was not stopped"
-            )
+        if state is not None and not schedule.minutes and device.type == "cpu":  # time itself does not repeat
+            before, threads = state["threads"], torch.get_num_threads()
+            left = total_steps(schedule, run.task.batches.steps_per_epoch) - state["progress"]["step"]
+            if before and before != threads and left:
+                say(
+                    f"warning: the run had {counted(before, 'thread')} and goes on with {threads}: sums are rounded in "
+                    "another order, so it ends with other weights than one that was not stopped"
+                )
         try:
             end = loop.fit(
                 run.network,
@@ -317,11 +319,6 @@ def fit(run: Run, state: dict[str, Any] | None, console: Console | None, say: Sa
             if stop.signal == signal.SIGTERM:
                 raise Terminated(f"terminated and saved; go on with: {run.again}") from None
             raise KeyboardInterrupt(f"stopped and saved; go on with: {run.again}") from None
-        except DiskError as error:
-            left = f"the last checkpoint is kept; make room and go on with: {run.again}"
-            if not (run.folder / STATE).exists():
-                left = "nothing was saved yet"
-            raise DiskError(f"{error}; {left}") from error
     if run.recipe.compile == "on":  # what follows is measured as it is
         forget()
     with sharding.whole(run.network) as trained:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitnext.api.console import Say, speaker
-from vitnext.api.folder import ARTIFACT, STATE, require_run, run_name
+from vitnext.api.folder import ARTIFACT, STATE, disk_may_be_full, require_run, run_name
 from vitnext.data.dataset import BUILTIN, open_dataset
 from vitnext.errors import InputError, require
 from vitnext.evaluation.evaluate import headline
@@ -103,7 +103,8 @@ def train(
         ready = run.with_compilation(ready, say)
 
         # Fit, and measure what is left.
-        with run.claimed(ready, resume, accept_changes, say) as state:
+        full = disk_may_be_full(folder, ready.again)
+        with run.claimed(ready, resume, accept_changes, say) as state, full:
             end = run.fit(ready, state, console, say)
             metrics = distributed.from_first(lambda: run.measure(ready, end, say))
         say(f"{metrics['split']} {headline(metrics)}")

@@ -32,10 +32,10 @@ SCORES = "so scores will be too good"
 REPEATED = {
     "duplicate_across_splits": f"in more than one split, {SCORES}",
     "conflicting_labels": "under more than one label",
-    "duplicate_within_split": "more than once in one split",
+    "duplicate_within_split": "more than once under one label of a split",
     "near_duplicate_across_splits": f"of nearly the same image in more than one split, {SCORES}",
     "near_conflicting_labels": "of nearly the same image under more than one label",
-    "near_duplicate_within_split": "of nearly the same image in one split",
+    "near_duplicate_within_split": "of nearly the same image under one label of a split",
 }
 ODD = {
     "small": "with a short side under a quarter of the median ({short:.0f} px)",

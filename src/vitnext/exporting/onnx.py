@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitnext.card import METADATA_KEY, Card
-from vitnext.errors import InputError, WorkError, require
+from vitnext.errors import DiskError, InputError, WorkError, require
 from vitnext.exporting.verify import synthetic_images, verify
 from vitnext.inference.engines import OnnxRuntimeEngine, TorchEngine
 from vitnext.inference.predictor import TASKS
@@ -102,7 +102,7 @@ def _folder_beside(path: Path) -> Iterator[Path]:
         try:
             yield Path(name)
         except OSError as error:
-            raise WorkError(f"{path}: writing stopped: {error.strerror or error}") from error
+            raise DiskError(f"{path}: writing stopped: {error.strerror or error}") from error
 
 
 def _write(model: nn.Module, card: Card, path: Path) -> None:

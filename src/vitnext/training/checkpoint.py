@@ -13,8 +13,8 @@ import torch
 
 from vitnext.data.dataset import Dataset
 from vitnext.data.mask_split import MaskSplit
-from vitnext.errors import DiskError, InputError
-from vitnext.files import atomic_write, stamp
+from vitnext.errors import InputError
+from vitnext.files import atomic_write, stamp, unwritten
 from vitnext.recipe import Recipe, from_dict
 from vitnext.training.schedules import total_steps
 from vitnext.wording import counted, shortened
@@ -45,14 +45,13 @@ ACCEPTABLE = (  # with --accept-changes, too: fields, and sections, of which wei
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write ``state`` (tensors and plain values). Raises DiskError if the disk does not take it."""
+    """Write ``state`` (tensors and plain values). Raises DiskError if the disk does not take it, WorkError if torch
+    fails."""
     with atomic_write(path, durable=True) as temporary, open(temporary, "wb") as file:
         try:
             torch.save(state, file)
-        except RuntimeError as error:  # torch's own: of a full disk the file itself says so
-            file.write(bytes(1 << 20))
-            file.flush()
-            raise DiskError(f"{path}: cannot be written ({str(error).splitlines()[0]})") from error
+        except RuntimeError as error:
+            raise unwritten(path, error) from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -130,16 +129,16 @@ def trained_on(dataset: Dataset[Any]) -> dict[str, Any]:
 
 
 def newer_than(file: Path, dataset: Dataset[Any]) -> list[str]:
-    """The images that are read from files which were written, or put where they are, after ``file`` was written."""
-    size, since, _ = stamp(file.stat)
-    found = []
+    """The files of a data set, below its folder, that were written or put where they are after ``file`` was."""
+    size, *times = stamp(file.stat)
+    paths: dict[str, str] = {}  # and what they are called
     for split in dataset.splits.values() if size >= 0 else ():
+        of_all = {"table": [dataset.name], "mask_folder": ["classes.txt"]}.get(dataset.kind, [])
         for i in range(len(split)):
-            paths = split.files(i) if isinstance(split, MaskSplit) else [split.image(i)]
-            files = [path for path in paths if isinstance(path, str)]
-            if any(max(stamp(partial(os.stat, path))[1:]) > since for path in files):
-                found.append(split.name(i))
-    return found
+            files = split.files(i) if isinstance(split, MaskSplit) else [split.image(i)]
+            of_all += [os.path.relpath(path, split.root) for path in files if isinstance(path, str)]
+        paths |= {os.path.join(split.root, name): name for name in of_all}
+    return [name for path, name in paths.items() if max(stamp(partial(os.stat, path))[1:]) > max(times)]
 
 
 def _other_data(old: dict[str, Any], new: dict[str, Any], newer: Callable[[], Sequence[str]]) -> list[str]:

@@ -203,7 +203,7 @@ def fit(
             "recipe": recipe.to_dict(),
             "data": data,
             "steps_per_epoch": per_epoch,
-            "threads": torch.get_num_threads(),
+            "threads": torch.get_num_threads() if device.type == "cpu" else 0,
         }
         if distributed.main():
             save_checkpoint(folder / "last.pt", state)
@@ -227,7 +227,8 @@ def fit(
             tick()
             ended = over()  # what is left after a stop may be the validation alone
             if ended and measured == progress.step:  # not even that: the time ran out while the last epoch was saved
-                save()  # or a resumed run would have time left
+                if stop := save():  # the time, or a resumed run would have some left
+                    raise Interrupted(stop)
                 break
             left = 0 if ended else (progress.epoch + 1) * per_epoch - progress.step
             for images, truth in islice(stream, left):

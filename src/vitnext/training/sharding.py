@@ -27,7 +27,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from vitnext.errors import DiskError, InputError
+from vitnext.errors import InputError
+from vitnext.files import unwritten
 from vitnext.training import distributed
 from vitnext.training.ema import WeightAverage
 from vitnext.training.optimizers import BLOCK
@@ -130,7 +131,7 @@ def saved(
 ) -> dict[str, Any]:
     """The tensors of a checkpoint, or if they are divided, the name of the folder where all processes write them now.
 
-    Raises DiskError if the disk does not take them.
+    Raises DiskError if the disk does not take them, WorkError if torch fails.
     """
     if model not in _whole:
         return {
@@ -143,7 +144,8 @@ def saved(
     try:
         dcp.save(_tensors(model, average, optimizers), checkpoint_id=folder / name)
     except (OSError, dcp.api.CheckpointException) as error:
-        raise DiskError(f"{folder / name}: cannot be written ({str(error).splitlines()[0]})") from error
+        failures = [] if isinstance(error, OSError) else [cause for cause, _ in error.failures.values()]
+        raise unwritten(folder / name, failures[0] if failures else error) from error
     return {"model": name, "average": {}, "optimizers": []}
 
 
