@@ -135,21 +135,23 @@ def atomic_write(path: Path, *, shared: bool = False, durable: bool = False) -> 
                 os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise DiskError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise unwritten(path, error) from error
     finally:
         with suppress(OSError):  # it is there only if something went wrong
             temporary.unlink()
 
 
 def unwritten(path: Path, error: BaseException) -> WorkError:
-    """What to raise where a library could not write ``path``. Torch says nothing of a full disk: it is asked."""
-    try:
-        if isinstance(error, OSError):
-            raise error
-        with tempfile.TemporaryFile(dir=path.parent) as probe:
-            probe.write(bytes(1 << 20))
-    except OSError as refused:
-        return DiskError(f"{path}: cannot be written ({refused.strerror or refused})")
+    """What to raise where ``path`` could not be written: a DiskError for what the system says, else a WorkError. The
+    errors of libraries do not say clearly, or at all, that a disk is full: it is asked."""
+    if not isinstance(error, OSError):
+        try:
+            with tempfile.TemporaryFile(dir=path.parent) as probe:
+                probe.write(bytes(1 << 20))
+        except OSError as refused:
+            error = refused
+    if isinstance(error, OSError):
+        return DiskError(f"{path}: cannot be written ({error.strerror or error})")
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return WorkError(f"{path}: cannot be written ({reason})")
 

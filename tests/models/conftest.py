@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -49,3 +51,22 @@ def randomise():
         return model
 
     return fill
+
+
+@pytest.fixture
+def onnx_agrees(tmp_path):
+    """A function that exports a model and compares its answers, also of one image of the batch and of twice as many."""
+
+    def onnx_agrees(model: nn.Module, batch: torch.Tensor) -> None:
+        dynamic = ({0: torch.export.Dim("batch", min=2)},)
+        program = torch.onnx.export(
+            model, (batch,), dynamo=True, dynamic_shapes=dynamic, opset_version=18, verbose=False
+        )
+        program.save(tmp_path / "model.onnx")
+        session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+        for images in (batch, batch[:1], torch.cat([batch, batch + 1])):
+            (logits,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+            with torch.inference_mode():
+                np.testing.assert_allclose(logits, model(images).numpy(), rtol=0, atol=1e-4)
+
+    return onnx_agrees

@@ -71,6 +71,10 @@ class Split:
             return array
         return os.path.join(self.root, os.fsdecode(self.names[i]))
 
+    def files(self, i: int) -> list[str]:
+        """What image ``i`` is read from."""
+        return [] if self.arrays is not None else [str(self.image(i))]
+
     def name(self, i: int) -> str:
         """How messages and reports call image ``i``: the path below the data folder, or "digits[17]"."""
         return str(self.names[i].decode(errors="replace"))

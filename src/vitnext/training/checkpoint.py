@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from vitnext.data.dataset import Dataset
-from vitnext.data.mask_split import MaskSplit
 from vitnext.errors import InputError
 from vitnext.files import atomic_write, stamp, unwritten
 from vitnext.recipe import Recipe, from_dict
@@ -135,8 +134,7 @@ def newer_than(file: Path, dataset: Dataset[Any]) -> list[str]:
     for split in dataset.splits.values() if size >= 0 else ():
         of_all = {"table": [dataset.name], "mask_folder": ["classes.txt"]}.get(dataset.kind, [])
         for i in range(len(split)):
-            files = split.files(i) if isinstance(split, MaskSplit) else [split.image(i)]
-            of_all += [os.path.relpath(path, split.root) for path in files if isinstance(path, str)]
+            of_all += [os.path.relpath(path, split.root) for path in split.files(i)]
         paths |= {os.path.join(split.root, name): name for name in of_all}
     return [name for path, name in paths.items() if max(stamp(partial(os.stat, path))[1:]) > max(times)]
 

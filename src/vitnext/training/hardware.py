@@ -65,8 +65,7 @@ def choose_precision(
     A CPU that emulates bf16 is found out by a single product first: a whole step could take a minute there.
 
     objective: (model, images, truth, share of the run) -> loss; batch: normalised images (B, C, H, W) and their truth,
-    on the model's
-    device.
+    on the model's device.
     """
     if requested != "auto":
         return Precision(torch.bfloat16 if requested == "bf16" else torch.float32)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vitnext.errors import DiskError
+from vitnext.files import unwritten
 from vitnext.training.trackers import Tracking, require_tracker
 
 
@@ -44,7 +44,7 @@ class Journal:
             self._file.write(json.dumps({"event": event, "step": step, **values}) + "\n")
             self._file.flush()
         except OSError as error:
-            raise DiskError(f"{self.path}: cannot be written ({error.strerror})") from error
+            raise unwritten(self.path, error) from error
         if self._tracking is not None:
             self._tracking.write(event, step, values)
 

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from vitnext.card import METADATA_KEY, Card, read_card
-from vitnext.errors import DiskError, InputError
-from vitnext.files import atomic_write
+from vitnext.errors import InputError
+from vitnext.files import atomic_write, unwritten
 from vitnext.models import create
 from vitnext.wording import counted
 
@@ -24,7 +24,7 @@ def save_artifact(path: Path, model: nn.Module, card: Card) -> None:
         try:
             save_file(tensors, temporary, metadata={METADATA_KEY: card.to_json()})
         except SafetensorError as error:  # input/output errors come in a class of its own
-            raise DiskError(f"{path}: cannot be written ({error})") from error
+            raise unwritten(path, error) from error
         os.umask(umask := os.umask(0))  # the only way to read it
         temporary.chmod(0o666 & ~umask)  # safetensors lets nobody but the owner read
 
