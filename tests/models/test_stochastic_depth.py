@@ -40,16 +40,32 @@ def test_rates_grow_linearly_to_the_last_block():
     assert stochastic_depth_rates(0.3, 0) == []
 
 
-def drawn(seed, samples):
+def drawn(seed, samples, compiled=False):
     """Which samples keep their branch, as the layer draws them after this seed."""
     torch.manual_seed(seed)
+    if compiled:
+        return StochasticDepth(RATE)._draw_share(torch.empty(samples), int(RATE * samples))[2].float()
     return torch.empty(samples).bernoulli_(1 - RATE)
 
 
+def test_of_a_compiled_batch_the_same_number_is_computed_and_every_sample_is_dropped_at_the_rate():
+    """Of 7 samples 4.2 are kept on average: 5 are computed, of which all or 4 keep their branch."""
+    kept = torch.zeros(7)
+    torch.manual_seed(0)
+    for _ in range(4000):
+        index, place, keep = StochasticDepth(RATE)._draw_share(torch.empty(7), 2)
+        assert len(index) == 5 and keep.sum() in (4, 5)
+        assert torch.equal(index[place][keep], torch.arange(7)[keep])
+        kept += keep
+    torch.testing.assert_close(kept / 4000, torch.full((7,), 1 - RATE), atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])  # of the branch; autocast has it smaller
-def test_a_residual_is_the_equation_and_computes_no_branch_that_is_dropped(dtype, scaled):
+def test_a_residual_is_the_equation_and_computes_no_branch_that_is_dropped(dtype, scaled, compiled, monkeypatch):
     """x + scale * keep * branch(x, other) / (1 - rate), its gradients, for several draws."""
+    monkeypatch.setattr(stochastic_depth, "is_compiling", lambda: compiled)
     random = torch.Generator().manual_seed(0)
     x = torch.randn(7, 3, 4, generator=random, dtype=torch.float64).requires_grad_()
     other = torch.randn(7, 1, 1, generator=random, dtype=torch.float64).requires_grad_()
@@ -64,14 +80,14 @@ def test_a_residual_is_the_equation_and_computes_no_branch_that_is_dropped(dtype
         seen.append(len(x))
         return (linear(x) * other).to(dtype)
 
-    for seed in [seed for seed in range(9) if 0 < drawn(seed, 7).sum() < 7]:
-        keep = drawn(seed, 7)
+    for seed in [seed for seed in range(9) if 0 < drawn(seed, 7, compiled).sum() < 7]:
+        keep = drawn(seed, 7, compiled)
         expected = branch(x, other, None) * (keep / (1 - RATE)).to(dtype).view(7, 1, 1)
         expected = x + (expected if scale is None else scale * expected)
         wanted = torch.autograd.grad(expected, leaves, slope)
         torch.manual_seed(seed)
         out = StochasticDepth(RATE).residual(x, branch, other, None, scale=scale)
-        assert seen[-1] == keep.sum()
+        assert seen[-1] == (5 if compiled else keep.sum())
         found = torch.autograd.grad(out, leaves, slope)
         exact = {} if dtype is torch.float64 else {"rtol": 0.02, "atol": 0.05}
         torch.testing.assert_close(out, expected, **exact)
@@ -90,7 +106,9 @@ def test_where_all_or_none_are_dropped_every_parameter_has_a_gradient():
     assert kept == {False, True}
 
 
-def test_a_residual_keeps_the_order_of_the_memory_and_the_wider_type():
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_residual_keeps_the_order_of_the_memory_and_the_wider_type(compiled, monkeypatch):
+    monkeypatch.setattr(stochastic_depth, "is_compiling", lambda: compiled)
     x = torch.randn(6, 3, 5, 4).to(memory_format=torch.channels_last)
     torch.manual_seed(next(seed for seed in range(9) if 0 < drawn(seed, 6).sum() < 6))
     out = StochasticDepth(RATE).residual(x.bfloat16(), lambda x: x.float())
@@ -122,6 +140,11 @@ TINY = {
 }
 
 
+def same_draw(layer, x):
+    """For ``_draw``: the samples that a compiled step keeps."""
+    return layer._draw_share(x, int(len(x) * layer.rate))[2]
+
+
 @pytest.mark.parametrize("family", TINY)
 def test_families_compute_what_multiplying_by_zero_gives(family, monkeypatch):
     torch.manual_seed(0)
@@ -137,8 +160,11 @@ def test_families_compute_what_multiplying_by_zero_gives(family, monkeypatch):
         nn.functional.cross_entropy(logits, labels).backward()
         return logits.detach(), {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
-    found = trained()
+    monkeypatch.setattr(StochasticDepth, "_draw", same_draw)
+    with monkeypatch.context() as tracing:
+        tracing.setattr(torch.jit, "is_tracing", lambda: True)
+        multiplied = trained()
+    torch.testing.assert_close(trained(), multiplied)
     monkeypatch.setattr(stochastic_depth, "is_compiling", lambda: True)
-    torch.testing.assert_close(found, trained())
-    monkeypatch.setattr(StochasticDepth, "_draw", lambda self, x: torch.ones(len(x), dtype=x.dtype))
-    assert not torch.equal(found[0], trained()[0])  # something was dropped
+    torch.testing.assert_close(trained(), multiplied)
+    assert not torch.allclose(model.eval()(images), multiplied[0])  # something was dropped

@@ -1,6 +1,7 @@
 """Stochastic depth (Huang et al. 2016): in training a residual branch is dropped for some of the samples.
 
-On the CPU the branches of these samples are not computed (``StochasticDepth.residual``).
+Where it pays, the branches of these samples are not computed (``StochasticDepth.residual``): in eager steps on the CPU,
+and in compiled ones.
 """
 
 from __future__ import annotations
@@ -43,12 +44,22 @@ class StochasticDepth(nn.Module):
         """x + scale * branch(x, *others), of a branch that looks at each sample by itself: (B, ...) -> (B, ...).
 
         ``branch`` gives a new tensor; ``others`` have a row for each sample, too, or are None; ``first``: the branch
-        gives so many tokens of x (B, N, D), and so does the sum. In training on the CPU the branch is given the samples
-        that keep it, and no others, unless there are none. A GPU, and what is compiled or traced, want the same number
-        of them in every step.
+        gives so many tokens of x (B, N, D), and so does the sum.
+
+        In training on the CPU the branch is given the samples that keep it, and no others, unless there are none. What
+        is compiled is given the same number in every step, as in DINOv2 (Oquab et al. 2023, section 5): the least that
+        is no fewer than are kept on average, and one of them is dropped so often that each sample keeps its branch with
+        probability 1 - rate. An eager GPU, which waits for the process that hands it kernels, is given all.
         """
         if not self.training or not self.rate:
             return add_scaled(_first(x, first), scale, branch(x, *others))
+        if is_compiling() and (dropped := int(x.shape[0] * self.rate)):
+            index, place, keep = self._draw_share(x, dropped)
+            x, rows = _Gather.apply(x, index, place, keep)
+            out = branch(rows, *(None if other is None else other[index] for other in others))
+            out = out if scale is None else scale * out
+            shared: Tensor = _Spread.apply(_first(x, first), out, index, place, keep, 1 / (1.0 - self.rate))
+            return shared
         keep = self._draw(x)
         if type(x) is Tensor and x.device.type == "cpu" and not (is_compiling() or torch.jit.is_tracing()):
             runs = list(_runs(keep.tolist()))
@@ -64,6 +75,18 @@ class StochasticDepth(nn.Module):
     def _draw(self, x: Tensor) -> Tensor:
         """1 for a sample that keeps its branch, else 0: (B,)."""
         return torch.empty(x.shape[0], device=x.device).bernoulli_(1.0 - self.rate)
+
+    def _draw_share(self, x: Tensor, dropped: int) -> tuple[Tensor, Tensor, Tensor]:
+        """All samples but ``dropped`` random ones: their numbers (k,), the place of each sample among them (B,), any
+        where it has none, and whether it keeps its branch (B,), which one of them may not.
+        """
+        batch = x.shape[0]
+        last = batch - dropped - 1
+        order = torch.rand(batch, device=x.device).argsort()
+        place = order.argsort()
+        keeps_too = torch.rand((), device=x.device) < batch * (1.0 - self.rate) - last
+        keep = (place < last) | ((place == last) & keeps_too)
+        return order[: last + 1], place.clamp(max=last), keep
 
     def _scaled(self, branch: Tensor, keep: Tensor) -> Tensor:
         factors = keep.to(branch.dtype) / (1.0 - self.rate)
@@ -143,3 +166,51 @@ class _Add(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         (gradient,) = gradients
         return gradient, _select(gradient, ctx.runs) * ctx.factor, None, None
+
+
+# The same for rows by their number, whose count does not change: both ways all is read, and nothing written twice.
+
+
+class _Gather(torch.autograd.Function):
+    """x, and its rows ``index`` (k,)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor, place: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(place, keep)
+        return x.view_as(x), _rows(x, index)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        of_x, of_rows = gradients
+        return _spread(of_x, of_rows, *ctx.saved_tensors), None, None, None
+
+
+class _Spread(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: Tensor, index: Tensor, place: Tensor, keep: Tensor, factor: float) -> Tensor:
+        ctx.save_for_backward(index, keep)
+        ctx.factor = factor
+        return _spread(x, rows, place, keep, factor)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        index, keep = ctx.saved_tensors
+        of_rows = torch.where(_each(keep[index], gradient), _rows(gradient, index), 0.0) * ctx.factor
+        return gradient, of_rows, None, None, None, None
+
+
+def _rows(x: Tensor, index: Tensor) -> Tensor:
+    """x[index], in the order that the memory has."""
+    if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        return x.permute(0, 2, 3, 1)[index].permute(0, 3, 1, 2)
+    return x[index]
+
+
+def _spread(x: Tensor, rows: Tensor, place: Tensor, keep: Tensor, factor: float = 1.0) -> Tensor:
+    """x, to which each sample that is kept has factor * the row at its place added."""
+    return torch.add(x, torch.where(_each(keep, rows), _rows(rows, place), 0.0), alpha=factor)
+
+
+def _each(keep: Tensor, x: Tensor) -> Tensor:
+    return keep.view(-1, *(1,) * (x.ndim - 1))

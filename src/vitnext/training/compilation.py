@@ -30,12 +30,12 @@ from vitnext.training.validation import images_at_once
 
 BACKEND = "inductor"
 PASSES = ("forward", "forward_with_auxiliary", "predictions")  # of images, where a model has them
-# Multiply-adds of a pass forward: above, a CPU gains no more than stochastic depth, which in eager steps alone leaves
-# branches out (benchmarks/README.md).
+# Multiply-adds of a pass forward: above, a CPU gains a twentieth at most (benchmarks/README.md).
 SHORT = 20_000_000_000
 COMPILING = 60.0  # seconds that it takes, as far as one can say before: half a minute, on a GPU to some minutes
-# Of a step's time, as far as one can say: timm's ViT-B saved 0.21 on an H200; with graphs ours saved 0.23, smaller
-# networks, whose kernels are short, 0.37 to 0.70; a CPU saved 0 to 0.2 of short steps (benchmarks/README.md).
+# Of a step's time, as far as one can say: timm's ViT-B and ConvNeXt-B saved 0.22 and 0.30 on an H200; with graphs ours
+# saved 0.17 and 0.33, smaller networks, whose kernels are short, 0.37 to 0.70; a CPU saved 0 to 0.2 of short steps
+# (benchmarks/README.md).
 SAVING, SAVING_WITH_GRAPHS = 0.2, 0.4
 GAIN = 1.05  # compiled steps must be this much faster: a tie goes to eager, so that noise does not decide
 LIMIT = 256  # compilations of one function: FSDP's blocks are compiled one by one, and each has its own rates
