@@ -207,7 +207,7 @@ class Recipe:
     parallel: Literal["ddp", "fsdp"] = "ddp"  # of torchrun's processes: each has the whole model, or a part of it
     workers: Annotated[Whole, Field(ge=-1)] = -1  # processes that decode and augment; -1: chosen from data and cores
     seed: Natural = 0
-    save_minutes: NotNegative = 10.0  # between checkpoints within an epoch; after each epoch there is one anyhow
+    save_minutes: NotNegative = 10.0  # at most, between checkpoints; after an epoch there may be one sooner
     save_steps: Natural = 0  # steps between them, too; 0: by the clock alone
     track: Literal["none", "tensorboard", "wandb", "mlflow"] = "none"  # beside the journal
 

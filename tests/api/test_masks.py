@@ -145,7 +145,7 @@ def test_steps_end_a_run_within_an_epoch_and_it_resumes_the_same(masks, tmp_path
 
 
 def test_time_ends_a_run_and_its_rate_has_fallen(masks, tmp_path, monkeypatch):
-    clock = itertools.count(0, 0.03)  # seconds between one look at it and the next, however busy the machine is
+    clock = itertools.count(0, 0.02)  # seconds between one look at it and the next, however busy the machine is
     monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     end = train(masks, tmp_path / "run", "schedule.warmup_epochs=1000", epochs=None, minutes=0.02)
     assert 1.2 <= read_card(end.artifact).metrics["seconds"] < 60

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import signal
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from toy_run import CONVNEXT, PLAIN, STEPS
+from toy_run import CONVNEXT, PLAIN, STEPS, scored, validation
 from vitnext.data.loaders import batch_indices
 from vitnext.errors import WorkError
 from vitnext.preprocess import Preprocess
@@ -84,6 +85,47 @@ def test_the_clock_saves_at_whatever_step_it_is_time(run, monkeypatch):
 
     run("run", "schedule.epochs=4", "save_minutes=1", on=on)
     assert saved == [2, 3, 5, 6, 8, 9, 11, 12]  # when more than a minute has passed, and after each epoch
+
+
+def test_epochs_are_not_saved_where_that_takes_longer_than_training(run, monkeypatch):
+    """Epochs of 3 s and states of 1 s: the first one, which tells, then each that is 20 s of the last one, and the
+    end; with a state what has been kept last is written before it, and named after it."""
+    clock, seen = [0.0], []
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def save(path, state):
+        clock[0] += 1
+        seen.append(("saved", state["progress"]["kept_epoch"]))
+
+    def on(event, step):
+        clock[0] += event == "step"
+
+    def keep(model, progress, metrics):
+        def write():
+            seen.append(("written", progress.epoch))
+            return lambda: seen.append(("named", progress.epoch))
+
+        return write
+
+    monkeypatch.setattr(loop, "save_checkpoint", save)
+    same = validation(*[(0.5, 1.0)] * 17)
+    run("run", "schedule.epochs=17", on=on, keep=keep, validate=same)
+    assert seen == [(what, epoch) for epoch in (1, 8, 15, 17) for what in ("written", "saved", "named")]
+
+
+def test_a_signal_in_a_validation_stops_an_epoch_that_would_not_be_saved(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(loop, "AT_ONCE", -1.0)
+
+    def validate(model, precision):
+        if (calls := next(count)) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {"top1": 0.1 * calls, "score_error": 0.0, "loss": 1.0}
+
+    count = itertools.count()
+    with pytest.raises(Interrupted):
+        run("run", "schedule.epochs=9", validate=scored(validate))
+    progress = load_checkpoint(tmp_path / "run" / "last.pt")["progress"]
+    assert (progress["epoch"], progress["step"]) == (2, 2 * STEPS)
 
 
 @pytest.mark.parametrize(("every", "epochs"), [(1, [1, 2]), (5, [1, 2, 3])])

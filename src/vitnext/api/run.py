@@ -40,12 +40,12 @@ from vitnext.training.compilation import choose_compilation, compiled, failures_
 from vitnext.training.console import SCORES, ConsoleWatcher
 from vitnext.training.curves import draw
 from vitnext.training.hardware import Precision, choose_precision, suitable_threads
-from vitnext.training.loop import Interrupted, Metrics, Normalize, Progress
+from vitnext.training.loop import Interrupted, Kept, Metrics, Normalize, Progress
 from vitnext.training.range_test import STEPS, range_test
 from vitnext.training.schedules import total_steps
 from vitnext.training.task import Task, require_statistics, task_name, task_of, things_of
 from vitnext.training.trial import Trial
-from vitnext.weights.artifact import load_artifact, save_artifact
+from vitnext.weights.artifact import load_artifact, save_artifact, save_weights
 from vitnext.wording import counted
 
 SAMPLE = 64  # images that a batch size is measured on
@@ -282,10 +282,15 @@ def fit(run: Run, state: dict[str, Any] | None, console: Console | None, say: Sa
     if run.recipe.compile == "on":
         objective = compiled(objective, graphs=with_graphs(device, run.recipe))
 
-    def keep(network: nn.Module, progress: Progress, metrics: Metrics) -> Callable[[], None]:
-        values = {run.watched: metrics, "epoch": progress.epoch}
-        save_artifact(run.pending, network, replace(run.card, metrics=values))
-        return lambda: settle(run, progress.epoch)
+    def keep(network: nn.Module, progress: Progress, metrics: Metrics) -> Kept:
+        weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in network.state_dict().items()}
+        card = replace(run.card, metrics={run.watched: metrics, "epoch": progress.epoch})
+
+        def write() -> Callable[[], None]:
+            save_weights(run.pending, weights, card)
+            return lambda: settle(run, progress.epoch)
+
+        return write
 
     known = schedule.epochs if schedule.epochs < ENDLESS else None
     watcher = ConsoleWatcher(console or Console(quiet=True), known, run.watched, score)
@@ -323,7 +328,7 @@ def fit(run: Run, state: dict[str, Any] | None, console: Console | None, say: Sa
         forget()
     with sharding.whole(run.network) as trained:
         if distributed.main() and not run.artifact.exists():  # the kept epoch is the last one
-            keep(trained, end, end.kept(score))()
+            keep(trained, end, end.kept(score))()()
     if schedule.patience and end.epoch - end.best_epoch >= schedule.patience and end.epoch < schedule.epochs:
         say(f"stopped early: no better validation {SCORES[score]} since epoch {end.best_epoch}")
     return end

@@ -67,7 +67,7 @@ def train(
     name them; the choice is printed. Ctrl-C and SIGTERM save the run; continue it with --resume, which may be given
     more --epochs or another device.
 
-    Each epoch prints a line; "kept" in it means that its model was written to DIR/model.safetensors. All that --set can
+    Each epoch prints a line; "kept" in it means that its model becomes DIR/model.safetensors. All that --set can
     change stands in DIR/recipe.yaml; docs/recipe.md explains the fields and lists the built-in recipes.
 
     A probe (--probe) trains no network: the features of pretrained weights are computed once, kept for the next time,

@@ -32,6 +32,7 @@ from vitnext.training.optimizers import optimizers as build_optimizers
 from vitnext.training.schedules import learning_rate, total_steps
 
 CHECK_EVERY = 20  # steps between looks at the loss: each look waits for the device
+SAVING, AT_ONCE = 0.05, 0.2  # of the time, which saving after epochs may take, unless it takes so few seconds
 
 Metrics = dict[str, float]
 # model, normalised images, truth, share of the run that is done -> loss
@@ -47,6 +48,10 @@ class Validate(Protocol):
     score: str
 
     def __call__(self, model: nn.Module, precision: Precision) -> Metrics: ...
+
+
+# Writes a network that is to be kept, and returns what gives it the name of the run's model.
+Kept = Callable[[], Callable[[], None]]
 
 
 class Interrupted(Exception):
@@ -127,7 +132,7 @@ def fit(
     precision: Precision,
     *,
     folder: Path,
-    keep: Callable[[nn.Module, Progress, Metrics], Callable[[], None]],
+    keep: Callable[[nn.Module, Progress, Metrics], Kept],
     watch: Watcher,
     data: dict[str, Any],
     mix: Mix | None = None,
@@ -139,17 +144,18 @@ def fit(
     ``objective`` is differentiated, for each of ``recipe.accumulate`` parts of a batch, which ``mix`` has mixed before.
     ``validate`` runs after every ``schedule.validate_epochs`` epochs and the last, on the average of the weights if the
     recipe has one; ``keep`` is called for each validated epoch that is to be kept: if ``select``, one whose score is at
-    most a standard error below the best so far, else each; what it returns is called when the state that says so is
-    saved. Among epochs that the validation images cannot tell apart
-    the run so leaves the latest, which the schedule has brought furthest (the one-standard-error rule, Hastie et al.
-    2009, section 7.10).
+    most a standard error below the best so far, else each; what it returns is called before the state that says so is
+    saved, and what that returns after it. Among epochs that the validation images cannot tell apart the
+    run so leaves the latest, which the schedule has brought furthest (the one-standard-error rule, Hastie et al. 2009,
+    section 7.10).
 
     A run ends after the recipe's epochs, steps or minutes, whichever comes first, and its schedule fits that end. With
     minutes the learning rate follows the clock, so that such a run alone does not repeat bit for bit; it stops training
     when what is left is what the last validation took.
 
-    The state is saved to ``folder/last.pt`` after every epoch, and within it as the recipe says, with ``data``, which
-    names the data (``checkpoint.trained_on``); from ``resume``, what ``load_run`` read there, the run goes on.
+    The state is saved to ``folder/last.pt`` within an epoch as the recipe says, and after it, unless that would take
+    more than ``SAVING`` of the time: a large network and few images, on a fast GPU, are trained sooner than written. It
+    names the ``data`` (``checkpoint.trained_on``); from ``resume``, what ``load_run`` read there, the run goes on.
 
     ``model`` ends as the average, if the recipe has one: as what its last epoch was measured with.
 
@@ -180,7 +186,8 @@ def fit(
     config, kept_in = recipe.to_dict(), folder if distributed.main() else None
     journal = Journal(kept_in, track=recipe.track, offset=journal_offset, config=config, step=progress.step)
     watch.start(progress, None if limit else steps)
-    clock, last_save = time.monotonic(), progress.seconds
+    clock, last_save, saving = time.monotonic(), progress.seconds, 0.0  # what the last one took, in seconds
+    to_keep: Kept | None = None  # with the next state
 
     def tick() -> int:
         """Bring the clock up, to the same time in all processes; returns the signal that came to one, or 0."""
@@ -192,8 +199,9 @@ def fit(
 
     def save() -> int:
         """Returns, as ``tick`` does, the signal that came, when all processes have come so far."""
-        nonlocal last_save
-        last_save = progress.seconds
+        nonlocal last_save, saving, to_keep
+        last_save, began = progress.seconds, time.monotonic()
+        named = to_keep() if to_keep is not None else None
         tensors = sharding.saved(folder, model, average, optimizers, progress.step)
         state = {
             **tensors,
@@ -208,7 +216,16 @@ def fit(
         if distributed.main():
             save_checkpoint(folder / "last.pt", state)
             sharding.tidy(folder, tensors)
-        return distributed.agree(interrupt.signal, 0.0)[0]
+        if named is not None:
+            named()
+        to_keep = None
+        stop, saving = distributed.agree(interrupt.signal, time.monotonic() - began)
+        return stop
+
+    def pays() -> bool:
+        """Whether to save after an epoch."""
+        elapsed = progress.seconds - last_save
+        return saving < AT_ONCE or saving < SAVING * elapsed or elapsed > recipe.save_minutes * 60
 
     def over() -> bool:
         return progress.step >= steps or (progress.step > 0 and _out_of_time(progress, recipe))
@@ -292,7 +309,7 @@ def fit(
                     break
 
             # Validate and keep.
-            progress, kept, settle = replace(progress, epoch=progress.epoch + 1), False, None
+            progress, kept = replace(progress, epoch=progress.epoch + 1), False
             # An epoch that the clock ends before its first step has no loss.
             summary = {"train_loss": sum(epoch_losses) / len(epoch_losses)} if epoch_losses else {}
             due, metrics = progress.epoch % recipe.schedule.validate_epochs == 0, None
@@ -308,19 +325,18 @@ def fit(
                     if kept:
                         progress = replace(progress, kept_score=score, kept_loss=held_out, kept_epoch=progress.epoch)
                         if distributed.main():
-                            settle = keep(trained, progress, metrics)
+                            to_keep = keep(trained, progress, metrics)
                 summary |= metrics
                 measured = progress.step
             before = progress.seconds
-            tick()
+            stop = tick()
             if metrics is not None:
                 progress = replace(progress, validation_seconds=progress.seconds - before)
             journal.write("epoch", progress.step, epoch=progress.epoch, kept=kept, seconds=progress.seconds, **summary)
             watch.epoch(progress, summary, kept)
             epoch_losses = []
-            stop = save()
-            if settle is not None:
-                settle()
+            if stop or pays() or _ended(progress, steps, recipe):
+                stop = save()
             if stop:
                 raise Interrupted(stop)
     if average is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from vitnext.card import METADATA_KEY, Card, read_card
 from vitnext.errors import InputError
@@ -19,7 +19,12 @@ from vitnext.wording import counted
 
 def save_artifact(path: Path, model: nn.Module, card: Card) -> None:
     """Write weights and card, whole or not at all. Raises DiskError if the disk does not take it."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_weights(path, {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}, card)
+
+
+def save_weights(path: Path, weights: dict[str, Tensor], card: Card) -> None:
+    """The same of a model's weights, on the CPU."""
+    tensors = {name: tensor.contiguous() for name, tensor in weights.items()}
     with atomic_write(path, durable=True) as temporary:
         try:
             save_file(tensors, temporary, metadata={METADATA_KEY: card.to_json()})
