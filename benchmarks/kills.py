@@ -246,7 +246,11 @@ def child(place: str, passes: int, delay: float, arguments: list[str]) -> int:
         os.truncate(path, path.stat().st_size // 2)
         kill()
 
-    saved, written = torch.save, artifact.save_file
+    def after_model(*given: Any) -> None:
+        kept(*given)
+        kill()
+
+    saved, written, kept = torch.save, artifact.save_file, api_run.save_weights
     if place == "a step":
         on_pass(ConsoleWatcher, "step", lambda *_: soon())
     elif place == "a worker":
@@ -262,7 +266,7 @@ def child(place: str, passes: int, delay: float, arguments: list[str]) -> int:
     elif place == "half of a model file":
         on_pass(artifact, "save_file", half_of_model)
     elif place == "between an epoch's model and its checkpoint":
-        on_pass(ConsoleWatcher, "epoch", lambda *_: kill())
+        on_pass(api_run, "save_weights", after_model)
     elif place == "between a checkpoint and its model's name":
         on_pass(api_run, "settle", lambda *_: kill())
     elif place == "validation":
