@@ -115,7 +115,7 @@ def by_timm(name: str, epochs: int | None) -> dict[str, Any]:
             preprocess,
             precision,
             folder=Path(folder),
-            keep=lambda *_: lambda: None,
+            keep=lambda *_: lambda: lambda: None,
             watch=watcher,
             data={},
             select=False,

@@ -148,7 +148,7 @@ def test_time_ends_a_run_and_its_rate_has_fallen(masks, tmp_path, monkeypatch):
     clock = itertools.count(0, 0.02)  # seconds between one look at it and the next, however busy the machine is
     monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     end = train(masks, tmp_path / "run", "schedule.warmup_epochs=1000", epochs=None, minutes=0.02)
-    assert 1.2 <= read_card(end.artifact).metrics["seconds"] < 60
+    assert 1.1 <= read_card(end.artifact).metrics["seconds"] < 60
     rates = [line["learning_rate"] for line in journal(tmp_path / "run") if line["event"] == "step"]
     assert rates[-1] < max(rates)
 

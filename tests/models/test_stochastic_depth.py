@@ -121,6 +121,31 @@ def test_outside_training_a_residual_is_the_sum():
     assert torch.equal(StochasticDepth(0.0).residual(x, torch.sin), x + x.sin())
 
 
+class Residual(nn.Module):
+    def __init__(self, rate):
+        super().__init__()
+        self.linear, self.stochastic_depth = nn.Linear(4, 4), StochasticDepth(rate)
+
+    def forward(self, x):
+        return self.stochastic_depth.residual(x, self.linear)
+
+
+def test_blocks_of_several_rates_and_batches_of_any_size_are_compiled_and_exported():
+    """Where a number is not fixed when it is traced, all samples are computed."""
+    torch.compiler.reset()
+    for rate in (0.25, 0.5):
+        block = Residual(rate)
+        block.compile(backend="aot_eager")
+        block(torch.randn(8, 4)).sum().backward()
+    model = nn.Sequential(Residual(0.25), Residual(0.5))
+    of_any_size = torch.compile(model, backend="aot_eager", dynamic=True, fullgraph=True)
+    for batch in (8, 12):
+        of_any_size(torch.randn(batch, 4)).sum().backward()
+    batch = torch.export.Dim("batch", min=4, max=64)
+    program = torch.export.export(model, (torch.randn(8, 4),), dynamic_shapes=({0: batch},))
+    assert program.module()(torch.randn(16, 4)).shape == (16, 4)
+
+
 TINY = {
     "vit": {"image_size": 32, "patch_size": 8, "dim": 16, "depth": 3, "heads": 2, "classes": 3},
     "deit3": {"image_size": 32, "patch_size": 8, "dim": 16, "depth": 3, "heads": 2, "classes": 3, "layer_scale": 0.5},

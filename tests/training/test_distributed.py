@@ -131,7 +131,7 @@ def train(data: Dataset[Any], recipe: Recipe, folder: Path, *, resume: bool = Fa
 
     def keep(network, *_):
         kept.update({n: t.clone().numpy() for n, t in network.state_dict().items()})
-        return lambda: None
+        return lambda: lambda: None
 
     watcher = Watcher(on)
     fit(

@@ -47,13 +47,14 @@ class StochasticDepth(nn.Module):
         gives so many tokens of x (B, N, D), and so does the sum.
 
         In training on the CPU the branch is given the samples that keep it, and no others, unless there are none. What
-        is compiled is given the same number in every step, as in DINOv2 (Oquab et al. 2023, section 5): the least that
-        is no fewer than are kept on average, and one of them is dropped so often that each sample keeps its branch with
-        probability 1 - rate. An eager GPU, which waits for the process that hands it kernels, is given all.
+        is compiled for a batch of a fixed size is given the same number in every step, as in DINOv2 (Oquab et al. 2023,
+        section 5): the least that is no fewer than are kept on average, and one of them is dropped so often that each
+        sample keeps its branch with probability 1 - rate. An eager GPU, which waits for the process that hands it
+        kernels, is given all.
         """
         if not self.training or not self.rate:
             return add_scaled(_first(x, first), scale, branch(x, *others))
-        if is_compiling() and (dropped := int(x.shape[0] * self.rate)):
+        if is_compiling() and (dropped := self._least(x)):
             index, place, keep = self._draw_share(x, dropped)
             x, rows = _Gather.apply(x, index, place, keep)
             out = branch(rows, *(None if other is None else other[index] for other in others))
@@ -75,6 +76,14 @@ class StochasticDepth(nn.Module):
     def _draw(self, x: Tensor) -> Tensor:
         """1 for a sample that keeps its branch, else 0: (B,)."""
         return torch.empty(x.shape[0], device=x.device).bernoulli_(1.0 - self.rate)
+
+    def _least(self, x: Tensor) -> int:
+        """How many samples of a batch are dropped at least; 0 where their number is not fixed when it is traced."""
+        from torch.fx.experimental.symbolic_shapes import has_static_value  # takes a while, and only to compile
+
+        if has_static_value(x.shape[0]) and has_static_value(least := int(x.shape[0] * self.rate)):
+            return least
+        return 0
 
     def _draw_share(self, x: Tensor, dropped: int) -> tuple[Tensor, Tensor, Tensor]:
         """All samples but ``dropped`` random ones: their numbers (k,), the place of each sample among them (B,), any

@@ -30,7 +30,7 @@ from vitnext.training.validation import images_at_once
 
 BACKEND = "inductor"
 PASSES = ("forward", "forward_with_auxiliary", "predictions")  # of images, where a model has them
-# Multiply-adds of a pass forward: above, a CPU gains a twentieth at most (benchmarks/README.md).
+# Multiply-adds of a pass forward: above, a CPU gains little (benchmarks/README.md).
 SHORT = 20_000_000_000
 COMPILING = 60.0  # seconds that it takes, as far as one can say before: half a minute, on a GPU to some minutes
 # Of a step's time, as far as one can say: timm's ViT-B and ConvNeXt-B saved 0.22 and 0.30 on an H200; with graphs ours

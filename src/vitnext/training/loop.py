@@ -82,7 +82,7 @@ class Progress:
     kept_loss: float | None = None
     kept_epoch: int = 0
     seconds: float = 0.0  # training time so far, without what was lost in a kill
-    validation_seconds: float = 0.0  # what the last validation took of it
+    validation_seconds: float = 0.0  # what the last validation took of it, and writing what it keeps
 
     def kept(self, score: str) -> dict[str, float]:
         """What was measured of the model that the run will leave, by metric."""
@@ -153,9 +153,10 @@ def fit(
     minutes the learning rate follows the clock, so that such a run alone does not repeat bit for bit; it stops training
     when what is left is what the last validation took.
 
-    The state is saved to ``folder/last.pt`` within an epoch as the recipe says, and after it, unless that would take
-    more than ``SAVING`` of the time: a large network and few images, on a fast GPU, are trained sooner than written. It
-    names the ``data`` (``checkpoint.trained_on``); from ``resume``, what ``load_run`` read there, the run goes on.
+    The state is saved to ``folder/last.pt`` within an epoch as the recipe says, and after it, unless that takes
+    ``AT_ONCE`` or longer and more than ``SAVING`` of the time: a large network and few images, on a fast GPU, are
+    trained sooner than written. It names the ``data`` (``checkpoint.trained_on``); from ``resume``, what ``load_run``
+    read there, the run goes on.
 
     ``model`` ends as the average, if the recipe has one: as what its last epoch was measured with.
 
@@ -201,7 +202,7 @@ def fit(
         """Returns, as ``tick`` does, the signal that came, when all processes have come so far."""
         nonlocal last_save, saving, to_keep
         last_save, began = progress.seconds, time.monotonic()
-        named = to_keep() if to_keep is not None else None
+        named = to_keep() if to_keep is not None else None  # written first: the state says that it is there
         tensors = sharding.saved(folder, model, average, optimizers, progress.step)
         state = {
             **tensors,
@@ -218,7 +219,7 @@ def fit(
             sharding.tidy(folder, tensors)
         if named is not None:
             named()
-        to_keep = None
+            to_keep = None
         stop, saving = distributed.agree(interrupt.signal, time.monotonic() - began)
         return stop
 
@@ -325,13 +326,15 @@ def fit(
                     if kept:
                         progress = replace(progress, kept_score=score, kept_loss=held_out, kept_epoch=progress.epoch)
                         if distributed.main():
+                            to_keep = None  # first, so that two do not wait in memory
                             to_keep = keep(trained, progress, metrics)
                 summary |= metrics
                 measured = progress.step
             before = progress.seconds
             stop = tick()
             if metrics is not None:
-                progress = replace(progress, validation_seconds=progress.seconds - before)
+                # What it keeps has to be written in the time that is left, too.
+                progress = replace(progress, validation_seconds=progress.seconds - before + saving)
             journal.write("epoch", progress.step, epoch=progress.epoch, kept=kept, seconds=progress.seconds, **summary)
             watch.epoch(progress, summary, kept)
             epoch_losses = []
