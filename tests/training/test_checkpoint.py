@@ -48,6 +48,26 @@ def test_a_later_one_replaces_an_earlier_one_and_what_a_kill_left_behind(path):
     assert [file.name for file in path.parent.iterdir()] == ["last.pt"]
 
 
+def test_ctrl_c_while_it_is_written_is_no_error_of_the_disk(path, monkeypatch):
+    """torch's own answer to it is "[enforce fail at inline_container.cc]"."""
+    save = torch.save
+
+    class Pressed:
+        def __init__(self, file):
+            self.file = file
+
+        def write(self, data):
+            if len(data) > 1000:
+                raise KeyboardInterrupt
+            return self.file.write(data)
+
+    monkeypatch.setattr(torch, "save", lambda state, file: save(state, Pressed(file)))
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(path, {"w": torch.zeros(1_000_000)})
+    assert same(load_checkpoint(path))
+    assert [file.name for file in path.parent.iterdir()] == ["last.pt"]
+
+
 @pytest.mark.parametrize("name", ["fsync", "replace"])
 def test_a_write_that_fails_leaves_the_last_good_one(name, path, monkeypatch):
     def full(*_):

@@ -138,6 +138,21 @@ def test_a_long_run_that_it_makes_shorter_is_compiled(steps, minutes, fast, comp
     monkeypatch.setattr(compilation, "_seconds", seconds)
     assert choose_compilation(trial, None, steps) == (choice, reason)
     assert (False in seen) == ("measured" in reason)  # a short run is not even tried
+    if "short" in reason:
+        assert len(seen) == (0 if minutes else compilation.ROUNDS)  # the clock says so without a step
+
+
+def test_what_is_much_too_short_is_known_after_two_steps(monkeypatch):
+    model, task, recipe, preprocess, precision = toy()
+    trial, seen = Trial(model, task, recipe, preprocess, precision), []
+
+    def seconds(*_):
+        seen.append(1)
+        return 12.0
+
+    monkeypatch.setattr(compilation, "_seconds", seconds)
+    reason = "training takes about 288 s, too short for it to pay"
+    assert choose_compilation(trial, None, 24) == ("off", reason) and len(seen) == 2
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,16 @@ def test_a_resumed_run_says_where_it_goes_on():
     assert end == "going on after step 52 of 52: at its end, which is measured again; more --epochs would train on\n"
 
 
+def test_a_loss_that_is_not_known_yet_is_not_shown():
+    watcher = ConsoleWatcher(Console(quiet=True), 3, "val", "top1")
+    watcher.start(Progress(), 9)
+    watcher.step(Progress(step=1), None, 1e-3, 8)
+    assert "loss" not in watcher.bar.tasks[0].description
+    watcher.step(Progress(step=2), 1.25, 1e-3, 8)
+    watcher.step(Progress(step=3), None, 1e-3, 8)
+    assert "loss 1.250" in watcher.bar.tasks[0].description
+
+
 def test_a_terminal_sees_the_bar_with_loss_and_speed():
     out = shown(True, epochs)
     assert "epoch 1/12" in out and "images/s" in out and "loss 0.500" in out

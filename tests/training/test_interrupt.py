@@ -26,11 +26,14 @@ def press():
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_one_is_remembered():
+def test_one_is_remembered_and_answered(capfd):
     with deferred_interrupt() as interrupt:
         assert not interrupt
         press()
-        assert interrupt
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupt.signal == signal.SIGINT
+    line = "stopping: the step ends and the run is saved; Ctrl-C once more ends it at once, unsaved"
+    assert capfd.readouterr().err.splitlines() == ["", line]
 
 
 def test_the_second_one_interrupts():

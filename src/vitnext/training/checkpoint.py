@@ -50,6 +50,8 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         try:
             torch.save(state, file)
         except RuntimeError as error:
+            if isinstance(error.__context__, KeyboardInterrupt):  # torch says of it that the file is not whole
+                raise KeyboardInterrupt from None
             raise unwritten(path, error) from error
 
 

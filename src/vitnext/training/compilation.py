@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -128,13 +129,17 @@ def choose_compilation(
     sample: a batch of uint8 (B, C, H, W) and their truth; say: told before it compiles.
     """
     eager, faster = trial.task.objective, None
+    graphs = with_graphs(trial.device, trial.recipe)
+    worth = 2 * COMPILING / (SAVING_WITH_GRAPHS if graphs else SAVING)  # seconds
+    left = 60 * trial.recipe.schedule.minutes or math.inf
     try:
-        times = [_seconds(trial, eager, sample) for _ in range(ROUNDS)]
-        left = steps * statistics.median(times[1:])  # the first sets up
-        if minutes := trial.recipe.schedule.minutes:
-            left = min(left, 60 * minutes)
-        graphs = with_graphs(trial.device, trial.recipe)
-        if (SAVING_WITH_GRAPHS if graphs else SAVING) * left < 2 * COMPILING:
+        if left >= worth:
+            _seconds(trial, eager, sample)  # sets up
+            times = [_seconds(trial, eager, sample)]
+            if steps * times[0] > worth / 2:  # else it is not close
+                times += [_seconds(trial, eager, sample) for _ in range(ROUNDS - 2)]
+            left = min(left, steps * statistics.median(times))
+        if left < worth:
             return "off", f"training takes about {left:,.0f} s, too short for it to pay"
         say("compile: trying a few steps, which takes about a minute")
         faster = compiled(eager, graphs=graphs)

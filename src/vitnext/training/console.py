@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from types import TracebackType
 
@@ -52,7 +53,8 @@ class ConsoleWatcher:
         self.speed, self.last = (0.95 * self.speed + 0.05 * speed if self.speed else speed), now
         if loss is not None:
             self.loss = loss
-        text = f"epoch {state.epoch + 1}{self.of_epochs}  loss {self.loss:.3f}  {self.speed:,.0f} images/s"
+        known = "" if math.isnan(self.loss) else f"  loss {self.loss:.3f}"
+        text = f"epoch {state.epoch + 1}{self.of_epochs}{known}  {self.speed:,.0f} images/s"
         self.bar.update(self.task, completed=state.step, description=text)
 
     def epoch(self, state: Progress, values: Metrics, kept: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ from types import FrameType
 from torch._dynamo.exc import TorchDynamoException
 
 from vitnext.errors import Terminated
+from vitnext.training import distributed
+
+STOPPING = b"\nstopping: the step ends and the run is saved; Ctrl-C once more ends it at once, unsaved\n"
 
 
 class Interrupt:
@@ -26,7 +30,9 @@ class Interrupt:
     def press(self, signum: int, frame: FrameType | None) -> None:
         if self.signal and signum == signal.SIGINT:  # Ctrl-C after that means now
             raise KeyboardInterrupt
-        self.signal = self.signal or signum  # schedulers may send SIGTERM twice
+        if not self.signal and distributed.main():  # schedulers may send SIGTERM twice
+            os.write(2, STOPPING)  # what a signal interrupts may be a print
+        self.signal = self.signal or signum
 
 
 @contextmanager
