@@ -30,9 +30,10 @@ class Interrupt:
     def press(self, signum: int, frame: FrameType | None) -> None:
         if self.signal and signum == signal.SIGINT:  # Ctrl-C after that means now
             raise KeyboardInterrupt
-        if not self.signal and distributed.main():  # schedulers may send SIGTERM twice
-            os.write(2, STOPPING)  # what a signal interrupts may be a print
-        self.signal = self.signal or signum
+        if not self.signal:  # schedulers may send SIGTERM twice
+            self.signal = signum
+            if distributed.main():
+                os.write(2, STOPPING)  # what a signal interrupts may be a print
 
 
 @contextmanager

@@ -151,12 +151,11 @@ def fit(
 
     A run ends after the recipe's epochs, steps or minutes, whichever comes first, and its schedule fits that end. With
     minutes the learning rate follows the clock, so that such a run alone does not repeat bit for bit; it stops training
-    when what is left is what the last validation took.
+    when what is left is what the last validation and the last state took.
 
     The state is saved to ``folder/last.pt`` within an epoch as the recipe says, and after it, unless that takes
-    ``AT_ONCE`` or longer and more than ``SAVING`` of the time: a large network and few images, on a fast GPU, are
-    trained sooner than written. It names the ``data`` (``checkpoint.trained_on``); from ``resume``, what ``load_run``
-    read there, the run goes on.
+    ``AT_ONCE`` or longer and more than ``SAVING`` of the time, as with a large network and few images. It names the
+    ``data`` (``checkpoint.trained_on``); from ``resume``, what ``load_run`` read there, the run goes on.
 
     ``model`` ends as the average, if the recipe has one: as what its last epoch was measured with.
 
