@@ -73,19 +73,15 @@ def look(
         "turned": np.zeros(total, bool),
         "flat": np.zeros(total, bool),
         "hashes": np.zeros(total, np.uint64),
-        "pictures": np.zeros((total, near_duplicates.KEPT, near_duplicates.KEPT, 3), np.uint8),
     }
     keys = survey_cache.keys(dataset)
     before = survey_cache.load(dataset) if keys is not None else {}
-    same_files = keys is not None and np.array_equal(before.get("keys", keys[:0]), keys)
-    if same_files:  # each stands where it stood
-        columns, known = {name: before[name] for name in columns}, (keys != b"") & (before["digests"] != b"")
-        for values in columns.values():  # a file may have been there for a moment, when it was looked at
-            values[~known] = np.zeros((), values.dtype)
-    elif keys is not None and before:
-        known = _recall(columns, keys, before)
-    else:
-        known = np.zeros(total, bool)
+    known, stay = np.zeros(total, bool), False  # whether what is known of each stands where it stood
+    if keys is not None and before:
+        rows, places, stay = _recall(keys, before)
+        known[places] = True
+        for key, values in columns.items():
+            values[places] = before[key][rows]
     wanted = ~known
     if limit is not None:
         sizes = np.concatenate([split.sizes for split in dataset.splits.values()])
@@ -93,6 +89,10 @@ def look(
         few = np.linspace(0, len(rest) - 1, min(len(rest), max(0, limit - int(known.sum())))).astype(int)
         wanted = wanted & (sizes <= 0)  # what cannot be read for certain, and costs nothing
         wanted[rest[few]] = True
+    row = np.cumsum(known | wanted) - 1  # of each image's picture
+    pictures = np.zeros((int((known | wanted).sum()), near_duplicates.KEPT, near_duplicates.KEPT, 3), np.uint8)
+    if known.any():
+        pictures[row[places]] = before["pictures"][rows]
     done, first = int(known.sum()), 0  # images that are known, and the place of a split's first one
     with ThreadPoolExecutor() as pool:  # Pillow decodes and hashlib digests without the interpreter's lock
         for name, split in dataset.splits.items():
@@ -109,7 +109,7 @@ def look(
                         columns[column][first + i] = value
                     columns["turned"][first + i] = seen.turned
                     if seen.grey is not None and seen.colours is not None:
-                        columns["pictures"][first + i] = seen.colours
+                        pictures[row[first + i]] = seen.colours
                         pictured.append(first + i)
                         greys.append(seen.grey)
                 if greys:
@@ -119,27 +119,33 @@ def look(
                 if progress is not None:
                     progress(done, total)
             first += len(split)
-    if same_files and len(problems) == wanted.sum():  # what could not be read then cannot be now
-        alike = before["alike"]
+    alike = np.arange(total)
+    if stay and len(problems) == wanted.sum():  # what could not be read then cannot be now
+        alike[places] = places[before["alike"]]
     else:
         once = np.zeros(total, bool)  # of identical images the first
         once[np.unique(columns["digests"], return_index=True)[1]] = True
-        alike = near_duplicates.similar(np.where(once, columns["hashes"], 0), columns["pictures"])
+        looked = np.flatnonzero(known | wanted)
+        alike[looked] = looked[near_duplicates.similar(np.where(once, columns["hashes"], 0)[looked], pictures)]
         if keys is not None:
-            survey_cache.save(dataset, {"keys": keys, "alike": alike, **columns})
+            able = np.flatnonzero((keys != b"") & (columns["digests"] != b""))  # was there, and could be read
+            kept = {key: values[able] for key, values in {"keys": keys, **columns}.items()}
+            kept |= {"pictures": pictures[row[able]], "places": able, "alike": np.searchsorted(able, alike[able])}
+            survey_cache.save(dataset, kept)
     named = {name: columns[name] for name in ("digests", "sizes", "kinds", "turned", "flat")}
     return Survey(problems, alike=alike, unseen=total - int((known | wanted).sum()), **named)
 
 
-def _recall(columns: dict[str, np.ndarray], keys: np.ndarray, before: dict[str, np.ndarray]) -> np.ndarray:
-    """Fill in what is known of files as they are now, and say of which that is, bool (N,)."""
-    able = np.flatnonzero((before["keys"] != b"") & (before["digests"] != b""))  # was there, and could be read
-    order = able[np.argsort(before["keys"][able])]
-    rows = order[np.searchsorted(before["keys"][order], keys).clip(max=len(order) - 1)] if len(order) else order
-    known = before["keys"][rows] == keys if len(order) else np.zeros(len(keys), bool)
-    for name, column in columns.items():
-        column[known] = before[name][rows[known]]
-    return known
+def _recall(keys: np.ndarray, before: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Which rows of the cache are of files as they are now, the places of these in the data set, and whether all are,
+    where they were."""
+    kept, places = before["keys"], before["places"]
+    if len(kept) and places[-1] < len(keys) and np.array_equal(keys[places], kept):
+        return np.arange(len(kept)), places, True
+    order = np.argsort(kept)
+    rows = order[np.searchsorted(kept[order], keys).clip(max=len(kept) - 1)] if len(kept) else order
+    places = np.flatnonzero(kept[rows] == keys) if len(kept) else order
+    return rows[places], places, False
 
 
 def _see(image: str | np.ndarray) -> _Seen | str:

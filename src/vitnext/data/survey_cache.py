@@ -2,7 +2,7 @@
 
 A file, or an image with its mask, is known by path, size and times of modification and of change of the inode: whoever
 writes to it, even with a tool that sets the first time back, makes it unknown. The cache takes about 0.9 kB an image
-and may be deleted at any time. No torch.
+that was looked at, and may be deleted at any time. No torch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vitnext.data.dataset import Dataset, Split
 from vitnext.errors import WorkError
 from vitnext.files import atomic_write, cache_folder, stamp
 
-FORMAT = "4"  # to be changed with what is seen of an image, or how
+FORMAT = "5"  # to be changed with what is seen of an image, or how
 WORTH = 200  # images; fewer are read again as quickly
 Columns = dict[str, np.ndarray]
 Files = Callable[[Any, int], Sequence[str]]
