@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,13 @@ def begin(
     overrides: Sequence[str],
     say: Say,
     keeps: bool = True,
+    opened: Callable[[], Dataset[Any]] | None = None,
 ) -> tuple[Recipe, Dataset[Any], Facts | Card]:
     """Of a new run: what the user left open is chosen from the images and the machine, and said. The third are the
     facts of the training images.
 
-    keeps: whether the run is to be kept in ``folder``, where then no other may be.
+    keeps: whether the run is to be kept in ``folder``, where then no other may be; opened: what gives the data set, if
+    it is not to be listed now.
 
     Mistakes in the arguments are found first, then those in the layout of the data, then in ``folder``; only then is
     every image read, and only then are weights fetched.
@@ -42,7 +45,9 @@ def begin(
     if model is not None:
         create.family_of(model)
     asked = override(read(recipe) if recipe is not None else Recipe(), overrides)
-    dataset = open_dataset(data, seed=asked.seed, val_fraction=asked.data.val_fraction)
+    if opened is None:
+        opened = partial(open_dataset, data, seed=asked.seed, val_fraction=asked.data.val_fraction)
+    dataset = opened()
     for named in (model, read(recipe).model.name if recipe is not None else None):
         require_labels(named or "", dataset)
     if keeps:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from vitnext.api.console import Say, speaker
 from vitnext.api.folder import ARTIFACT, STATE, disk_may_be_full, require_run, run_name
-from vitnext.data.dataset import BUILTIN, open_dataset
+from vitnext.data.dataset import BUILTIN, Dataset, open_dataset
+from vitnext.data.listed import opener
 from vitnext.errors import InputError, require
 from vitnext.evaluation.evaluate import headline
 from vitnext.recipe import ENDLESS, Recipe, override, read
@@ -68,10 +69,12 @@ def train(
     Raises InputError for wrong input, WorkError for a run that fails, and, after the run was saved, KeyboardInterrupt
     for Ctrl-C and Terminated, a SystemExit, for SIGTERM.
     """
-    folder, said = _folder(data, out), _said(overrides, seed, skip_unreadable)
+    folder, said, opened = _folder(data, out), _said(overrides, seed, skip_unreadable), None
     if probe is None:
         said += _length(epochs, steps, minutes, overrides, resume)
-        _require_sense(data, folder, model, recipe, said, resume)
+        asked = _require_sense(data, folder, model, recipe, said, resume)
+        if not resume and "WORLD_SIZE" not in os.environ:  # processes must have the same files, so each lists them
+            opened = opener(data, seed=asked.seed, val_fraction=asked.data.val_fraction)
     require("torch", "train")
     from vitnext.api import probe as probes
     from vitnext.api import run
@@ -97,7 +100,7 @@ def train(
         if distributed.restarted() and (folder / STATE).exists():  # after one of its processes ended: goes on
             said = said if resume else _settled(said)
             resume, model, recipe, pretrained = True, None, None, "auto"
-        ready = _prepared(data, folder, model, str(pretrained), recipe, said, resume, say)
+        ready = _prepared(data, folder, model, str(pretrained), recipe, said, resume, say, opened=opened)
         if accept_changes:  # until a state is saved that has them
             ready = replace(ready, again=f"{ready.again} --accept-changes")
         ready = run.with_compilation(ready, say)
@@ -147,8 +150,8 @@ def _folder(data: str | Path, out: str | Path | None) -> Path:
 
 def _require_sense(
     data: str | Path, folder: Path, model: str | None, recipe: str | None, said: Sequence[str], resume: bool
-) -> None:
-    """Raises InputError for mistakes that can be seen without torch, which takes seconds to import."""
+) -> Recipe:
+    """What is asked for. Raises InputError for mistakes that are seen without torch, which takes seconds to import."""
     asked = override(read(recipe) if recipe is not None else Recipe(), said)
     if resume:
         require_run(folder)
@@ -156,6 +159,7 @@ def _require_sense(
     there = str(data) in BUILTIN or os.path.exists(os.path.expanduser(data))
     if not there and model is None:  # whether there is such a model is said first, and needs torch
         open_dataset(data)
+    return asked
 
 
 def _length(
@@ -196,12 +200,14 @@ def _prepared(
     resume: bool,
     say: Say,
     keeps: bool = True,
+    opened: Callable[[], Dataset[Any]] | None = None,
 ) -> Run:
-    """All that a run needs to begin or to go on; ``keeps`` says whether it is to be kept."""
+    """All that a run needs to begin or to go on; ``keeps`` says whether it is to be kept, ``opened`` gives the data set
+    of one that begins, if it is not to be listed now."""
     from vitnext.api import network, plan, run
 
     # Choose the recipe, open and check the data.
-    choose = plan.go_on if resume else partial(plan.begin, keeps=keeps)
+    choose = plan.go_on if resume else partial(plan.begin, keeps=keeps, opened=opened)
     chosen, dataset, known = choose(
         data, folder, model=model, pretrained=pretrained, recipe=recipe, overrides=overrides, say=say
     )
@@ -209,4 +215,8 @@ def _prepared(
 
     # Build the network, and all that it trains with.
     built = network.build(chosen, dataset, known, say)
-    return run.prepare(chosen, dataset, *built, folder, data, say)
+    ready = run.prepare(chosen, dataset, *built, folder, data, say)
+    if dataset.current():
+        return ready
+    say("files have changed since an earlier start listed them: beginning anew")
+    return _prepared(data, folder, model, pretrained, recipe, overrides, resume, say, keeps)
