@@ -252,8 +252,8 @@ def by_vitnext(job: Job, turns: Turns, *sets: str) -> None:
     recipe.write_text(yaml.safe_dump(override(job.recipe, sets).to_dict()), encoding="utf-8")
     began, ended = ConsoleWatcher.start, ConsoleWatcher.epoch
 
-    def start(watcher: ConsoleWatcher, state: Progress, steps: int | None) -> None:
-        began(watcher, state, steps)
+    def start(watcher: ConsoleWatcher, state: Progress, steps: int | None, ended: bool) -> None:
+        began(watcher, state, steps, ended)
         assert steps is not None
         data = next(line for line in console.file.getvalue().splitlines() if line.startswith("data  "))
         images = steps // ENDLESS * job.recipe.batch_size

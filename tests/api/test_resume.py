@@ -115,6 +115,20 @@ def test_what_was_kept_and_is_gone_cannot_be_had_again(given, tmp_path, monkeypa
     assert f"{end.artifact} is gone, and with it the weights of epoch 1: start anew" in message
 
 
+def test_a_model_that_the_run_did_not_keep_is_not_measured_for_it(given, trained, tmp_path):
+    end = train(given, tmp_path / "run")
+    whole = end.artifact.read_bytes()
+    shutil.copy(trained.artifact, end.artifact)  # of another run, which kept another epoch
+    message = mistake(api.train, given, out=end.out, resume=True)
+    assert f"{end.artifact} is not what the run kept (epoch 2): put that back, or start anew" in message
+    end.artifact.write_bytes(whole[:-100])
+    assert f"{end.artifact}: is truncated" in mistake(api.train, given, out=end.out, resume=True)
+    end.artifact.write_bytes(whole)
+    (end.out / ".tmpa1B2c3").write_bytes(whole[:-100])  # what a kill left
+    api.train(given, out=end.out, resume=True)
+    assert not list(end.out.glob(".*"))
+
+
 def test_a_stopped_run_whose_kept_model_is_gone_is_refused_before_it_trains(given, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         on_step(patched, press_at(4))

@@ -139,7 +139,11 @@ def test_early_stopping_is_said(given, tmp_path, heard, monkeypatch):
         "vitnext.training.validation.Validator.__call__", lambda *_: {"top1": 0.5, "score_error": 0.1, "loss": 1.0}
     )
     train(given, tmp_path / "run", "schedule.patience=2", epochs=9, console=heard)
-    assert "stopped early: no better validation top-1 since epoch 1" in heard.file.getvalue()
+    said = heard.file.getvalue()
+    assert "since epoch 1; epoch 3 is kept, and a higher schedule.patience would train on" in said
+    heard.file.truncate(0)
+    api.train(given, out=tmp_path / "run", resume=True, console=heard)
+    assert "at its end, which is measured again; a later one would train on" in heard.file.getvalue()
     assert [line["epoch"] for line in journal(tmp_path / "run") if line["event"] == "epoch"] == [1, 2, 3]
 
 

@@ -65,8 +65,8 @@ class Watcher:
     def __init__(self, on: Callable[[str, int], None]) -> None:
         self.on, self.steps, self.epochs = on, [], []
 
-    def start(self, state: Progress, steps: int) -> None:
-        self.began, self.total = state, steps
+    def start(self, state: Progress, steps: int, ended: bool) -> None:
+        self.began, self.total, self.ended = state, steps, ended
 
     def step(self, state: Progress, loss: float | None, learning_rate: float, images: int) -> None:
         self.steps.append((state.step, loss, learning_rate, images))

@@ -23,7 +23,7 @@ def shown(terminal, events):
 
 
 def epochs(watcher):
-    watcher.start(Progress(), 24)
+    watcher.start(Progress(), 24, False)
     watcher.step(Progress(step=1), None, 1e-3, 64)
     watcher.step(Progress(step=2), 0.5, 1e-3, 64)
     watcher.epoch(Progress(step=2, epoch=1, seconds=61.4), METRICS, kept=True)
@@ -62,16 +62,19 @@ def test_a_score_without_a_loss():
 
 def test_a_resumed_run_says_where_it_goes_on():
     def events(watcher):
-        watcher.start(Progress(step=1234), 5000)
+        watcher.start(Progress(step=1234), 5000, False)
 
     assert shown(False, events).splitlines() == ["going on after step 1,234 of 5,000"]
-    end = shown(False, lambda watcher: watcher.start(Progress(step=52), 52))
+    end = shown(False, lambda watcher: watcher.start(Progress(step=52), 52, True))
     assert end == "going on after step 52 of 52: at its end, which is measured again; more --epochs would train on\n"
+    for steps, of in ((None, ""), (90, " of 90")):  # the time or the patience ended it
+        end = shown(False, lambda watcher, steps=steps: watcher.start(Progress(step=52), steps, True))
+        assert end == f"going on after step 52{of}: at its end, which is measured again; a later one would train on\n"
 
 
 def test_a_loss_that_is_not_known_yet_is_not_shown():
     watcher = ConsoleWatcher(Console(quiet=True), 3, "val", "top1")
-    watcher.start(Progress(), 9)
+    watcher.start(Progress(), 9, False)
     watcher.step(Progress(step=1), None, 1e-3, 8)
     assert "loss" not in watcher.bar.tasks[0].description
     watcher.step(Progress(step=2), 1.25, 1e-3, 8)
@@ -89,7 +92,7 @@ def test_the_speed_is_images_over_time_and_never_a_division_by_zero(seconds, mon
     clock = iter([0.0, *seconds])
     monkeypatch.setattr("vitnext.training.console.time.monotonic", lambda: next(clock))
     watcher = ConsoleWatcher(Console(file=io.StringIO()), 1, "val", "top1")
-    watcher.start(Progress(), 2)
+    watcher.start(Progress(), 2, False)
     for step in (1, 2):
         watcher.step(Progress(step=step), None, 1e-3, 64)
     assert watcher.speed == (32.0 if seconds[-1] else pytest.approx(64 / 1e-9))

@@ -100,7 +100,7 @@ class Watcher:
     def __init__(self, on) -> None:
         self.on, self.epochs = on, []
 
-    def start(self, state, steps) -> None: ...
+    def start(self, state, steps, ended) -> None: ...
 
     def step(self, state, loss, learning_rate, images) -> None:
         self.on(state.step)

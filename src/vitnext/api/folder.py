@@ -67,11 +67,17 @@ def card_of_run(folder: Path) -> Card:
         raise InputError(f"{folder / BEGUN} cannot be read ({error.strerror}): {ANEW}") from error
 
 
-def require_weights(artifact: Path, stopped: dict[str, Any], recipe: Recipe, select: bool) -> None:
-    """Of a run whose model file is gone: raises InputError if neither last.pt nor the epochs to come can replace it."""
+def require_weights(artifact: Path, card: Card, stopped: dict[str, Any], recipe: Recipe, select: bool) -> None:
+    """Raises InputError if a run's model file is not the one that it kept, or is gone, and neither last.pt nor the
+    epochs to come can replace it."""
     from vitnext.training.checkpoint import ANEW
 
     kept, epoch = stopped["kept_epoch"], stopped["epoch"]
+    if artifact.exists():
+        there = read_card(artifact)
+        if (there.architecture, there.classes, there.metrics.get("epoch")) != (card.architecture, card.classes, kept):
+            raise InputError(f"{artifact} is not what the run kept (epoch {kept}): put that back, or {ANEW}")
+        return
     if select and kept and not kept == epoch == recipe.schedule.epochs:
         raise InputError(f"{artifact} is gone, and with it the weights of epoch {kept}: {ANEW}")
 

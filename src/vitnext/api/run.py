@@ -258,8 +258,7 @@ def claimed(run: Run, resume: bool, accept: bool, say: Say) -> Iterator[dict[str
             if others and run.dataset.split_rule.get("rule") == "stratified":
                 say("warning: images were divided anew: some that are held out now may have been trained on")
             distributed.from_first(lambda: settle(run, state["progress"]["kept_epoch"]))
-            if not run.artifact.exists():
-                require_weights(run.artifact, state["progress"], run.recipe, run.select)
+            require_weights(run.artifact, run.card, state["progress"], run.recipe, run.select)
         else:
             distributed.from_first(lambda: require_free(folder))  # another run may have come and gone since
         distributed.from_first(lambda: _write_down(run, resume))
@@ -269,6 +268,8 @@ def claimed(run: Run, resume: bool, accept: bool, say: Say) -> Iterator[dict[str
 def _write_down(run: Run, resume: bool) -> None:
     with atomic_write(run.folder / RECIPE) as temporary:
         temporary.write_text(yaml.safe_dump(run.recipe.to_dict(), sort_keys=False), encoding="utf-8")
+    for left in run.folder.glob(".tmp??????"):  # of safetensors, when it was killed
+        left.unlink(missing_ok=True)
     if not resume:
         run.pending.unlink(missing_ok=True)  # of a run that was killed before its first state was saved
         with atomic_write(run.folder / BEGUN) as temporary:
@@ -280,6 +281,7 @@ def fit(run: Run, state: dict[str, Any] | None, console: Console | None, say: Sa
     schedule, score = run.recipe.schedule, run.task.validate.score
     objective, device = run.task.objective, next(run.network.parameters()).device
     if run.recipe.compile == "on":
+        say("compile: the first steps take about a minute longer")
         objective = compiled(objective, graphs=with_graphs(device, run.recipe))
 
     def keep(network: nn.Module, progress: Progress, metrics: Metrics) -> Kept:
@@ -330,7 +332,10 @@ def fit(run: Run, state: dict[str, Any] | None, console: Console | None, say: Sa
         if distributed.main() and not run.artifact.exists():  # the kept epoch is the last one
             keep(trained, end, end.kept(score))()()
     if schedule.patience and end.epoch - end.best_epoch >= schedule.patience and end.epoch < schedule.epochs:
-        say(f"stopped early: no better validation {SCORES[score]} since epoch {end.best_epoch}")
+        say(
+            f"stopped early: no better validation {SCORES[score]} since epoch {end.best_epoch}; epoch {end.kept_epoch} "
+            "is kept, and a higher schedule.patience would train on"
+        )
     return end
 
 

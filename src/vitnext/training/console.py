@@ -38,11 +38,11 @@ class ConsoleWatcher:
     ) -> None:
         self.bar.stop()
 
-    def start(self, state: Progress, steps: int | None) -> None:
+    def start(self, state: Progress, steps: int | None, ended: bool) -> None:
         if state.step:
             of_steps = f" of {steps:,}" if steps is not None else ""
-            at_end = ": at its end, which is measured again; more --epochs would train on"
-            after = at_end if steps is not None and state.step >= steps else ""
+            later = "more --epochs" if steps is not None and state.step >= steps else "a later one"
+            after = f": at its end, which is measured again; {later} would train on" if ended else ""
             self.console.print(f"going on after step {state.step:,}{of_steps}{after}", highlight=False)
         self.bar.update(self.task, total=steps, completed=state.step)
         self.last = time.monotonic()

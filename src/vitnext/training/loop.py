@@ -65,7 +65,8 @@ class Interrupted(Exception):
 class Watcher(Protocol):
     """Who looks on: the console, or nobody."""
 
-    def start(self, state: Progress, steps: int | None) -> None: ...  # None: a clock may end the run first
+    # steps: None where a clock may end the run first; ended: a run that goes on has come to its end
+    def start(self, state: Progress, steps: int | None, ended: bool) -> None: ...
     def step(self, state: Progress, loss: float | None, learning_rate: float, images: int) -> None: ...
     def epoch(self, state: Progress, values: Metrics, kept: bool) -> None: ...
 
@@ -185,7 +186,7 @@ def fit(
         progress = replace(progress, epoch=progress.epoch - 1)  # an end that now comes later had cut it short
     config, kept_in = recipe.to_dict(), folder if distributed.main() else None
     journal = Journal(kept_in, track=recipe.track, offset=journal_offset, config=config, step=progress.step)
-    watch.start(progress, None if limit else steps)
+    watch.start(progress, None if limit else steps, _ended(progress, steps, recipe))
     clock, last_save, saving = time.monotonic(), progress.seconds, 0.0  # what the last one took, in seconds
     to_keep: Kept | None = None  # with the next state
 
