@@ -120,13 +120,16 @@ def test_a_model_that_the_run_did_not_keep_is_not_measured_for_it(given, trained
     whole = end.artifact.read_bytes()
     shutil.copy(trained.artifact, end.artifact)  # of another run, which kept another epoch
     message = mistake(api.train, given, out=end.out, resume=True)
-    assert f"{end.artifact} is not what the run kept (epoch 2): put that back, or start anew" in message
+    wrong = f"{end.artifact} is damaged, or not what the run kept (epoch 2): put that back, or "
+    assert message == f"{wrong}remove it to go on"  # the last epoch is in last.pt
     end.artifact.write_bytes(whole[:-100])
-    assert f"{end.artifact}: is truncated" in mistake(api.train, given, out=end.out, resume=True)
+    assert mistake(api.train, given, out=end.out, resume=True) == f"{wrong}remove it to go on"
+    assert mistake(api.train, given, out=end.out, resume=True, epochs=3) == f"{wrong}start anew with another --out"
     end.artifact.write_bytes(whole)
+    (end.out / ".tmpfolder").mkdir()  # not ours
     (end.out / ".tmpa1B2c3").write_bytes(whole[:-100])  # what a kill left
     api.train(given, out=end.out, resume=True)
-    assert not list(end.out.glob(".*"))
+    assert [path.name for path in end.out.glob(".*")] == [".tmpfolder"]
 
 
 def test_a_stopped_run_whose_kept_model_is_gone_is_refused_before_it_trains(given, tmp_path, monkeypatch):

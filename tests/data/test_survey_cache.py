@@ -149,6 +149,44 @@ def test_of_a_file_that_was_there_for_a_moment_nothing_is_told(data):
     assert again.sizes[place].tolist() == [0, 0] and again.digests[place] == b""
 
 
+def test_what_looked_like_it_is_of_one_group_without_it(data):
+    link = data / "cat" / "00 before all.png"  # the first of the group when it was there, 1.png and 1.jpg the others
+    link.symlink_to(data.parent / "elsewhere.jpg")
+    dataset = open_dataset(data, val_fraction=0)
+    photograph(1).save(data.parent / "elsewhere.jpg", quality=60)
+    names = [split.name(i) for split in dataset.splits.values() for i in range(len(split))]
+    group = [names.index(name) for name in ("cat/00 before all.png", "cat/01.png", "cat/06.jpg")]
+    assert set(look(dataset).alike[group]) == {min(group)}
+    (data.parent / "elsewhere.jpg").unlink()
+    again = look(open_dataset(data, val_fraction=0))
+    survey_cache._path(dataset).unlink()
+    assert same(again, look(open_dataset(data, val_fraction=0))) and again.alike[group[0]] == group[0]
+
+
+def test_random_changes_are_seen_as_a_first_look_sees_them(data):
+    random = np.random.default_rng(0)
+    for step in range(25):
+        names = sorted(path.relative_to(data).as_posix() for path in data.glob("*/*"))
+        path, other = data / random.choice(names), data / random.choice(names)
+        what = step % 5
+        if what == 0 and len(names) > 10:
+            path.unlink()
+        elif what == 1:
+            (data / "dog" / f"{step}.png").write_bytes(other.read_bytes())
+        elif what == 2:
+            photograph(step).save(data / "cat" / f"{random.integers(9):02}.jpg", quality=int(random.integers(40, 90)))
+        elif what == 3:
+            path.write_bytes(other.read_bytes()[: random.choice([None, 100])])
+        else:
+            path.rename(data / "cat" / f"moved {step}.png")
+        limit, dataset = random.choice([None, 8]), open_dataset(data, seed=step % 2)
+        found = look(dataset, limit=limit)
+        if found.unseen == 0:
+            survey_cache._path(dataset).rename(data.parent / "kept")
+            assert same(found, look(dataset)), step
+            (data.parent / "kept").replace(survey_cache._path(dataset))
+
+
 def test_sizes_and_names_of_any_number_of_bytes_are_told_apart(data, read):
     """A key holds numbers, whose bytes may be 0, and a name, which may become the longest one."""
     for size, path in zip((2**8, 2**16, 2**16 + 2**8), sorted((data / "cat").iterdir()), strict=False):

@@ -58,7 +58,9 @@ def test_the_length_of_a_run_is_said_as_it_was_asked_for():
         ([endless, "schedule.steps=1", "schedule.minutes=1"], "1 step or 1 minute"),
         ([endless, "schedule.minutes=0.5"], "30 seconds"),
         ([endless, f"schedule.minutes={20 / 60}"], "20 seconds"),
-        ([endless, "schedule.minutes=1.5"], "1.5 minutes"),
+        ([endless, f"schedule.minutes={1 / 60}"], "1 second"),
+        ([endless, "schedule.minutes=1.5"], "90 seconds"),
+        ([endless, f"schedule.minutes={200 / 60}"], "3.33 minutes"),
     ):
         choice = choose(facts(28, count=1), overrides=sets)
         assert length(choice.recipe) == said

@@ -73,12 +73,15 @@ def require_weights(artifact: Path, card: Card, stopped: dict[str, Any], recipe:
     from vitnext.training.checkpoint import ANEW
 
     kept, epoch = stopped["kept_epoch"], stopped["epoch"]
+    needed = select and kept and not kept == epoch == recipe.schedule.epochs
     if artifact.exists():
-        there = read_card(artifact)
-        if (there.architecture, there.classes, there.metrics.get("epoch")) != (card.architecture, card.classes, kept):
-            raise InputError(f"{artifact} is not what the run kept (epoch {kept}): put that back, or {ANEW}")
-        return
-    if select and kept and not kept == epoch == recipe.schedule.epochs:
+        with contextlib.suppress(InputError):  # damaged
+            there = read_card(artifact)
+            if (there.architecture, there.classes, there.metrics["epoch"]) == (card.architecture, card.classes, kept):
+                return
+        mend = ANEW if needed else "remove it to go on"
+        raise InputError(f"{artifact} is damaged, or not what the run kept (epoch {kept}): put that back, or {mend}")
+    if needed:
         raise InputError(f"{artifact} is gone, and with it the weights of epoch {kept}: {ANEW}")
 
 

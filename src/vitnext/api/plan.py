@@ -37,7 +37,7 @@ def begin(
     facts of the training images.
 
     keeps: whether the run is to be kept in ``folder``, where then no other may be; opened: what gives the data set, if
-    it is not to be listed now.
+    it is not to be opened here.
 
     Mistakes in the arguments are found first, then those in the layout of the data, then in ``folder``; only then is
     every image read, and only then are weights fetched.

@@ -258,7 +258,8 @@ def claimed(run: Run, resume: bool, accept: bool, say: Say) -> Iterator[dict[str
             if others and run.dataset.split_rule.get("rule") == "stratified":
                 say("warning: images were divided anew: some that are held out now may have been trained on")
             distributed.from_first(lambda: settle(run, state["progress"]["kept_epoch"]))
-            require_weights(run.artifact, run.card, state["progress"], run.recipe, run.select)
+            stopped = state["progress"]
+            distributed.from_first(lambda: require_weights(run.artifact, run.card, stopped, run.recipe, run.select))
         else:
             distributed.from_first(lambda: require_free(folder))  # another run may have come and gone since
         distributed.from_first(lambda: _write_down(run, resume))
@@ -268,8 +269,9 @@ def claimed(run: Run, resume: bool, accept: bool, say: Say) -> Iterator[dict[str
 def _write_down(run: Run, resume: bool) -> None:
     with atomic_write(run.folder / RECIPE) as temporary:
         temporary.write_text(yaml.safe_dump(run.recipe.to_dict(), sort_keys=False), encoding="utf-8")
-    for left in run.folder.glob(".tmp??????"):  # of safetensors, when it was killed
-        left.unlink(missing_ok=True)
+    for left in run.folder.glob(".tmp??????") if resume else ():  # of safetensors, when it was killed
+        with contextlib.suppress(OSError):
+            left.unlink()
     if not resume:
         run.pending.unlink(missing_ok=True)  # of a run that was killed before its first state was saved
         with atomic_write(run.folder / BEGUN) as temporary:

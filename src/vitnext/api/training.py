@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -73,7 +74,8 @@ def train(
     if probe is None:
         said += _length(epochs, steps, minutes, overrides, resume)
         asked = _require_sense(data, folder, model, recipe, said, resume)
-        if not resume and "WORLD_SIZE" not in os.environ:  # processes must have the same files, so each lists them
+        # In time, if torch has yet to be imported; the processes of torchrun would each start another.
+        if not resume and "torch" not in sys.modules and "WORLD_SIZE" not in os.environ:
             opened = opener(data, seed=asked.seed, val_fraction=asked.data.val_fraction)
     require("torch", "train")
     from vitnext.api import probe as probes
@@ -203,7 +205,7 @@ def _prepared(
     opened: Callable[[], Dataset[Any]] | None = None,
 ) -> Run:
     """All that a run needs to begin or to go on; ``keeps`` says whether it is to be kept, ``opened`` gives the data set
-    of one that begins, if it is not to be listed now."""
+    of one that begins, if it is not to be opened here."""
     from vitnext.api import network, plan, run
 
     # Choose the recipe, open and check the data.
@@ -215,8 +217,4 @@ def _prepared(
 
     # Build the network, and all that it trains with.
     built = network.build(chosen, dataset, known, say)
-    ready = run.prepare(chosen, dataset, *built, folder, data, say)
-    if dataset.current():
-        return ready
-    say("files have changed since an earlier start listed them: beginning anew")
-    return _prepared(data, folder, model, pretrained, recipe, overrides, resume, say, keeps)
+    return run.prepare(chosen, dataset, *built, folder, data, say)

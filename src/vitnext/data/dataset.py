@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -90,10 +90,6 @@ class Split:
 AnySplit = TypeVar("AnySplit", Split, MaskSplit)
 
 
-def _just_listed() -> bool:
-    return True
-
-
 @dataclass(frozen=True, eq=False)
 class Dataset(Generic[AnySplit]):
     """A data set, recognised and split: labelled images, or images with masks.
@@ -113,7 +109,6 @@ class Dataset(Generic[AnySplit]):
     strange:     JSON files of labelme's that name another image than the one beside them
     nested:      folders in class folders that hold no image themselves
     contents:    sha256 of the contents of all images, if all were looked at (``doctor.check``), else ""
-    current:     whether the files still are as they are listed here (``listed.opener``)
     """
 
     name: str
@@ -131,7 +126,6 @@ class Dataset(Generic[AnySplit]):
     strange: tuple[str, ...] = ()
     nested: tuple[str, ...] = ()
     contents: str = ""
-    current: Callable[[], bool] = _just_listed
 
     @property
     def has_instances(self) -> bool:

@@ -130,8 +130,10 @@ def look(
         if keys is not None:
             able = np.flatnonzero((keys != b"") & (columns["digests"] != b""))  # was there, and could be read
             kept = {key: values[able] for key, values in {"keys": keys, **columns}.items()}
-            kept |= {"pictures": pictures[row[able]], "places": able, "alike": np.searchsorted(able, alike[able])}
-            survey_cache.save(dataset, kept)
+            _, first_able, group = np.unique(alike[able], return_index=True, return_inverse=True)
+            survey_cache.save(
+                dataset, {**kept, "pictures": pictures[row[able]], "places": able, "alike": first_able[group]}
+            )
     named = {name: columns[name] for name in ("digests", "sizes", "kinds", "turned", "flat")}
     return Survey(problems, alike=alike, unseen=total - int((known | wanted).sum()), **named)
 

@@ -51,7 +51,7 @@ def load(dataset: Dataset[Any]) -> Columns:
     try:
         with open(_path(dataset), "rb") as file, np.load(file, allow_pickle=False) as arrays:
             columns = dict(arrays)
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+    except (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile):
         return {}
     fits = str(columns.pop("version", "")) == _version() and len({len(column) for column in columns.values()}) == 1
     return columns if fits and "keys" in columns else {}

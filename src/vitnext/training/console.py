@@ -41,7 +41,8 @@ class ConsoleWatcher:
     def start(self, state: Progress, steps: int | None, ended: bool) -> None:
         if state.step:
             of_steps = f" of {steps:,}" if steps is not None else ""
-            later = "more --epochs" if steps is not None and state.step >= steps else "a later one"
+            reached = steps is not None and state.step >= steps
+            later = "more --epochs" if reached else "a later one (--time, schedule.patience)"
             after = f": at its end, which is measured again; {later} would train on" if ended else ""
             self.console.print(f"going on after step {state.step:,}{of_steps}{after}", highlight=False)
         self.bar.update(self.task, total=steps, completed=state.step)

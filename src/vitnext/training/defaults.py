@@ -204,10 +204,10 @@ def length(recipe: Recipe) -> str:
     """How long a run of this recipe trains, in words: "20 epochs", "1,000 steps or 30 minutes"."""
     schedule = recipe.schedule
     limits = [counted(schedule.steps, "step")] if schedule.steps else []
-    if 0 < schedule.minutes < 1:
-        limits.append(f"{60 * schedule.minutes:.3g} seconds")
+    if 0 < schedule.minutes < 2 and schedule.minutes != 1:
+        limits.append(f"{60 * schedule.minutes:.3g} second{'s' * (round(60 * schedule.minutes, 3) != 1)}")
     elif schedule.minutes:
-        limits.append(f"{schedule.minutes:g} minute{'s' * (schedule.minutes != 1)}")
+        limits.append(f"{round(schedule.minutes, 2):g} minute{'s' * (schedule.minutes != 1)}")
     return " or ".join(limits) or counted(schedule.epochs, "epoch")
 
 
