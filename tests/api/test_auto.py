@@ -117,20 +117,22 @@ def test_compilation_is_decided_by_steps_on_a_copy(tree, tmp_path, monkeypatch):
     )
     monkeypatch.setattr(compilation, "BACKEND", "eager")
     said: list[str] = []
-    assert "too short for it to pay" in run._measured_compilation(ready, said.append)[1] and not said
+    assert "too short for it to pay" in run._measured_compilation(ready, 0.2, said.append)[1] and not said
     monkeypatch.setattr(compilation, "COMPILING", 0.0)
-    choice, reason = run._measured_compilation(ready, said.append)
+    choice, reason = run._measured_compilation(ready, 0.2, said.append)
     assert choice in ("on", "off") and "x the speed of eager" in reason
-    assert said.pop() == "compile: trying a few steps, which takes about a minute"
+    assert said.pop() == "compile: trying a few steps, which takes about 1 minute"
 
     monkeypatch.setattr(run, "choose_compilation", lambda *_: ("on", "measured"))
     decided = run.with_compilation(ready, said.append)
     assert decided.recipe.compile == decided.card.recipe["compile"] == "on" and said == ["compile on: measured"]
+    monkeypatch.setattr(run, "choose_compilation", lambda *given: ("off", str(given[3])))
     long_steps = replace(ready, macs=2 * compilation.SHORT)
-    undecided = run.with_compilation(long_steps, said.append)
-    assert undecided.recipe.compile == undecided.card.recipe["compile"] == "off" and len(said) == 1
-    in_parts = replace(long_steps, recipe=replace(ready.recipe, accumulate=3))
-    assert run.with_compilation(in_parts, said.append).recipe.compile == "on"
+    for parts, saving in ((1, compilation.SAVING_OF_LONG), (3, compilation.SAVING)):
+        in_parts = replace(long_steps, recipe=replace(ready.recipe, accumulate=parts))
+        undecided = run.with_compilation(in_parts, said.append)
+        assert undecided.recipe.compile == undecided.card.recipe["compile"] == "off"
+        assert said.pop() == f"compile off: {saving}"
 
     # What several processes cut to pieces is not measured.
     monkeypatch.setattr(distributed, "world", lambda: 2)
@@ -138,4 +140,4 @@ def test_compilation_is_decided_by_steps_on_a_copy(tree, tmp_path, monkeypatch):
     divided = replace(ready, recipe=replace(ready.recipe, parallel="fsdp"))
     normed = replace(ready, network=nn.Sequential(ready.network, nn.BatchNorm2d(3)))
     for cut in (divided, normed):
-        assert run._measured_compilation(cut, said.append)[0] == "off"
+        assert run._measured_compilation(cut, 0.2, said.append)[0] == "off"

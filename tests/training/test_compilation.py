@@ -19,7 +19,7 @@ from vitnext.models import create
 from vitnext.models.stochastic_depth import StochasticDepth
 from vitnext.recipe import Recipe
 from vitnext.training import compilation, distributed
-from vitnext.training.compilation import choose_compilation, compiled, failures_named, may_pay, with_graphs
+from vitnext.training.compilation import choose_compilation, compiled, expected_saving, failures_named, with_graphs
 from vitnext.training.distributed import SyncBatchNorm
 from vitnext.training.losses import LabelLoss, MaskLoss
 from vitnext.training.mask_classification import MaskClassificationLoss
@@ -110,19 +110,20 @@ def test_a_network_that_cannot_be_compiled_is_a_line(error, reason, monkeypatch)
     with pytest.raises(WorkError) as caught, failures_named():
         compiled(task.objective)(trial.model, torch.zeros(8, 1, 8, 8), torch.zeros(8, dtype=torch.long), 0.0)
     assert str(caught.value) == f"torch cannot compile the network here ({reason}): set compile=off"
-    assert choose_compilation(trial, sample, 1_000_000_000) == ("off", f"it was tried and failed ({reason})")
+    assert choose_compilation(trial, sample, 1_000_000_000, 0.2) == ("off", f"it was tried and failed ({reason})")
 
 
 @pytest.mark.parametrize(
     ("steps", "minutes", "fast", "compiling", "choice", "reason"),
     [
-        (1200, 0, 0.3937, 41, "on", "measured 1.27x the speed of eager, 41 s to compile"),
-        (1199, 0, 0.1, 41, "off", "training takes about 600 s, too short for it to pay"),
+        (1260, 0, 0.3937, 41, "on", "measured 1.27x the speed of eager, 41 s to compile"),
+        (1259, 0, 0.1, 41, "off", "training takes about 630 s, too short for it to pay"),
         (10**6, 9, 0.1, 41, "off", "training takes about 540 s, too short for it to pay"),
-        (1200, 11, 0.25, 41, "on", "measured 2.00x the speed of eager, 41 s to compile"),
-        (10**6, 0, 0.48, 41, "off", "measured 1.04x the speed of eager, 41 s to compile"),
+        (1260, 11, 0.25, 41, "on", "measured 2.00x the speed of eager, 41 s to compile"),
+        (10**6, 0, 0.48, 41, "on", "measured 1.04x the speed of eager, 41 s to compile"),
+        (10**6, 0, 0.494, 41, "off", "measured 1.01x the speed of eager, 41 s to compile"),
         (10**6, 0, 0.9, 41, "off", "measured 0.56x the speed of eager, 41 s to compile"),
-        (1200, 0, 0.45, 61, "off", "measured 1.11x the speed of eager, 61 s to compile: more than it saves"),
+        (1260, 0, 0.45, 64, "off", "measured 1.11x the speed of eager, 64 s to compile: more than it saves"),
     ],
 )
 def test_a_long_run_that_it_makes_shorter_is_compiled(steps, minutes, fast, compiling, choice, reason, monkeypatch):
@@ -136,7 +137,9 @@ def test_a_long_run_that_it_makes_shorter_is_compiled(steps, minutes, fast, comp
         return fast if False in seen[:-1] else compiling
 
     monkeypatch.setattr(compilation, "_seconds", seconds)
-    assert choose_compilation(trial, None, steps) == (choice, reason)
+    said = []
+    assert choose_compilation(trial, None, steps, 0.2, said.append) == (choice, reason)
+    assert said == ["compile: trying a few steps, which takes about 1 minute"] * ("measured" in reason)
     assert (False in seen) == ("measured" in reason)  # a short run is not even tried
     if "short" in reason:
         assert len(seen) == (0 if minutes else compilation.ROUNDS)  # the clock says so without a step
@@ -152,20 +155,36 @@ def test_what_is_much_too_short_is_known_after_two_steps(monkeypatch):
 
     monkeypatch.setattr(compilation, "_seconds", seconds)
     reason = "training takes about 288 s, too short for it to pay"
-    assert choose_compilation(trial, None, 24) == ("off", reason) and len(seen) == 2
+    assert choose_compilation(trial, None, 24, 0.2) == ("off", reason) and len(seen) == 2
+
+
+@pytest.mark.parametrize(("steps", "choice"), [(900, "on"), (899, "off")])
+def test_long_steps_are_tried_in_a_run_that_is_long_beside_them(steps, choice, monkeypatch):
+    """Two minutes for compiling and twelve steps of 5 s are a twenty-fifth of 4,500 s."""
+    model, task, recipe, preprocess, precision = toy()
+    trial, given, said = Trial(model, task, recipe, preprocess, precision), task.objective, []
+    monkeypatch.setattr(compilation, "_seconds", lambda _trial, objective, _sample: 5.0 if objective is given else 4.8)
+    assert choose_compilation(trial, None, steps, 0.04, said.append)[0] == choice
+    assert said == ["compile: trying a few steps, which takes about 2 minutes"] * (choice == "on")
 
 
 @pytest.mark.parametrize(
-    ("device", "macs", "expected"),
-    [("cuda", 10**12, True), ("cpu", 10**12, False), ("cpu", 10**9, True), ("mps", 10**9, False)],
+    ("device", "macs", "accumulate", "expected"),
+    [
+        ("cuda", 10**12, 1, 0.4),
+        ("cuda", 10**9, 2, 0.2),
+        ("cpu", 10**12, 1, 0.04),
+        ("cpu", 10**9, 1, 0.2),
+        ("mps", 10**9, 1, 0.0),
+    ],
 )
-def test_what_is_worth_a_trial(device, macs, expected):
-    assert may_pay(torch.device(device), macs) is expected
+def test_what_is_worth_a_trial(device, macs, accumulate, expected):
+    assert expected_saving(torch.device(device), Recipe(accumulate=accumulate), macs) == expected
 
 
-@pytest.mark.parametrize(("steps", "choice"), [(600, "on"), (599, "off")])
+@pytest.mark.parametrize(("steps", "choice"), [(630, "on"), (629, "off")])
 def test_graphs_pay_sooner(steps, choice, monkeypatch):
-    """Of 300 s, which is 600 steps, 0.4 are two minutes, what the trial and the run may take to compile."""
+    """Of 315 s, which is 630 steps, 0.4 are what the trial and the run may take to compile, and twelve steps."""
     model, task, recipe, preprocess, precision = toy()
     given = task.objective
     monkeypatch.setattr(compilation, "with_graphs", lambda device, recipe: True)
@@ -173,7 +192,7 @@ def test_graphs_pay_sooner(steps, choice, monkeypatch):
     model.register_forward_hook(lambda module, inputs, _: passed.append(len(inputs[0])))
     monkeypatch.setattr(compilation, "_seconds", lambda _trial, objective, _sample: 0.5 if objective is given else 0.1)
     trial = Trial(model, task, recipe, preprocess, precision)
-    assert choose_compilation(trial, torch.zeros(8, 1, 8, 8, dtype=torch.uint8), steps)[0] == choice
+    assert choose_compilation(trial, torch.zeros(8, 1, 8, 8, dtype=torch.uint8), steps, 0.4)[0] == choice
     assert passed == ([32] if choice == "on" else [])  # room for a validation is looked for, too
 
 
@@ -190,7 +209,7 @@ def test_what_is_measured_leaves_the_weights_alone(monkeypatch):
     monkeypatch.setattr(compilation, "COMPILING", 0.0)
     model, task, recipe, preprocess, precision = toy()
     trial, sample = Trial(model, task, recipe, preprocess, precision), next(task.batches.epoch(0))
-    choice, reason = choose_compilation(trial, sample, 1000)
+    choice, reason = choose_compilation(trial, sample, 1000, 0.2)
     assert choice in ("on", "off") and reason.startswith("measured ")
     assert counters["stats"]["unique_graphs"] == 1  # two parts of four images each
     for ours, theirs in zip(trial.model.parameters(), model.parameters(), strict=True):

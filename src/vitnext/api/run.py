@@ -36,7 +36,14 @@ from vitnext.recipe import AUTO, ENDLESS, Recipe
 from vitnext.training import distributed, loop, sharding
 from vitnext.training.batch_size import choose_batch_size
 from vitnext.training.checkpoint import load_run, newer_than, trained_on
-from vitnext.training.compilation import choose_compilation, compiled, failures_named, forget, may_pay, with_graphs
+from vitnext.training.compilation import (
+    choose_compilation,
+    compiled,
+    expected_saving,
+    failures_named,
+    forget,
+    with_graphs,
+)
 from vitnext.training.console import SCORES, ConsoleWatcher
 from vitnext.training.curves import draw
 from vitnext.training.hardware import Precision, choose_precision, suitable_threads
@@ -178,14 +185,14 @@ def with_compilation(run: Run, say: Say) -> Run:
     if recipe.compile != "auto":
         return run
     choice: Literal["on", "off"] = "off"
-    if may_pay(device, run.macs // recipe.accumulate):
-        choice, reason = _measured_compilation(run, say)
+    if saving := expected_saving(device, recipe, run.macs // recipe.accumulate):
+        choice, reason = _measured_compilation(run, saving, say)
         say(f"compile {choice}: {reason}")
     recipe = replace(recipe, compile=choice)
     return replace(run, recipe=recipe, card=replace(run.card, recipe=recipe.to_dict()))
 
 
-def _measured_compilation(run: Run, say: Say) -> tuple[Literal["on", "off"], str]:
+def _measured_compilation(run: Run, saving: float, say: Say) -> tuple[Literal["on", "off"], str]:
     """On or off, and why. The first process measures alone, which tells nothing of a network that is cut to pieces."""
     recipe, batches = run.recipe, run.task.batches
     normed = any(isinstance(module, nn.BatchNorm2d) for module in run.network.modules())
@@ -196,7 +203,7 @@ def _measured_compilation(run: Run, say: Say) -> tuple[Literal["on", "off"], str
 
     def choose() -> tuple[Literal["on", "off"], str]:
         trial = Trial(run.network, run.task, recipe, run.card.preprocess, run.precision)
-        return choose_compilation(trial, sample, total_steps(recipe.schedule, batches.steps_per_epoch), say)
+        return choose_compilation(trial, sample, total_steps(recipe.schedule, batches.steps_per_epoch), saving, say)
 
     with suitable_threads(run.macs):
         return distributed.from_first(choose)

@@ -28,17 +28,17 @@ from vitnext.training import distributed
 from vitnext.training.loop import Objective
 from vitnext.training.trial import Trial
 from vitnext.training.validation import images_at_once
+from vitnext.wording import counted
 
 BACKEND = "inductor"
 PASSES = ("forward", "forward_with_auxiliary", "predictions")  # of images, where a model has them
-# Multiply-adds of a pass forward: above, a CPU gains little (benchmarks/README.md).
-SHORT = 20_000_000_000
+SHORT = 20_000_000_000  # multiply-adds of a pass forward: above, a CPU gains little (benchmarks/README.md)
 COMPILING = 60.0  # seconds that it takes, as far as one can say before: half a minute, on a GPU to some minutes
 # Of a step's time, as far as one can say: timm's ViT-B and ConvNeXt-B saved 0.22 and 0.30 on an H200; with graphs ours
-# saved 0.17 and 0.33, smaller networks, whose kernels are short, 0.37 to 0.70; a CPU saved 0 to 0.2 of short steps
-# (benchmarks/README.md).
-SAVING, SAVING_WITH_GRAPHS = 0.2, 0.4
-GAIN = 1.05  # compiled steps must be this much faster: a tie goes to eager, so that noise does not decide
+# saved 0.17 and 0.33, smaller networks, whose kernels are short, 0.37 to 0.70; a CPU saved 0 to 0.2 of short steps, and
+# of long ones 0.03 to 0.05 of a ViT, of a ConvNeXt nothing (benchmarks/README.md).
+SAVING, SAVING_WITH_GRAPHS, SAVING_OF_LONG = 0.2, 0.4, 0.04
+GAIN = 1.02  # compiled steps must be this much faster: a tie goes to eager, so that noise does not decide
 LIMIT = 256  # compilations of one function: FSDP's blocks are compiled one by one, and each has its own rates
 ROUNDS = 5  # in which the two take turns
 
@@ -79,10 +79,14 @@ def failures_named() -> Iterator[None]:
         raise WorkError(f"torch cannot compile the network here ({_reason(error)}): set compile=off") from error
 
 
-def may_pay(device: torch.device, macs: int) -> bool:
-    """Whether compiled steps may be faster, so that it is worth a trial: on a GPU, and on a CPU where a pass is of so
-    few multiply-adds, ``macs``, that what lies between the products of matrices counts."""
-    return device.type == "cuda" or (device.type == "cpu" and macs < SHORT)
+def expected_saving(device: torch.device, recipe: Recipe, macs: int) -> float:
+    """What compilation may save of the time of a step; ``macs``: multiply-adds of a pass forward. The more there are,
+    the less counts what lies between the products of matrices, in which a CPU spends its time."""
+    if device.type == "cuda":
+        return SAVING_WITH_GRAPHS if with_graphs(device, recipe) else SAVING
+    if device.type == "cpu":
+        return SAVING if macs < SHORT else SAVING_OF_LONG
+    return 0.0
 
 
 def with_graphs(device: torch.device, recipe: Recipe) -> bool:
@@ -118,19 +122,19 @@ def forget() -> None:
 
 
 def choose_compilation(
-    trial: Trial, sample: tuple[Tensor, Any], steps: int, say: Callable[[str], None] = lambda line: None
+    trial: Trial, sample: tuple[Tensor, Any], steps: int, saving: float, say: Callable[[str], None] = lambda line: None
 ) -> tuple[Literal["on", "off"], str]:
     """Whether a run of ``steps`` steps, or of the recipe's minutes, gains by compilation, and why.
 
-    If it takes long enough, so that ``SAVING`` (``SAVING_WITH_GRAPHS``) of it is more than compiling the trial's
-    network and then the run's own, steps of ``trial`` are timed in both ways. It is on if they are faster by ``GAIN``,
-    and save more than the time that they took to compile. Off where a step fails.
+    If it takes long enough, so that ``saving`` of it is more than compiling the trial's network and then the run's own,
+    and the trial's steps, they are timed in both ways. It is on if they are faster by ``GAIN``, and save more than the
+    time that they took to compile. Off where a step fails.
 
-    sample: a batch of uint8 (B, C, H, W) and their truth; say: told before it compiles.
+    sample: a batch of uint8 (B, C, H, W) and their truth; saving: ``expected_saving``; say: told before it compiles.
     """
     eager, faster = trial.task.objective, None
     graphs = with_graphs(trial.device, trial.recipe)
-    worth = 2 * COMPILING / (SAVING_WITH_GRAPHS if graphs else SAVING)  # seconds
+    worth = 2 * COMPILING / saving  # seconds
     left = 60 * trial.recipe.schedule.minutes or math.inf
     try:
         if left >= worth:
@@ -138,10 +142,12 @@ def choose_compilation(
             times = [_seconds(trial, eager, sample)]
             if steps * times[0] > worth / 2:  # else it is not close
                 times += [_seconds(trial, eager, sample) for _ in range(ROUNDS - 2)]
-            left = min(left, steps * statistics.median(times))
+            step = statistics.median(times)
+            left, worth = min(left, steps * step), worth + 2 * (ROUNDS + 1) * step / saving
         if left < worth:
             return "off", f"training takes about {left:,.0f} s, too short for it to pay"
-        say("compile: trying a few steps, which takes about a minute")
+        taken = COMPILING + 2 * ROUNDS * step
+        say(f"compile: trying a few steps, which takes about {counted(max(1, round(taken / 60)), 'minute')}")
         faster = compiled(eager, graphs=graphs)
         compiling = _seconds(trial, faster, sample)
         if graphs:
