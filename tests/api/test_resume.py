@@ -20,7 +20,7 @@ from torch._dynamo.utils import counters
 
 from colours import TINY, journal, mistake, on_step, press_at, same_weights, train, weights
 from vitnext import api
-from vitnext.api import run
+from vitnext.api import checks, run
 from vitnext.api.training import _length
 from vitnext.card import read_card
 from vitnext.cli.main import main
@@ -62,6 +62,7 @@ def test_ctrl_c_says_how_to_go_on_and_that_is_how(tree, tmp_path, monkeypatch, c
 KILLED = """
 import os, signal, sys
 from vitnext import api
+from vitnext.api import checks
 from vitnext.api.training import _length
 from vitnext.training.console import ConsoleWatcher
 ConsoleWatcher.step = lambda self, state, *_: os.kill(os.getpid(), signal.SIGKILL) if state.step == 5 else None
@@ -130,6 +131,20 @@ def test_a_model_that_the_run_did_not_keep_is_not_measured_for_it(given, trained
     (end.out / ".tmpa1B2c3").write_bytes(whole[:-100])  # what a kill left
     api.train(given, out=end.out, resume=True)
     assert [path.name for path in end.out.glob(".*")] == [".tmpfolder"]
+
+
+def test_files_that_are_newer_than_the_run_are_said_where_not_all_were_looked_at(tree, tmp_path, monkeypatch, heard):
+    data = shutil.copytree(tree, tmp_path / "data")
+    monkeypatch.setattr(checks, "LOOKED_AT", 9)
+    train(data, tmp_path / "run", epochs=1)
+    warning = "warning: files are newer than the run: "
+    api.train(data, out=tmp_path / "run", resume=True, epochs=2, console=heard)
+    assert warning not in heard.file.getvalue()
+    file = data / "red" / "00.png"
+    file.write_bytes(file.read_bytes())  # as large as it was
+    api.train(data, out=tmp_path / "run", resume=True, epochs=3, console=heard)
+    said = f"{warning}red/00.png; not all images were looked at, so that other contents go unnoticed"
+    assert said in heard.file.getvalue()
 
 
 def test_a_stopped_run_whose_kept_model_is_gone_is_refused_before_it_trains(given, tmp_path, monkeypatch):

@@ -107,6 +107,19 @@ def test_a_limited_look_is_spread_and_counts_what_is_known(data, read):
     assert same(whole, look(open_dataset(data), limit=100))
 
 
+def test_a_limited_look_looks_again_at_what_has_changed(data, read):
+    look(open_dataset(data), limit=5)
+    looked_at = data / ("cat" if read[2] < "06.png" else "dog") / read[2]
+    photograph(80).save(looked_at)
+    for seed in (0, 1):  # whatever the order
+        dataset = open_dataset(data, seed=seed)
+        read.clear()
+        found = look(dataset, limit=5)
+        assert read == [looked_at.name] * (seed == 0) and found.unseen == 9
+    looked_at.write_text("no image")
+    assert len(look(open_dataset(data), limit=5).problems) == 1
+
+
 @pytest.mark.parametrize("damage", ["empty", "half", "other version", "no such folder may be made"])
 def test_without_a_good_cache_all_is_read(data, read, damage, cache, monkeypatch):
     dataset = open_dataset(data)

@@ -65,12 +65,19 @@ def test_a_resumed_run_says_where_it_goes_on():
         watcher.start(Progress(step=1234), 5000, False)
 
     assert shown(False, events).splitlines() == ["going on after step 1,234 of 5,000"]
-    end = shown(False, lambda watcher: watcher.start(Progress(step=52), 52, True))
-    assert end == "going on after step 52 of 52: at its end, which is measured again; more --epochs would train on\n"
-    later = "a later one (--time, schedule.patience)"
-    for steps, of in ((None, ""), (90, " of 90")):  # the time or the patience ended it
-        end = shown(False, lambda watcher, steps=steps: watcher.start(Progress(step=52), steps, True))
-        assert end == f"going on after step 52{of}: at its end, which is measured again; {later} would train on\n"
+
+
+@pytest.mark.parametrize(
+    ("steps", "later"),
+    [
+        (52, "more --epochs"),
+        (90, "a higher schedule.patience"),
+        (None, "more --time, or a higher schedule.patience,"),
+    ],
+)
+def test_a_run_that_has_ended_says_what_would_train_on(steps, later):
+    end = shown(False, lambda watcher: watcher.start(Progress(step=52), steps, True))
+    assert end == f"the run has ended, after step 52, and is measured again; {later} would train on\n"
 
 
 def test_a_loss_that_is_not_known_yet_is_not_shown():

@@ -290,8 +290,7 @@ def fit(run: Run, state: dict[str, Any] | None, console: Console | None, say: Sa
     schedule, score = run.recipe.schedule, run.task.validate.score
     objective, device = run.task.objective, next(run.network.parameters()).device
     if run.recipe.compile == "on":
-        say("compile: the first steps take about a minute longer")
-        objective = compiled(objective, graphs=with_graphs(device, run.recipe))
+        objective = compiled(objective, graphs=with_graphs(device, run.recipe), say=say)
 
     def keep(network: nn.Module, progress: Progress, metrics: Metrics) -> Kept:
         weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in network.state_dict().items()}

@@ -11,7 +11,6 @@ import json
 import os
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import fields
@@ -88,7 +87,7 @@ def _load(place: Path) -> Dataset[Split] | None:
                 for name, root in rest.pop("roots").items()
             }
             return Dataset(splits=splits, **rest)
-    except (OSError, ValueError, TypeError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile):
+    except Exception:  # NumPy and zipfile raise many kinds
         return None
 
 

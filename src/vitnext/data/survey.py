@@ -61,8 +61,9 @@ def look(
     """Read and decode every image, but for files that were seen before and, when the data set was opened, were as they
     had been (``survey_cache``).
 
-    limit: what was seen before counts towards it; further images are looked at only up to it, evenly over the data set,
-    so that the time of a look does not grow with their number. ``progress(done, total)`` is called as they are.
+    limit: what was seen before counts towards it, and is looked at again if it has changed; further images are looked
+    at only up to it, evenly over the data set, so that the time of a look does not grow with their number.
+    ``progress(done, total)`` is called as they are.
     """
     total = sum(map(len, dataset.splits.values()))
     problems: dict[tuple[str, int], str] = {}
@@ -86,8 +87,13 @@ def look(
     if limit is not None:
         sizes = np.concatenate([split.sizes for split in dataset.splits.values()])
         rest = np.flatnonzero(wanted & (sizes > 0))
-        few = np.linspace(0, len(rest) - 1, min(len(rest), max(0, limit - int(known.sum())))).astype(int)
-        wanted = wanted & (sizes <= 0)  # what cannot be read for certain, and costs nothing
+        changed = np.zeros(total, bool)
+        if keys is not None and before and not stay:
+            changed[rest] = np.isin(survey_cache.names(keys)[rest], survey_cache.names(before["keys"]))
+        rest = rest[~changed[rest]]
+        left = max(0, limit - int(known.sum()) - int(changed.sum()))
+        few = np.linspace(0, len(rest) - 1, min(len(rest), left)).astype(int)
+        wanted = wanted & (sizes <= 0) | changed  # what cannot be read for certain costs nothing
         wanted[rest[few]] = True
     row = np.cumsum(known | wanted) - 1  # of each image's picture
     pictures = np.zeros((int((known | wanted).sum()), near_duplicates.KEPT, near_duplicates.KEPT, 3), np.uint8)

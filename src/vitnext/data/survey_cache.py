@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -24,6 +23,7 @@ from vitnext.errors import WorkError
 from vitnext.files import atomic_write, cache_folder, stamp
 
 FORMAT = "5"  # to be changed with what is seen of an image, or how
+STAMP = 24  # bytes of a key: size and times
 WORTH = 200  # images; fewer are read again as quickly
 Columns = dict[str, np.ndarray]
 Files = Callable[[Any, int], Sequence[str]]
@@ -51,7 +51,7 @@ def load(dataset: Dataset[Any]) -> Columns:
     try:
         with open(_path(dataset), "rb") as file, np.load(file, allow_pickle=False) as arrays:
             columns = dict(arrays)
-    except (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile):
+    except Exception:  # NumPy and zipfile raise many kinds
         return {}
     fits = str(columns.pop("version", "")) == _version() and len({len(column) for column in columns.values()}) == 1
     return columns if fits and "keys" in columns else {}
@@ -66,8 +66,14 @@ def save(dataset: Dataset[Any], columns: Columns) -> None:
             np.savez(file, version=np.array(_version()), **columns)  # type: ignore[arg-type]
 
 
+def names(keys: np.ndarray) -> np.ndarray:
+    """bytes (N,): of each key of ``keys`` without ``files`` the name; of b"" none."""
+    letters = keys.view(np.uint8).reshape(len(keys), keys.itemsize)[:, STAMP:]
+    return np.ascontiguousarray(letters).view(f"S{letters.shape[1]}")[:, 0]
+
+
 def _as_listed(split: Split) -> np.ndarray:
-    """Of each image 24 bytes of size and times, and its name, whose width may be another one the next time."""
+    """Of each image ``STAMP`` bytes of size and times, and its name, whose width may be another one the next time."""
     assert split.times is not None
     stamps = np.concatenate([split.sizes[:, None], split.times], axis=1).view(np.uint8)
     names = split.names.view(np.uint8).reshape(len(split), split.names.itemsize)

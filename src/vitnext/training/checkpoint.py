@@ -58,7 +58,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint; nothing in it can run code. Raises InputError if there is none or it is damaged."""
     if not path.is_file():
-        raise InputError(f"there is nothing to resume: {path} does not exist; start without --resume")
+        raise InputError(f"there is nothing to resume: {path} does not exist; start without --resume, in another --out")
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
@@ -103,6 +103,9 @@ def load_run(
             raise InputError(f"{what}: {ACCEPT}, or {ANEW}")
         changes.append(what)
         progress |= {"best_score": -1.0, "best_epoch": progress["epoch"]}
+    elif not (saved["data"]["contents"] and data["contents"]) and (names := newer()):
+        unseen = "not all images were looked at, so that other contents go unnoticed"
+        changes.append(f"files are newer than the run: {shortened(names)}; {unseen}")
     if changed:
         if not accept:
             fields = ", ".join(CHANGEABLE)

@@ -43,12 +43,12 @@ LIMIT = 256  # compilations of one function: FSDP's blocks are compiled one by o
 ROUNDS = 5  # in which the two take turns
 
 
-def compiled(objective: Objective, graphs: bool = False) -> Objective:
+def compiled(objective: Objective, graphs: bool = False, say: Callable[[str], None] = lambda line: None) -> Objective:
     """``objective``, which is given its model's compiled passes in training. The first call compiles, again for each
     size of a part, and the first pass backward too; ``failures_named`` says if that fails. What an earlier run in this
     process compiled is forgotten.
 
-    graphs: whether a GPU is given each pass as one CUDA graph instead of kernel by kernel.
+    graphs: whether a GPU is given each pass as one CUDA graph instead of kernel by kernel; say: told before the first.
 
     Torch's graphs end where processes talk to each other: at the blocks of a model that FSDP has divided, and, on GPUs,
     at batch norms of the whole batch.
@@ -62,6 +62,7 @@ def compiled(objective: Objective, graphs: bool = False) -> Objective:
         if not model.training:  # DDP looks once for what is not used
             return objective(model, images, truth, done)
         if model not in views:
+            say("compile: the first steps take about a minute longer")
             views[model] = _view(model, graphs)
         if graphs:  # of the step before nothing is needed any more
             torch.compiler.cudagraph_mark_step_begin()

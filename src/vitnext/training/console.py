@@ -41,10 +41,12 @@ class ConsoleWatcher:
     def start(self, state: Progress, steps: int | None, ended: bool) -> None:
         if state.step:
             of_steps = f" of {steps:,}" if steps is not None else ""
-            reached = steps is not None and state.step >= steps
-            later = "more --epochs" if reached else "a later one (--time, schedule.patience)"
-            after = f": at its end, which is measured again; {later} would train on" if ended else ""
-            self.console.print(f"going on after step {state.step:,}{of_steps}{after}", highlight=False)
+            said = f"going on after step {state.step:,}{of_steps}"
+            if ended:
+                later = "more --time, or a higher schedule.patience," if steps is None else "a higher schedule.patience"
+                later = "more --epochs" if steps is not None and state.step >= steps else later
+                said = f"the run has ended, after step {state.step:,}, and is measured again; {later} would train on"
+            self.console.print(said, highlight=False)
         self.bar.update(self.task, total=steps, completed=state.step)
         self.last = time.monotonic()
 
