@@ -77,7 +77,8 @@ def require_weights(artifact: Path, card: Card, stopped: dict[str, Any], recipe:
     if artifact.exists():
         with contextlib.suppress(InputError):  # damaged
             there = read_card(artifact)
-            if (there.architecture, there.classes, there.metrics["epoch"]) == (card.architecture, card.classes, kept):
+            found = there.architecture, there.classes, there.metrics.get("epoch")
+            if found == (card.architecture, card.classes, kept):
                 return
         mend = ANEW if needed else "remove it to go on"
         raise InputError(f"{artifact} is damaged, or not what the run kept (epoch {kept}): put that back, or {mend}")

@@ -58,7 +58,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint; nothing in it can run code. Raises InputError if there is none or it is damaged."""
     if not path.is_file():
-        raise InputError(f"there is nothing to resume: {path} does not exist; start without --resume, in another --out")
+        raise InputError(f"there is nothing to resume: {path} does not exist; start without --resume")
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
