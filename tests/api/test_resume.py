@@ -244,6 +244,24 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_line(tree, tmp_path, monkey
     assert "a worker process died" in line and line.endswith("--resume")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals to processes are POSIX's")
+def test_a_worker_that_dies_during_a_save_is_found_out_after_it(tree, tmp_path, monkeypatch, capsys):
+    """A save that it broke off would have been told as a disk's mistake."""
+
+    def save(state, file, save=torch.save):
+        if state["progress"]["step"] == 2:
+            to_workers(signal.SIGKILL)
+            deadline = time.monotonic() + 0.5
+            while time.monotonic() < deadline:  # for what a signal's handler would do
+                time.sleep(0.01)
+        save(state, file)
+
+    monkeypatch.setattr(torch, "save", save)
+    assert main(by_workers(tree, tmp_path / "run", "batch_size=2", "save_steps=2", "workers=1")) == 1
+    assert "a worker process died" in capsys.readouterr().err.splitlines()[-1]
+    assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["progress"]["step"] == 2
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of processes are POSIX's")
 @pytest.mark.parametrize(("name", "limit"), [("last.pt", 100_000), ("model.safetensors", 20_000)])
 def test_a_disk_that_is_full_leaves_the_last_good_files_and_a_line(name, limit, tree, tmp_path, monkeypatch):

@@ -11,10 +11,11 @@ import itertools
 import math
 import os
 import signal
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,6 +171,19 @@ def outlast_signals(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+@contextmanager
+def _no_handler_of_deaths() -> Iterator[None]:
+    """Take back the handler that torch sets with its first worker processes. It raises wherever the process is when one
+    of them dies: in the middle of a save, for which the disk would be blamed. Without it the next batch that is waited
+    for says so, within five seconds.
+    """
+    settable = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGCHLD) if settable else None
+    yield
+    if before is not None:  # Python's own, which alone can be set again
+        signal.signal(signal.SIGCHLD, before)
+
+
 def by_workers(
     images: Any, places: Iterable[Any], workers: int, *, pinned: bool, collate: Callable[..., Any] | None = None
 ) -> Generator[Any]:
@@ -189,7 +203,8 @@ def by_workers(
         collate_fn=collate,
         worker_init_fn=outlast_signals,
     )
-    batches = iter(loader)
+    with _no_handler_of_deaths():
+        batches = iter(loader)
     try:
         yield from batches
     except ImageError as error:
