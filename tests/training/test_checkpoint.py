@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import time
@@ -133,6 +134,15 @@ def test_a_damaged_file_is_one_line(damage, path):
         load_checkpoint(path)
     message = str(caught.value)
     assert str(path) in message and "damaged" in message and len(message.splitlines()) == 1
+
+
+def test_one_that_cannot_be_read_is_not_called_damaged(path, monkeypatch):
+    def fails(*_, **__):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(torch, "load", fails)
+    with pytest.raises(InputError, match=r"last\.pt cannot be read \(Input/output error\)$"):
+        load_checkpoint(path)
 
 
 def test_there_is_none(tmp_path):

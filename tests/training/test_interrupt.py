@@ -43,12 +43,13 @@ def test_the_second_one_interrupts():
         press()
 
 
-def test_sigterm_may_come_twice_and_ctrl_c_after_it_means_now():
+def test_sigterm_may_come_twice_and_ctrl_c_after_it_means_now(capfd):
     with pytest.raises(KeyboardInterrupt), deferred_interrupt() as interrupt:
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
         assert interrupt.signal == signal.SIGTERM
         press()
+    assert capfd.readouterr().err.splitlines() == ["", "terminating: the step ends and the run is saved"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -56,15 +57,17 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint; nothing in it can run code. Raises InputError if there is none or it is damaged."""
+    """Read a checkpoint; nothing in it can run code. Raises InputError if there is none, or if it
+    cannot be read."""
     if not path.is_file():
         raise InputError(f"there is nothing to resume: {path} does not exist; start without --resume")
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as file:
+            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise InputError(f"the checkpoint {path} cannot be read ({error.strerror or error})") from error
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise InputError(
-            f"the checkpoint {path} is damaged ({type(error).__name__}): start anew with another --out"
-        ) from error
+        raise InputError(f"the checkpoint {path} is damaged: put back a copy of it, or {ANEW}") from error
     return state
 
 
@@ -118,7 +121,8 @@ def load_run(
         )
     progress["step"] = round(progress["step"] * steps_per_epoch / per_epoch)  # as far in its epoch
     if (step := progress["step"]) > (steps := total_steps(recipe.schedule, steps_per_epoch)):
-        raise InputError(f"the run has come to step {step:,}, and the schedule now ends at {steps:,}: let it end later")
+        come, ends = (f"step {count:,} (epoch {math.ceil(count / steps_per_epoch):,})" for count in (step, steps))
+        raise InputError(f"the run has come to {come}, and the schedule now ends at {ends}: let it end later")
     return saved, changes
 
 

@@ -14,7 +14,10 @@ from torch._dynamo.exc import TorchDynamoException
 from vitnext.errors import Terminated
 from vitnext.training import distributed
 
-STOPPING = b"\nstopping: the step ends and the run is saved; Ctrl-C once more ends it at once, unsaved\n"
+SAYS = {  # what comes, and what it is answered with
+    signal.SIGINT: b"\nstopping: the step ends and the run is saved; Ctrl-C once more ends it at once, unsaved\n",
+    signal.SIGTERM: b"\nterminating: the step ends and the run is saved\n",
+}
 
 
 class Interrupt:
@@ -33,7 +36,7 @@ class Interrupt:
         if not self.signal:  # schedulers may send SIGTERM twice
             self.signal = signum
             if distributed.main():
-                os.write(2, STOPPING)  # what a signal interrupts may be a print
+                os.write(2, SAYS[signal.Signals(signum)])  # what a signal interrupts may be a print
 
 
 @contextmanager
@@ -48,7 +51,7 @@ def deferred_interrupt() -> Iterator[Interrupt]:
     if threading.current_thread() is not threading.main_thread():
         yield interrupt
         return
-    previous = {number: signal.signal(number, interrupt.press) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, interrupt.press) for number in SAYS}
     try:
         yield interrupt
     except TorchDynamoException:
