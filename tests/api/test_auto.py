@@ -13,6 +13,7 @@ from torch import nn
 from colours import mistake, same_weights, train
 from vitnext import api, roadmap
 from vitnext.api import plan, run
+from vitnext.api.console import Say
 from vitnext.api.training import _prepared
 from vitnext.cli.main import main
 from vitnext.errors import InputError
@@ -60,20 +61,21 @@ def test_a_run_on_the_cpu_gets_its_plan_on_a_machine_with_a_gpu_too(sets, size, 
         (tmp_path / "data" / name).mkdir(parents=True)
         for i in range(3):
             Image.new("RGB", (128, 130), (40 * i, 50 * len(name), 0)).save(tmp_path / "data" / name / f"{i}.png")
-    given = {"model": None, "pretrained": "none", "recipe": None, "say": lambda line: None}
+    given = {"model": None, "pretrained": "none", "recipe": None, "say": Say()}
     recipe, *_ = plan.begin(tmp_path / "data", tmp_path / "run", **given, overrides=sets)
     assert recipe.data.image_size == size
 
 
 @pytest.mark.parametrize(("parallel", "optimizer"), [("ddp", "muon"), ("fsdp", "adamw")])
-def test_what_divides_matrices_gets_an_optimizer_that_can(parallel, optimizer, tree, tmp_path, monkeypatch):
+def test_what_divides_matrices_gets_an_optimizer_that_can(parallel, optimizer, tree, tmp_path, monkeypatch, heard):
     monkeypatch.setattr(distributed, "active", lambda: True)
     monkeypatch.setattr(distributed, "from_first", lambda work: work())
-    said, sets = [], [f"parallel={parallel}"]
-    given = {"model": "convnext", "pretrained": "none", "recipe": None, "say": said.append}
+    sets = [f"parallel={parallel}"]
+    given = {"model": "convnext", "pretrained": "none", "recipe": None, "say": Say(heard)}
     recipe, *_ = plan.begin(tree, tmp_path / "run", **given, overrides=sets)
     assert recipe.optimizer.name == optimizer
-    assert ("optimizer adamw: muon needs whole matrices, which parallel=fsdp divides" in said) == (parallel == "fsdp")
+    line = "optimizer adamw: muon needs whole matrices, which parallel=fsdp divides"
+    assert (line in heard.file.getvalue().splitlines()) == (parallel == "fsdp")
     with pytest.raises(InputError, match="muon needs whole matrices") if parallel == "fsdp" else nullcontext():
         plan.begin(tree, tmp_path / "run", **given, overrides=[*sets, "optimizer.name=muon"])
 
@@ -112,9 +114,7 @@ def test_a_short_run_is_not_compiled_which_may_be_changed_when_the_run_goes_on(t
 
 
 def test_compilation_is_decided_by_steps_on_a_copy(tree, tmp_path, monkeypatch):
-    ready = _prepared(
-        tree, tmp_path, "vit", "none", None, [*TINY, "precision=fp32", "device=cpu"], False, lambda line: None
-    )
+    ready = _prepared(tree, tmp_path, "vit", "none", None, [*TINY, "precision=fp32", "device=cpu"], False, Say())
     monkeypatch.setattr(compilation, "BACKEND", "eager")
     said: list[str] = []
     assert "too short for it to pay" in run._measured_compilation(ready, 0.2, said.append)[1] and not said

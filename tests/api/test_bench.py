@@ -69,12 +69,11 @@ def test_a_model_on_images_in_memory():
     assert "rate_of_a_core" not in found["data"]  # they are not decoded
 
 
-def test_a_model_on_files(photos, tmp_path):
-    said = []
+def test_a_model_on_files(photos, tmp_path, heard):
     more = ["augment.trivial_augment=false", "data.image_size=32", "model.config.patch_size=16"]
-    found = bench("vit", photos, overrides=[*TINY, *more], seconds=0.01, say=said.append)
+    found = bench("vit", photos, overrides=[*TINY, *more], seconds=0.01, console=heard)
     data = found["data"]
-    assert consistent(found) and said[0].startswith("photos: class folders")
+    assert consistent(found) and heard.file.getvalue().startswith("photos: class folders")
     assert data["share_of_decoding"] == pytest.approx(data["rate_of_a_core"] / data["decoding_of_a_core"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]  # no run was begun
 

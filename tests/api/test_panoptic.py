@@ -13,6 +13,7 @@ from colours import mistake, on_step, press_at, same_weights
 from masks import split_of_objects
 from vitnext import api
 from vitnext.api import plan
+from vitnext.api.console import Say
 from vitnext.card import read_card
 from vitnext.cli.main import main
 from vitnext.data.coco import Category, CocoImage
@@ -185,8 +186,6 @@ def test_queries_on_objects_that_are_all_ignored_learn_classes(objects, tmp_path
     given = {"model": "vit+eomt", "pretrained": "none", "recipe": None}
     for sets, resize, task in (([], "fit", "panoptic"), (["data.ignore=[blue]"], "window", "semantic")):
         said = [*TINY, *QUERIES, *sets]
-        recipe, dataset, _ = plan.begin(
-            tmp_path / "data", tmp_path / "run", **given, overrides=said, say=lambda line: None
-        )
+        recipe, dataset, _ = plan.begin(tmp_path / "data", tmp_path / "run", **given, overrides=said, say=Say())
         assert (recipe.data.window is None) == (resize == "fit") == (recipe.data.resize == "fit")
         assert task_name(dataset, recipe.model.name) == task

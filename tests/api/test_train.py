@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import io
 import json
 import shutil
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 import vitnext
 from colours import COLORS, journal, mistake, picture, same_weights, train, weights
@@ -95,6 +97,14 @@ def test_with_nothing_said_the_choice_is_printed_and_the_images_are_learnt(tree,
     assert read_card(end.artifact).recipe["precision"] == decided
     assert str(end.out / "report.html") in text
     assert end.metrics["top1"] == 1.0
+
+
+def test_a_terminal_shows_what_is_waited_for(tree, tmp_path):
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
+    train(tree, tmp_path / "run", console=terminal)
+    shown = terminal.file.getvalue()
+    for what in (f"opening {tree}", "looking at the images", "39/39"):
+        assert what in shown
 
 
 def test_the_same_seed_gives_the_same_file_and_another_one_another(tree, tmp_path):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from vitnext.cli.terminal import print_table, progress_bar, progress_console
+from vitnext.cli.terminal import print_table, progress_console
+from vitnext.progress import progress_bar
 
 
 def test_names_stand_left_and_numbers_right(capsys):

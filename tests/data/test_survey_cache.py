@@ -93,7 +93,9 @@ def test_what_cannot_be_read_is_tried_again(data, read):
 def test_a_limited_look_is_spread_and_counts_what_is_known(data, read):
     (data / "dog" / "nothing.png").touch()
     dataset = open_dataset(data)
-    first = look(dataset, limit=5)
+    calls = []
+    first = look(dataset, limit=5, progress=lambda *counts: calls.append(counts))
+    assert calls[-1] == (6, 6)  # so many are looked at
     assert first.unseen == 9 and len(read) == 6 and (first.sizes[:, 0] > 0).sum() == 5  # and the one without contents
     assert [problem for problem in first.problems.values() if "nothing.png" not in problem] == []
     assert {os.path.dirname(name) for name in map(dataset.splits["train"].name, range(10))} == {"cat", "dog"}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -33,6 +33,9 @@ from vitnext.training.loop import Mix, Normalize, Objective
 from vitnext.training.losses import LabelLoss
 from vitnext.training.optimizers import optimizers
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 MODEL = "vit_small"  # where neither a model nor data are named
 CLASSES, BATCH = 1000, 32  # where there are no data
 FORWARD_AND_BACKWARD = 3  # times the operations of a forward pass: the gradients of inputs and of weights take one each
@@ -47,7 +50,7 @@ def bench(
     *,
     overrides: Sequence[str] = (),
     seconds: float = 3.0,
-    say: Say = lambda line: None,
+    console: Console | None = None,
 ) -> dict[str, Any]:
     """Measure, for about ``seconds`` each, products of matrices, a model's inference and training step and, of
     ``data``, decoding, batches and training on them. Rates are images a second; operations are counted as papers do
@@ -58,6 +61,7 @@ def bench(
 
     Raises InputError for wrong input, such as a segmenter without data.
     """
+    say = Say(console)
     batches = split = preprocess = mix = None
     if data is None:
         recipe, built, objective, precision, sample = _without_data(model or MODEL, overrides)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitnext.api.console import speaker
+from vitnext.api.console import Say
 from vitnext.card import Card
 from vitnext.data.dataset import Dataset, held_out, open_dataset, regroup
 from vitnext.errors import InputError
@@ -55,7 +55,7 @@ def evaluate(
     if dataset.task == "semantic":
         dataset = _regrouped_as(dataset, predictor.card)
     images = dataset.splits[name]
-    say = speaker(console)
+    say = Say(console)
     say(f"{dataset.name}: {name} split, {counted(images, 'image')}")
     given = name != "all" and name not in dataset.split_rule["fractions"]
     warning = "" if same or given else OTHER_IMAGES

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vitnext.api.console import speaker
+from vitnext.api.console import Say
 from vitnext.data.dataset import Dataset
 from vitnext.errors import InputError, require
 
@@ -50,7 +50,7 @@ def doubtful_labels(
         card.architecture,
         card.preprocess,
         Precision(torch.float32),
-        say=speaker(console),
+        say=Say(console),
     )
     rows, labels, places, names, start = [], [], [], [], 0
     total, done = sum(map(len, dataset.splits.values())), 0

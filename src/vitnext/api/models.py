@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitnext.api.console import speaker
+from vitnext.api.console import Say
 from vitnext.card import Card, versions
 from vitnext.data import table
 from vitnext.data.dataset import held_out, open_dataset
@@ -92,7 +92,7 @@ def convert(
     from vitnext.weights.artifact import save_artifact
     from vitnext.weights.hub import sha256
 
-    say = speaker(console)
+    say = Say(console)
     loaded = pretrained.load(weights, model, image_size=image_size, as_published=True)
     for line in loaded.lines:
         say(line)

@@ -47,7 +47,8 @@ def begin(
     asked = override(read(recipe) if recipe is not None else Recipe(), overrides)
     if opened is None:
         opened = partial(open_dataset, data, seed=asked.seed, val_fraction=asked.data.val_fraction)
-    dataset = opened()
+    with say.waiting(f"opening {data}"):
+        dataset = opened()
     for named in (model, read(recipe).model.name if recipe is not None else None):
         require_labels(named or "", dataset)
     if keeps:
@@ -118,7 +119,8 @@ def go_on(
         raise InputError(f"the run in {folder} began {began}, not from {pretrained}: leave --pretrained out")
     if AUTO in (theirs.optimizer.learning_rate, theirs.batch_size):
         raise InputError("--resume goes on with what the run decided: leave auto out")
-    dataset = open_dataset(data, seed=theirs.seed, val_fraction=theirs.data.val_fraction)
+    with say.waiting(f"opening {data}"):
+        dataset = open_dataset(data, seed=theirs.seed, val_fraction=theirs.data.val_fraction)
     say(dataset.line)
     dataset = regroup(dataset, theirs.data.merge, theirs.data.ignore)
     require_suitable(theirs, dataset)

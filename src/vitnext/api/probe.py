@@ -107,7 +107,8 @@ def _choose(
     if model is not None:
         create.family_of(model)
     asked = override(Recipe(), overrides)
-    dataset = open_dataset(data, seed=asked.seed, val_fraction=asked.data.val_fraction)
+    with say.waiting(f"opening {data}"):
+        dataset = open_dataset(data, seed=asked.seed, val_fraction=asked.data.val_fraction)
     if dataset.task == "semantic":
         raise InputError(f"--probe is for images with labels, and {dataset.name} has masks: leave --probe out")
     if dataset.task == "multilabel" and kind == "knn":

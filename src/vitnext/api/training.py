@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitnext.api.console import Say, speaker
+from vitnext.api.console import Say
 from vitnext.api.folder import ARTIFACT, STATE, disk_may_be_full, require_run, run_name
 from vitnext.data.dataset import BUILTIN, Dataset, open_dataset
 from vitnext.data.listed import opener
@@ -77,10 +78,11 @@ def train(
         # In time, if torch has yet to be imported; the processes of torchrun would each start another.
         if not resume and "torch" not in sys.modules and "WORLD_SIZE" not in os.environ:
             opened = opener(data, seed=asked.seed, val_fraction=asked.data.val_fraction)
-    require("torch", "train")
-    from vitnext.api import probe as probes
-    from vitnext.api import run
-    from vitnext.training import distributed
+    with _loading(console):
+        require("torch", "train")
+        from vitnext.api import probe as probes
+        from vitnext.api import run
+        from vitnext.training import distributed
 
     if accept_changes and not resume:
         raise InputError("--accept-changes is for a run that goes on: add --resume, or leave it out")
@@ -89,7 +91,7 @@ def train(
         given = {"recipe": recipe, "epochs": epochs, "steps": steps, "time": minutes, "resume": resume or None}
         if unused := next((option for option, value in given.items() if value is not None), None):
             raise InputError(f"--{unused} is for training, and --probe trains no network: leave one of them out")
-        say = speaker(console)
+        say = Say(console)
         metrics = probes.probe(
             data, probe, folder, model=model, weights=str(pretrained), overrides=said, console=console, say=say
         )
@@ -98,7 +100,7 @@ def train(
 
     with distributed.joined():
         console = console if distributed.main() else None
-        say = speaker(console)
+        say = Say(console)
         if distributed.restarted() and (folder / STATE).exists():  # after one of its processes ended: goes on
             said = said if resume else _settled(said)
             resume, model, recipe, pretrained = True, None, None, "auto"
@@ -135,15 +137,21 @@ def find_learning_rate(
 
     Raises InputError for wrong input and under torchrun, and WorkError if the loss falls at no rate.
     """
-    folder, say = _folder(data, out), speaker(console)
+    folder, say = _folder(data, out), Say(console)
     said = _said([*overrides, "optimizer.learning_rate=auto"], seed, skip_unreadable)
     _require_sense(data, folder, model, recipe, said, False)
-    require("torch", "train")
-    from vitnext.training import distributed
+    with _loading(console):
+        require("torch", "train")
+        from vitnext.training import distributed
 
     distributed.require_alone("--find-lr")
     ready = _prepared(data, folder, model, str(pretrained), recipe, said, False, say, keeps=False)
     return ready.recipe.optimizer.learning_rate
+
+
+def _loading(console: Console | None) -> AbstractContextManager[object]:
+    """Shows that torch is imported, which takes seconds; of the processes that torchrun started the first does."""
+    return Say(console if os.environ.get("RANK", "0") == "0" else None).waiting("loading torch")
 
 
 def _folder(data: str | Path, out: str | Path | None) -> Path:

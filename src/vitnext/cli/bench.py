@@ -41,14 +41,7 @@ def bench(
     """
     from vitnext.api.bench import bench as measure
 
-    console = progress_console()
-    found = measure(
-        model,
-        data,
-        overrides=overrides or (),
-        seconds=seconds,
-        say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
-    )
+    found = measure(model, data, overrides=overrides or (), seconds=seconds, console=progress_console())
     if as_json:
         print(json.dumps(found, indent=2))
     else:

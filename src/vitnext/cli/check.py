@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from vitnext.cli.terminal import print_table, progress_bar, progress_console
+from vitnext.cli.terminal import print_table, progress_console
 from vitnext.errors import InputError
 from vitnext.files import existing_file
+from vitnext.progress import progress_bar
 from vitnext.wording import counted
 
 CLASSES = 30  # that are listed one by one

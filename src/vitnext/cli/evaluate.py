@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from vitnext.cli.terminal import print_table, progress_bar, progress_console
+from vitnext.cli.terminal import print_table, progress_console
 from vitnext.files import existing_file, writable_folder
+from vitnext.progress import progress_bar
 
 WORST = 5  # classes shown; the report has all
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vitnext.cli.terminal import progress_bar, progress_console
+from vitnext.cli.terminal import progress_console
 from vitnext.errors import InputError
 from vitnext.files import existing_file, passed_over, writable_file, writable_folder
+from vitnext.progress import progress_bar
 from vitnext.wording import counted, shortened
 
 if TYPE_CHECKING:

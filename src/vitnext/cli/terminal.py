@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,19 +15,6 @@ def progress_console() -> Console:
     from rich.console import Console
 
     return Console(stderr=True)
-
-
-@contextmanager
-def progress_bar(description: str, console: Console) -> Iterator[Callable[[int, int], None]]:
-    """Give a function ``progress(done, total)`` that moves a bar on ``console``, if that is a terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    # Without redirect_stdout=False rich sends to stderr what is printed to stdout while the bar is shown.
-    bar = Progress(*columns, console=console, transient=True, redirect_stdout=False, disable=not console.is_terminal)
-    with bar:
-        task = bar.add_task(description, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -77,13 +77,19 @@ class Report:
         return asdict(self)
 
 
-def check(dataset: Dataset, *, decode: bool = True, limit: int | None = None) -> Report:
+def check(
+    dataset: Dataset,
+    *,
+    decode: bool = True,
+    limit: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
     """Look for what goes wrong in practice.
 
     ``decode=True`` reads and decodes every image, or as many as ``survey.look`` does with a ``limit``; ``decode=False``
-    opens no file and looks only at classes and counts.
+    opens no file and looks only at classes and counts. ``progress`` is called as it does.
     """
-    return findings(dataset, look(dataset, limit=limit) if decode else None)
+    return findings(dataset, look(dataset, limit=limit, progress=progress) if decode else None)
 
 
 def findings(dataset: Dataset, survey: Survey | None) -> Report:

@@ -123,7 +123,7 @@ def look(
                     columns["hashes"][pictured], columns["flat"][pictured] = hashes, hashes == 0
                 done += len(indices)
                 if progress is not None:
-                    progress(done, total)
+                    progress(done, len(pictures))
             first += len(split)
     alike = np.arange(total)
     if stay and len(problems) == wanted.sum():  # what could not be read then cannot be now
