@@ -18,6 +18,10 @@ class WorkError(RuntimeError):
     """The input was right but the work failed (a non-finite loss, a worker that died). Exit code 1."""
 
 
+class WorkerError(WorkError):
+    """A process that decodes images was killed."""
+
+
 class DiskError(WorkError):
     """A file could not be written, as on a full disk."""
 

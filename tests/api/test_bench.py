@@ -73,6 +73,7 @@ def test_a_model_on_files(photos, tmp_path, heard):
     more = ["augment.trivial_augment=false", "data.image_size=32", "model.config.patch_size=16"]
     found = bench("vit", photos, overrides=[*TINY, *more], seconds=0.01, console=heard)
     data = found["data"]
+    assert "measuring each figure for 0.01 s" in heard.file.getvalue()
     assert consistent(found) and heard.file.getvalue().startswith("photos: class folders")
     assert data["share_of_decoding"] == pytest.approx(data["rate_of_a_core"] / data["decoding_of_a_core"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]  # no run was begun
@@ -103,5 +104,8 @@ def test_wrong_input_is_told():
     ):
         with pytest.raises(InputError, match=message):
             bench(*arguments)
+    for data in (None, "digits"):
+        with pytest.raises(InputError, match="the model is vit_tiny, and model.name=vit: leave one of them out"):
+            bench("vit_tiny", data, overrides=["model.name=vit"])
     with pytest.raises(InputError, match="give --data, or a number"):
         bench("vit_tiny", overrides=["batch_size=auto"])

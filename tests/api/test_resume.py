@@ -245,6 +245,41 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_line(tree, tmp_path, monkey
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals to processes are POSIX's")
+def test_where_nothing_was_saved_a_dead_worker_s_line_says_so(tree, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patched:
+        on_step(patched, lambda step: to_workers(signal.SIGKILL))
+        assert main(by_workers(tree, tmp_path / "run", "batch_size=2")) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.endswith("set workers lower (--set workers=N); nothing was saved yet: start again")
+    assert "does not exist; start without --resume" in mistake(api.train, tree, out=tmp_path / "run", resume=True)
+    assert train(tree, tmp_path / "run").artifact.exists()
+
+
+def test_ctrl_c_twice_says_how_to_go_on_if_that_is_possible(tree, tmp_path, monkeypatch):
+    def twice(wanted):
+        def press(step):
+            for _ in range(2 if step == wanted else 0):
+                os.kill(os.getpid(), signal.SIGINT)
+
+        return press
+
+    for wanted, message in ((1, ""), (5, "interrupted; go on from the last checkpoint with: vitnext train ")):
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt) as caught:
+            on_step(patched, twice(wanted))
+            train(tree, tmp_path / "run")
+        assert str(caught.value).startswith(message) and bool(str(caught.value)) == bool(message)
+    resumed = api.train(tree, out=tmp_path / "run", resume=True)
+    assert same_weights(resumed.artifact, train(tree, tmp_path / "whole").artifact)
+
+
+def test_a_run_without_its_checkpoint_cannot_go_on_beside_its_model(trained, tree, tmp_path):
+    copy = shutil.copytree(trained.out, tmp_path / "copy")
+    (copy / "last.pt").unlink()
+    message = mistake(api.train, tree, out=copy, resume=True)
+    assert message.endswith("last.pt does not exist; start without --resume and with another --out")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals to processes are POSIX's")
 def test_a_worker_that_dies_during_a_save_is_found_out_after_it(tree, tmp_path, monkeypatch, capsys):
     """A save that it broke off would have been told as a disk's mistake."""
 
@@ -311,6 +346,7 @@ def test_resuming_on_other_images_is_refused(trained, tree, tmp_path):
 def test_resuming_nothing_is_refused(tree, tmp_path):
     assert "there is no run in" in mistake(api.train, tree, out=tmp_path / "run", resume=True)
     (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "last.pt").touch()
     shutil.copy(loop.__file__, tmp_path / "run" / "recipe.yaml")
     assert "recipe.yaml" in mistake(api.train, tree, out=tmp_path / "run", resume=True)
 

@@ -1,9 +1,8 @@
-"""Tables on stdout and progress on stderr."""
+"""Tables on stdout."""
 
 from __future__ import annotations
 
-from vitnext.cli.terminal import print_table, progress_console
-from vitnext.progress import progress_bar
+from vitnext.cli.terminal import print_table
 
 
 def test_names_stand_left_and_numbers_right(capsys):
@@ -16,14 +15,6 @@ def test_a_pipe_gets_the_whole_name_and_markup_is_text(capsys):
     name = "[red]" + "x" * 300
     print_table(["class", "images"], [[name, "1"]])
     assert name in capsys.readouterr().out
-
-
-def test_progress_goes_to_stderr_and_only_to_a_terminal(capsys):
-    assert progress_console().stderr
-    with progress_bar("checking", progress_console()) as progress:
-        progress(1, 2)
-        print("row")
-    assert capsys.readouterr() == ("row\n", "")
 
 
 def test_in_a_narrow_terminal_names_break_and_numbers_stay_whole(capsys, monkeypatch):

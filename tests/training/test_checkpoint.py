@@ -136,6 +136,16 @@ def test_a_damaged_file_is_one_line(damage, path):
     assert str(path) in message and "damaged" in message and len(message.splitlines()) == 1
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_piece_of_a_larger_file_is_damaged_too(share, tmp_path):
+    """torch may look for its parts before its start, which the system refuses."""
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"w": torch.randn(2_000)})
+    os.truncate(path, int(share * path.stat().st_size))
+    with pytest.raises(InputError, match=r"last\.pt is damaged"):
+        load_checkpoint(path)
+
+
 def test_one_that_cannot_be_read_is_not_called_damaged(path, monkeypatch):
     def fails(*_, **__):
         raise OSError(errno.EIO, os.strerror(errno.EIO))

@@ -172,9 +172,10 @@ def test_an_epoch_that_was_cut_short_goes_on_where_it_was(sets, run, journal):
 def test_a_run_does_not_end_before_where_it_is(run):
     with pytest.raises(Interrupted):
         run(press=("step", 4))
-    with pytest.raises(
-        InputError, match=re.escape("to step 5 (epoch 2), and the schedule now ends at step 3 (epoch 1)")
-    ):
+    where = (
+        "to step 5 (epoch 2), and the schedule now ends at step 3 (epoch 1): let it end later, by --epochs 2 or more"
+    )
+    with pytest.raises(InputError, match=re.escape(where)):
         run("run", "schedule.epochs=1", resume=True)
 
 

@@ -63,6 +63,7 @@ def bench(
     """
     say = Say(console)
     batches = split = preprocess = mix = None
+    plan.require_one_model(model, overrides)
     if data is None:
         recipe, built, objective, precision, sample = _without_data(model or MODEL, overrides)
     else:
@@ -77,6 +78,7 @@ def bench(
         sample = _on_device(next(batches.epoch(0)), Normalize(preprocess, next(built.parameters()).device))
     device, size = sample[0].device, recipe.data.image_size
     macs = catalog.count_macs(built, size)
+    say(f"measuring each figure for {seconds:g} s, or for one step where that takes longer")
     found: dict[str, Any] = {"machine": {**_machine(device), "peak": peaks(device)}}
     if recipe.compile == "on":
         objective = compiled(objective, graphs=with_graphs(device, recipe))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from vitnext.progress import Progress, progress_bar
+from vitnext.progress import Progress, progress_bar, spinner
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,8 +25,6 @@ class Say:
         """A bar until the block ends, on a terminal; the function that it gives moves it."""
         return progress_bar(description, self.console)
 
-    def waiting(self, description: str) -> AbstractContextManager[object]:
-        """That something is done until the block ends, on a terminal, where nobody knows how far it is."""
-        if self.console is None or not self.console.is_terminal:
-            return nullcontext()
-        return self.console.status(description)
+    def waiting(self, description: str) -> AbstractContextManager[None]:
+        """A spinner until the block ends, on a terminal, where nobody knows how far something is."""
+        return spinner(description, self.console)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vitnext.card import Card, read_card
-from vitnext.errors import DiskError, ImageError, InputError, WorkError
+from vitnext.errors import DiskError, ImageError, InputError, WorkerError, WorkError
 from vitnext.files import writable_folder
 from vitnext.recipe import Recipe, override, read
 
@@ -38,9 +38,12 @@ def finished(folder: Path) -> bool:
 
 
 def require_run(folder: Path) -> None:
-    """Raises InputError if there is no run in ``folder``."""
+    """Raises InputError if there is no run in ``folder``, or none that can go on."""
     if not (folder / RECIPE).is_file():
         raise InputError(f"there is no run in {folder} to go on with: start it without --resume")
+    if not (folder / STATE).exists():
+        other = " and with another --out" if (folder / ARTIFACT).exists() else ""
+        raise InputError(f"there is nothing to resume: {folder / STATE} does not exist; start without --resume{other}")
 
 
 def recipe_of_run(folder: Path, model: str | None, recipe: str | None, overrides: Sequence[str]) -> Recipe:
@@ -109,10 +112,7 @@ def workers_may_die(folder: Path, again: str) -> Iterator[None]:
             raise ImageError(f"{error}; mend or remove it, or add --skip-unreadable") from None
         on = f"{again} --accept-changes" if "--accept-changes" not in again else again
         raise ImageError(f"{error}; mend it, or add --skip-unreadable, and go on with: {on}") from None
-    except (RuntimeError, ConnectionError, EOFError) as error:  # the last two where it died in handing a batch over
-        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
-            raise
-        go_on = f", and go on from the last checkpoint with: {again}" if (folder / STATE).exists() else ""
-        raise WorkError(
-            f"a worker process died, perhaps because memory ran out: if so, set workers lower{go_on}"
-        ) from error
+    except WorkerError as error:
+        saved = (folder / STATE).exists()
+        go_on = f"go on from the last checkpoint with: {again}" if saved else "nothing was saved yet: start again"
+        raise WorkError(f"{error}; {go_on}") from error

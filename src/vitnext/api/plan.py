@@ -42,6 +42,7 @@ def begin(
     Mistakes in the arguments are found first, then those in the layout of the data, then in ``folder``; only then is
     every image read, and only then are weights fetched.
     """
+    require_one_model(model, overrides)
     if model is not None:
         create.family_of(model)
     asked = override(read(recipe) if recipe is not None else Recipe(), overrides)
@@ -98,6 +99,13 @@ def begin(
     if divided and not any(said.startswith("optimizer.name=") for said in overrides):
         say("optimizer adamw: muon needs whole matrices, which parallel=fsdp divides")
     return choice.recipe, dataset, facts
+
+
+def require_one_model(model: str | None, overrides: Sequence[str]) -> None:
+    """Raises InputError where an override names another model than ``model``."""
+    named = [name for field, _, name in (each.partition("=") for each in overrides) if field == "model.name"]
+    if model is not None and named and named[-1] != model:
+        raise InputError(f"the model is {model}, and model.name={named[-1]}: leave one of them out")
 
 
 def go_on(

@@ -330,6 +330,10 @@ def fit(run: Run, state: dict[str, Any] | None, console: Console | None, say: Sa
                 select=run.select,
                 resume=state,
             )
+        except KeyboardInterrupt:  # pressed twice, or before the first step
+            if not (run.folder / STATE).exists():
+                raise
+            raise KeyboardInterrupt(f"interrupted; go on from the last checkpoint with: {run.again}") from None
         except Interrupted as stop:
             if stop.signal == signal.SIGTERM:
                 raise Terminated(f"terminated and saved; go on with: {run.again}") from None
@@ -381,9 +385,16 @@ def measure(run: Run, end: Progress, say: Say) -> dict[str, Any]:
     elif card.task == "multilabel":
         say(f"thresholds: {UNDECIDED} for every class, as there are no validation images")
     name, split = held_out(run.dataset)
-    metrics = evaluate(
-        load(run.artifact), split, out=run.folder, name=run.dataset.name, split_name=name, skip_unreadable=skip
-    )
+    with say.progress(f"measuring on the {name} images") as progress:
+        metrics = evaluate(
+            load(run.artifact),
+            split,
+            out=run.folder,
+            name=run.dataset.name,
+            split_name=name,
+            skip_unreadable=skip,
+            progress=progress,
+        )
     measured = watched | {name: {key: metrics[key] for key in HEADLINES[card.task]}}
     facts = {"epoch": end.kept_epoch, "seconds": end.seconds}
     save_artifact(run.artifact, trained, replace(card, metrics={**measured, **facts}))

@@ -149,7 +149,7 @@ def find_learning_rate(
     return ready.recipe.optimizer.learning_rate
 
 
-def _loading(console: Console | None) -> AbstractContextManager[object]:
+def _loading(console: Console | None) -> AbstractContextManager[None]:
     """Shows that torch is imported, which takes seconds; of the processes that torchrun started the first does."""
     return Say(console if os.environ.get("RANK", "0") == "0" else None).waiting("loading torch")
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from vitnext.cli.terminal import print_table, progress_console
+from vitnext.progress import spinner
 from vitnext.wording import counted
 
 
@@ -39,9 +40,10 @@ def bench(
       vitnext bench vit_small --data photos --set batch_size=64 --set workers=4
       vitnext bench vit_base --set precision=bf16 --set compile=on --json
     """
-    from vitnext.api.bench import bench as measure
-
-    found = measure(model, data, overrides=overrides or (), seconds=seconds, console=progress_console())
+    console = progress_console()
+    with spinner("loading torch", console):
+        from vitnext.api.bench import bench as measure
+    found = measure(model, data, overrides=overrides or (), seconds=seconds, console=console)
     if as_json:
         print(json.dumps(found, indent=2))
     else:

@@ -29,7 +29,7 @@ from vitnext.data.augment import BatchAugment, ImageAugment, works_on_batches
 from vitnext.data.dataset import Split
 from vitnext.data.image_parts import read_part
 from vitnext.data.sampling import class_order, occurrences
-from vitnext.errors import ImageError, InputError
+from vitnext.errors import ImageError, InputError, WorkerError
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import Recipe
 from vitnext.wording import counted
@@ -37,6 +37,7 @@ from vitnext.wording import counted
 SMALL = 64  # pixels: up to this size whole batches are augmented at once
 CACHE_BYTES = 4 << 30  # decoded images are kept in memory up to this much ...
 CACHE_SHARE = 0.25  # ... and up to this share of the machine's or the container's memory
+DIED = "a worker process died, perhaps because memory ran out: if so, set workers lower (--set workers=N)"
 
 
 @dataclass(frozen=True)
@@ -179,9 +180,11 @@ def _no_handler_of_deaths() -> Iterator[None]:
     """
     settable = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGCHLD) if settable else None
-    yield
-    if before is not None:  # Python's own, which alone can be set again
-        signal.signal(signal.SIGCHLD, before)
+    try:
+        yield
+    finally:
+        if before is not None:  # Python's own, which alone can be set again
+            signal.signal(signal.SIGCHLD, before)
 
 
 def by_workers(
@@ -191,7 +194,8 @@ def by_workers(
     processes; 0: by this one.
 
     However this ends, also if it is closed, they have ended too: they ignore SIGTERM, so that Python at its own end
-    would wait for them forever. Raises the ImageError of a worker without the traceback that torch adds to its message.
+    would wait for them forever. Raises the ImageError of a worker without the traceback that torch adds to its message,
+    and WorkerError if one is killed.
     """
     places = iter(places)
     first = next(places)  # what is wrong with it is told before a process has started
@@ -209,6 +213,12 @@ def by_workers(
         yield from batches
     except ImageError as error:
         raise ImageError(str(error).rpartition(f"{ImageError.__name__}: ")[2].strip()) from None
+    except (ConnectionError, EOFError) as error:  # it was handing a batch over
+        raise WorkerError(DIED) from error
+    except RuntimeError as error:  # torch's words for it are several
+        if not workers or all(worker.is_alive() for worker in batches._workers):  # type: ignore[attr-defined]
+            raise
+        raise WorkerError(DIED) from error
     finally:
         if workers:
             batches._shutdown_workers()  # type: ignore[attr-defined]

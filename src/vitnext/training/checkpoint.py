@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import math
 import os
@@ -64,9 +65,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise InputError(f"the checkpoint {path} cannot be read ({error.strerror or error})") from error
-    except Exception as error:  # torch raises many kinds for a damaged file
+    except Exception as error:  # torch raises many kinds for a damaged file, and may look for a part before its start
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise InputError(f"the checkpoint {path} cannot be read ({error.strerror or error})") from error
         raise InputError(f"the checkpoint {path} is damaged: put back a copy of it, or {ANEW}") from error
     return state
 
@@ -121,8 +122,11 @@ def load_run(
         )
     progress["step"] = round(progress["step"] * steps_per_epoch / per_epoch)  # as far in its epoch
     if (step := progress["step"]) > (steps := total_steps(recipe.schedule, steps_per_epoch)):
-        come, ends = (f"step {count:,} (epoch {math.ceil(count / steps_per_epoch):,})" for count in (step, steps))
-        raise InputError(f"the run has come to {come}, and the schedule now ends at {ends}: let it end later")
+        epoch, last = (math.ceil(count / steps_per_epoch) for count in (step, steps))
+        raise InputError(
+            f"the run has come to step {step:,} (epoch {epoch:,}), and the schedule now ends at step {steps:,} (epoch "
+            f"{last:,}): let it end later, by --epochs {epoch} or more"
+        )
     return saved, changes
 
 
