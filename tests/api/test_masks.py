@@ -230,7 +230,7 @@ def test_grey_images_train_a_segmenter_of_one_channel(tmp_path):
         (("loss.cross_entropy=0", "loss.dice=0"), "every loss has the weight 0"),
         (("loss.cross_entropy=0", "loss.dice=1", "loss.hardest=0.5"), "loss.hardest belongs to the cross-entropy"),
         (("loss.auxiliary=0.1",), "segformer has none"),
-        (("model.name=convnext",), "convnext is a classifier, but blocks has masks"),
+        (("model.name=convnext",), "the model is convnext+segformer, and model.name=convnext: leave one of them out"),
         (("data.ignore=[snow]",), 'there is no class "snow"'),
     ],
 )
