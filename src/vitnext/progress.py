@@ -9,21 +9,25 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-Progress = Callable[[int, int], None]  # of how many things how many are done
-
 
 @contextmanager
-def progress_bar(description: str, console: Console | None) -> Iterator[Progress]:
+def progress_bar(description: str, console: Console | None) -> Iterator[Callable[[int, int], None]]:
     """Give a function ``progress(done, total)`` that moves a bar on ``console``, if that is a terminal."""
     if console is None or not console.is_terminal:
         yield lambda done, total: None
         return
     from rich import progress as bars
 
-    columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn())
-    left = bars.TimeRemainingColumn()
     # Without redirect_stdout=False rich sends to stderr what is printed to stdout while the bar is shown.
-    with bars.Progress(*columns, left, console=console, transient=True, redirect_stdout=False) as bar:
+    with bars.Progress(
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        redirect_stdout=False,
+    ) as bar:
         task = bar.add_task(description, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

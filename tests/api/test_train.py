@@ -103,7 +103,7 @@ def test_a_terminal_shows_what_is_waited_for(tree, tmp_path):
     terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
     train(tree, tmp_path / "run", console=terminal)
     shown = terminal.file.getvalue()
-    for what in (f"opening {tree}", "looking at the images", "39/39"):
+    for what in ("loading torch", f"opening {tree}", "looking at the images", "39/39"):
         assert what in shown
 
 

@@ -264,7 +264,7 @@ def test_a_checkpoint_of_something_else_is_refused(run, tmp_path):
 
 
 def test_resuming_nothing_is_refused(run):
-    with pytest.raises(InputError, match="nothing to resume"):
+    with pytest.raises(InputError, match="cannot be read"):
         run(resume=True)
 
 

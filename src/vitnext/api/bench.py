@@ -63,8 +63,8 @@ def bench(
     """
     say = Say(console)
     batches = split = preprocess = mix = None
-    plan.require_one_model(model, overrides)
     if data is None:
+        plan.require_one_model(model, overrides)
         recipe, built, objective, precision, sample = _without_data(model or MODEL, overrides)
     else:
         with tempfile.TemporaryDirectory() as nowhere:  # no run is begun

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,14 +29,9 @@ def checked(dataset: Dataset[Any], skip_unreadable: bool, say: Say) -> Dataset[A
 
     semantic = dataset.task == "semantic"
     limit = None if skip_unreadable else LOOKED_AT
+    check = partial(mask_doctor.check, dataset) if semantic else partial(doctor.check, dataset, limit=limit)
     with say.progress("looking at the images") as progress:
-        report = from_first(
-            lambda: (
-                mask_doctor.check(dataset, progress=progress)
-                if semantic
-                else doctor.check(dataset, limit=limit, progress=progress)
-            )
-        )
+        report = from_first(lambda: check(progress=progress))
     if report.unseen:
         total = sum(map(len, dataset.splits.values()))
         say(f"looked at {total - report.unseen:,} of {total:,} images; vitnext check looks at all of them")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from vitnext.progress import Progress, progress_bar, spinner
+from vitnext.progress import progress_bar, spinner
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,7 +22,7 @@ class Say:
         if self.console is not None:
             self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def progress(self, description: str) -> AbstractContextManager[Progress]:
+    def progress(self, description: str) -> AbstractContextManager[Callable[[int, int], None]]:
         """A bar until the block ends, on a terminal; the function that it gives moves it."""
         return progress_bar(description, self.console)
 

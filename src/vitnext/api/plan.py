@@ -103,9 +103,9 @@ def begin(
 
 def require_one_model(model: str | None, overrides: Sequence[str]) -> None:
     """Raises InputError where an override names another model than ``model``."""
-    named = [name for field, _, name in (each.partition("=") for each in overrides) if field == "model.name"]
-    if model is not None and named and named[-1] != model:
-        raise InputError(f"the model is {model}, and model.name={named[-1]}: leave one of them out")
+    named = dict(each.partition("=")[::2] for each in overrides).get("model.name", model)
+    if model is not None and named != model:
+        raise InputError(f"the model is {model}, and model.name={named}: leave one of them out")
 
 
 def go_on(

@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from vitnext.api import network
@@ -53,7 +51,6 @@ def probe(
     model: str | None,
     weights: str,
     overrides: Sequence[str],
-    console: Console | None,
     say: Say,
 ) -> dict[str, Any]:
     """Leave a probe as the artifact of ``folder``, with its report; returns the metrics of the held-out images.
@@ -68,7 +65,7 @@ def probe(
     folder.mkdir(parents=True, exist_ok=True)
     with held(folder / f"{STATE}.lock", f"another training is writing to {folder}: choose another --out"):
         require_free(folder)
-        train, val = _features(recipe, dataset, built, preprocess, console, say)
+        train, val = _features(recipe, dataset, built, preprocess, say)
         card = card_of(recipe, dataset, built, preprocess, licence)
         card = _fitted(kind, built.cpu(), train, val, card, say)
         seconds = time.perf_counter() - start
@@ -163,7 +160,6 @@ def _features(
     dataset: Dataset[Any],
     built: nn.Module,
     preprocess: Preprocess,
-    console: Console | None,
     say: Say,
 ) -> tuple[Held, Held | None]:
     """Features and labels of the training and the validation images."""
@@ -172,14 +168,9 @@ def _features(
     frozen = FrozenFeatures(built, recipe.model.name, preprocess, precision, say=say)
     splits = {name: dataset.splits[name] for name in ("train", "val") if name in dataset.splits}
     found: dict[str, Held] = {}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    quiet = console is None or not console.is_terminal
-    with Progress(*columns, console=console, transient=True, redirect_stdout=False, disable=quiet) as bar:
-        for name, split in splits.items():
-            shown = bar.add_task(f"features of {name}", total=len(split))
-            with suitable_threads(macs):
-                rows = frozen.of(split, lambda done, _, shown=shown: bar.update(shown, completed=done))  # type: ignore[misc]
-            found[name] = rows, split.labels
+    for name, split in splits.items():
+        with say.progress(f"features of {name}") as progress, suitable_threads(macs):
+            found[name] = frozen.of(split, progress), split.labels
     of = f"{sum(map(len, splits.values())):,} images in {precision.name}, {frozen.computed:,} of them computed now"
     say(f"features of {of}; kept in {frozen.folder}")
     return found["train"], found.get("val")

@@ -285,7 +285,7 @@ def _write_down(run: Run, resume: bool) -> None:
             temporary.write_text(run.card.to_json() + "\n", encoding="utf-8")
 
 
-def fit(run: Run, state: dict[str, Any] | None, console: Console | None, say: Say) -> Progress:
+def fit(run: Run, state: dict[str, Any] | None, say: Say) -> Progress:
     """Train, and leave the kept epoch as the run's artifact. Raises KeyboardInterrupt or Terminated after a stop."""
     schedule, score = run.recipe.schedule, run.task.validate.score
     objective, device = run.task.objective, next(run.network.parameters()).device
@@ -303,7 +303,7 @@ def fit(run: Run, state: dict[str, Any] | None, console: Console | None, say: Sa
         return write
 
     known = schedule.epochs if schedule.epochs < ENDLESS else None
-    watcher = ConsoleWatcher(console or Console(quiet=True), known, run.watched, score)
+    watcher = ConsoleWatcher(say.console or Console(quiet=True), known, run.watched, score)
     with watcher, suitable_threads(run.macs), workers_may_die(run.folder, run.again), failures_named():
         if state is not None and not schedule.minutes and device.type == "cpu":  # time itself does not repeat
             before, threads = state["threads"], torch.get_num_threads()

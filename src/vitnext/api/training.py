@@ -17,6 +17,7 @@ from vitnext.data.dataset import BUILTIN, Dataset, open_dataset
 from vitnext.data.listed import opener
 from vitnext.errors import InputError, require
 from vitnext.evaluation.evaluate import headline
+from vitnext.progress import spinner
 from vitnext.recipe import ENDLESS, Recipe, override, read
 from vitnext.training.trackers import require_tracker
 
@@ -92,15 +93,12 @@ def train(
         if unused := next((option for option, value in given.items() if value is not None), None):
             raise InputError(f"--{unused} is for training, and --probe trains no network: leave one of them out")
         say = Say(console)
-        metrics = probes.probe(
-            data, probe, folder, model=model, weights=str(pretrained), overrides=said, console=console, say=say
-        )
+        metrics = probes.probe(data, probe, folder, model=model, weights=str(pretrained), overrides=said, say=say)
         say(f"{metrics['split']} {headline(metrics)}; report {folder / 'report.html'}")
         return TrainResult(folder / ARTIFACT, metrics, folder)
 
     with distributed.joined():
-        console = console if distributed.main() else None
-        say = Say(console)
+        say = Say(console if distributed.main() else None)
         if distributed.restarted() and (folder / STATE).exists():  # after one of its processes ended: goes on
             said = said if resume else _settled(said)
             resume, model, recipe, pretrained = True, None, None, "auto"
@@ -112,7 +110,7 @@ def train(
         # Fit, and measure what is left.
         full = disk_may_be_full(folder, ready.again)
         with run.claimed(ready, resume, accept_changes, say) as state, full:
-            end = run.fit(ready, state, console, say)
+            end = run.fit(ready, state, say)
             metrics = distributed.from_first(lambda: run.measure(ready, end, say))
         say(f"{metrics['split']} {headline(metrics)}")
         say(f"trained in {end.seconds:,.0f} s; report {folder / 'report.html'}")
@@ -151,7 +149,7 @@ def find_learning_rate(
 
 def _loading(console: Console | None) -> AbstractContextManager[None]:
     """Shows that torch is imported, which takes seconds; of the processes that torchrun started the first does."""
-    return Say(console if os.environ.get("RANK", "0") == "0" else None).waiting("loading torch")
+    return spinner("loading torch", console if os.environ.get("RANK", "0") == "0" else None)
 
 
 def _folder(data: str | Path, out: str | Path | None) -> Path:

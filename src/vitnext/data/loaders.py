@@ -10,26 +10,25 @@ import hashlib
 import itertools
 import math
 import os
-import signal
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import default_collate
 
 from vitnext.cores import usable_cores, usable_memory
 from vitnext.data.augment import BatchAugment, ImageAugment, works_on_batches
 from vitnext.data.dataset import Split
 from vitnext.data.image_parts import read_part
 from vitnext.data.sampling import class_order, occurrences
-from vitnext.errors import ImageError, InputError, WorkerError
+from vitnext.data.workers import by_workers
+from vitnext.errors import InputError
 from vitnext.preprocess import Preprocess
 from vitnext.recipe import Recipe
 from vitnext.wording import counted
@@ -37,7 +36,6 @@ from vitnext.wording import counted
 SMALL = 64  # pixels: up to this size whole batches are augmented at once
 CACHE_BYTES = 4 << 30  # decoded images are kept in memory up to this much ...
 CACHE_SHARE = 0.25  # ... and up to this share of the machine's or the container's memory
-DIED = "a worker process died, perhaps because memory ran out: if so, set workers lower (--set workers=N)"
 
 
 @dataclass(frozen=True)
@@ -163,65 +161,6 @@ def from_step(epochs: Iterable[list[Any]], epoch: int, start: int) -> Iterator[t
     for number, steps in enumerate(epochs, start=epoch):
         for step in range(start if number == epoch else 0, len(steps)):
             yield number, step, steps[step]
-
-
-def outlast_signals(worker: int) -> None:
-    """In a worker process: let Ctrl-C and SIGTERM, which reach the whole group of processes, stop the training process
-    alone. It still needs the workers to end its step and save; they end when it does."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-
-
-@contextmanager
-def _no_handler_of_deaths() -> Iterator[None]:
-    """Take back the handler that torch sets with its first worker processes. It raises wherever the process is when one
-    of them dies: in the middle of a save, for which the disk would be blamed. Without it the next batch that is waited
-    for says so, within five seconds.
-    """
-    settable = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGCHLD) if settable else None
-    try:
-        yield
-    finally:
-        if before is not None:  # Python's own, which alone can be set again
-            signal.signal(signal.SIGCHLD, before)
-
-
-def by_workers(
-    images: Any, places: Iterable[Any], workers: int, *, pinned: bool, collate: Callable[..., Any] | None = None
-) -> Generator[Any]:
-    """What ``images`` has at each of ``places``, of which there is no end, a batch after the other, read by worker
-    processes; 0: by this one.
-
-    However this ends, also if it is closed, they have ended too: they ignore SIGTERM, so that Python at its own end
-    would wait for them forever. Raises the ImageError of a worker without the traceback that torch adds to its message,
-    and WorkerError if one is killed.
-    """
-    places = iter(places)
-    first = next(places)  # what is wrong with it is told before a process has started
-    loader: DataLoader[Any] = DataLoader(
-        images,
-        batch_sampler=itertools.chain([first], places),
-        num_workers=workers,
-        pin_memory=pinned,
-        collate_fn=collate,
-        worker_init_fn=outlast_signals,
-    )
-    with _no_handler_of_deaths():
-        batches = iter(loader)
-    try:
-        yield from batches
-    except ImageError as error:
-        raise ImageError(str(error).rpartition(f"{ImageError.__name__}: ")[2].strip()) from None
-    except (ConnectionError, EOFError) as error:  # it was handing a batch over
-        raise WorkerError(DIED) from error
-    except RuntimeError as error:  # torch's words for it are several
-        if not workers or all(worker.is_alive() for worker in batches._workers):  # type: ignore[attr-defined]
-            raise
-        raise WorkerError(DIED) from error
-    finally:
-        if workers:
-            batches._shutdown_workers()  # type: ignore[attr-defined]
 
 
 class SmallImages(Batches):

@@ -19,7 +19,6 @@ from vitnext.data.loaders import (
     Batches,
     Part,
     batch_indices,
-    by_workers,
     cache_limit,
     from_step,
     on_gpu,
@@ -29,6 +28,7 @@ from vitnext.data.loaders import (
 from vitnext.data.mask_augment import MaskAugment
 from vitnext.data.mask_folder import MaskSplit
 from vitnext.data.mask_values import VOID
+from vitnext.data.workers import by_workers
 from vitnext.decode import open_image
 from vitnext.errors import ImageError
 from vitnext.preprocess import Preprocess

@@ -58,10 +58,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint; nothing in it can run code. Raises InputError if there is none, or if it
-    cannot be read."""
-    if not path.is_file():
-        raise InputError(f"there is nothing to resume: {path} does not exist; start without --resume")
+    """Read a checkpoint; nothing in it can run code. Raises InputError if it cannot be read or is damaged."""
     try:
         with open(path, "rb") as file:
             state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
@@ -86,7 +83,7 @@ def load_run(
 
     data: what ``trained_on`` says of them; newer: names of those that changed, for where their number does not tell.
 
-    Raises InputError if there is none or it is damaged, for other data or another recipe (in more than the
+    Raises InputError if it cannot be read or is damaged, for other data or another recipe (in more than the
     ``CHANGEABLE`` fields) that are not to be accepted or cannot be, with the difference, and for a run that has come
     further than the recipe goes.
     """
